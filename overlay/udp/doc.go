@@ -1,0 +1,22 @@
+// Package udp holds UDP sockets that move many datagrams per system call.
+//
+// A [Reader] takes in up to a slot count of messages by one recvmmsg. With
+// UDP_GRO a message is a [Train]: several datagrams of one source, back to
+// back, each Size bytes but the last. A [Writer] does the opposite: it gathers
+// datagrams for one destination into messages of up to 127, straight from
+// where they lie, and hands them over by one sendmmsg with UDP_SEGMENT. So a
+// program that forwards trains as they are copies nothing and makes two system
+// calls for hundreds of datagrams.
+//
+// Nothing here ever blocks on sending: what the kernel does not take is
+// dropped and counted, as a full router's queue would. A destination or a
+// device that refuses UDP_SEGMENT (EIO without checksum offload, EINVAL or
+// EMSGSIZE for datagrams above the device's MTU) gets one datagram per
+// message.
+//
+// The don't-fragment bit is off on everything sent, so a datagram that is too
+// big for some link on the way is slow rather than lost.
+//
+// Systems other than Linux get the same names over net.UDPConn, one datagram
+// per call.
+package udp
