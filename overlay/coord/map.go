@@ -1,0 +1,90 @@
+package coord
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"overlayd/overlay/key"
+)
+
+// Map is everything that one node should know of its network.
+type Map struct {
+	// Version is the store's revision: it grows with every change of what is
+	// kept. Presence (Online, BootID) is not kept, and changes without it.
+	Version uint64
+	Network NetworkID
+	Overlay netip.Prefix
+	Self    Node
+	Peers   []Node // by label
+	Relays  []Relay
+	Passes  []Pass
+}
+
+// Node is a member of the network.
+type Node struct {
+	ID        string
+	Name      string // a DNS label, unique in the network
+	Label     uint32 // the host part of its address
+	Addrs     []netip.Addr
+	Role      Role
+	WireGuard key.Public
+	Online    bool
+	BootID    uint64  // random for each start of the node's daemon; 0: not seen yet
+	Routes    []Route // a peer's are approved; one's own may wait
+}
+
+// Role is what a node is for.
+type Role string
+
+// The roles. A gateway is a member that advertises routes; a relay also
+// forwards other members' packets, and only an invite for a relay makes one.
+const (
+	RoleMember  Role = "member"
+	RoleGateway Role = "gateway"
+	RoleRelay   Role = "relay"
+)
+
+func (r Role) valid() bool { return r == RoleMember || r == RoleGateway || r == RoleRelay }
+
+// Route is a prefix that a node advertises. It is used once it is approved.
+type Route struct {
+	Prefix   netip.Prefix
+	Approved bool
+}
+
+// Relay is where packets for peers can be sent.
+type Relay struct {
+	ID       string
+	Name     string
+	Endpoint string // host:port, UDP and TCP
+	Label    uint32 // its own node's; 0: it has none
+}
+
+// Pass lets the node that got it attach to a relay.
+type Pass struct {
+	Relay    string // the relay's ID
+	Ticket   []byte
+	Key      key.Secret
+	NotAfter time.Time
+}
+
+// NetworkID names a network. Its text form is hexadecimal.
+type NetworkID [16]byte
+
+// String returns 32 hexadecimal digits.
+func (n NetworkID) String() string { return hex.EncodeToString(n[:]) }
+
+// MarshalText is String.
+func (n NetworkID) MarshalText() ([]byte, error) { return []byte(n.String()), nil }
+
+// UnmarshalText reads the form that String writes.
+func (n *NetworkID) UnmarshalText(b []byte) error {
+	d, err := hex.DecodeString(string(b))
+	if err != nil || len(d) != len(n) {
+		return fmt.Errorf("%q is not a network id", b)
+	}
+	*n = NetworkID(d)
+	return nil
+}
