@@ -1,0 +1,115 @@
+package tunnel
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
+
+	"overlayd/overlay/key"
+)
+
+// Options say what New makes a device of.
+type Options struct {
+	TUN  tun.Device // required; closed by Close
+	Bind conn.Bind  // required; closed by Close
+	Key  key.Private
+	Log  *slog.Logger // nil: none
+}
+
+// Device is one running WireGuard device.
+type Device struct {
+	dev     *device.Device // set by New, then read-only
+	nudge   *nudger
+	stop    chan struct{} // closed by Close
+	closing sync.Once
+	running sync.WaitGroup // the nudger
+
+	mu sync.Mutex // guards the compare-and-set of SetPeers
+}
+
+// New makes a device without peers. It is up when New returns.
+func New(o Options) (*Device, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	out, in := newGate(outLimit), newGate(inLimit)
+	dev := device.NewDevice(newGatedTUN(o.TUN, out, in), &gatedBind{Bind: o.Bind, out: out, in: in}, logger(o.Log))
+	dev.DisableSomeRoamingForBrokenMobileSemantics() // an Endpoint is a peer, and stays it
+	d := &Device{dev: dev, stop: make(chan struct{})}
+	if err := dev.SetPrivateKey(device.NoisePrivateKey(o.Key.Expose())); err != nil {
+		dev.Close()
+		return nil, fmt.Errorf("set the wireguard key: %w", err)
+	}
+	if err := dev.Up(); err != nil {
+		dev.Close()
+		return nil, fmt.Errorf("start wireguard: %w", err)
+	}
+	d.nudge = newNudger(o.Key.Public(), d.beginHandshake, d.Stats)
+	d.running.Go(func() { d.nudge.run(d.stop) })
+	return d, nil
+}
+
+// SetPeers makes the device's peers those of want, whatever they were. Sessions
+// and counters of peers that stay are kept.
+func (d *Device) SetPeers(want []Peer) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	have, err := d.config()
+	if err != nil {
+		return err
+	}
+	change := diff(have.peers, want)
+	if change == "" {
+		return nil
+	}
+	if err := d.dev.IpcSet(change); err != nil {
+		return fmt.Errorf("set wireguard peers: %w", err)
+	}
+	return nil
+}
+
+// Stats returns what WireGuard counted, by peer.
+func (d *Device) Stats() (map[key.Public]Stat, error) {
+	c, err := d.config()
+	return c.stats, err
+}
+
+func (d *Device) config() (config, error) {
+	text, err := d.dev.IpcGet()
+	if err != nil {
+		return config{}, fmt.Errorf("read wireguard peers: %w", err)
+	}
+	return parseConfig(text)
+}
+
+// Handshake sees to it that a new session with the peer comes up soon: call it
+// on both sides when either was restarted. It returns at once.
+func (d *Device) Handshake(k key.Public) { d.nudge.want(k) }
+
+// beginHandshake sends an initiation now, whether or not one was sent in the
+// last five seconds. Until the new session is up, packets wait for it: the
+// other side no longer has the old one.
+func (d *Device) beginHandshake(k key.Public) {
+	peer := d.dev.LookupPeer(device.NoisePublicKey(k.Bytes()))
+	if peer == nil {
+		return
+	}
+	peer.ExpireCurrentKeypairs()
+	peer.SendHandshakeInitiation(false) // logs its errors itself
+}
+
+// Done is closed when the device has ended: by Close, or because its TUN is
+// gone.
+func (d *Device) Done() <-chan struct{} { return d.dev.Wait() }
+
+// Close ends the device, its TUN and its Bind, and returns when all is over.
+func (d *Device) Close() {
+	d.closing.Do(func() { close(d.stop) })
+	d.running.Wait()
+	d.dev.Close()
+	<-d.dev.Wait()
+}

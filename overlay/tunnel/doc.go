@@ -1,0 +1,34 @@
+// Package tunnel runs one WireGuard device (golang.zx2c4.com/wireguard) on a
+// TUN: it encrypts, decrypts, and knows which peer owns which address.
+//
+// The device's other edge is a conn.Bind, usually that of overlay/underlay.
+// A peer's Endpoint names the peer for that Bind, and WireGuard never replaces
+// it: where the peer is right now is not WireGuard's business here. So the
+// interface being set down or up does not stop the device either; only Close
+// does, or the TUN's disappearance, which Done reports.
+//
+// # Peers
+//
+// SetPeers says who the peers should be. It compares with what the device has,
+// a pure function, and applies the difference through WireGuard's own
+// configuration protocol: first whatever is taken away, then whatever is new,
+// so that a prefix that moves from one peer to another ends at the new one and
+// nothing else is touched, no session, no counter.
+//
+// # Memory
+//
+// wireguard-go keeps each packet in a buffer of 64 KiB, from pools without an
+// upper bound: whenever its reader outruns its workers, hundreds of megabytes
+// pile up between them. Both of its entries are therefore gated here: a read
+// from the TUN, or from the Bind, waits while too many packets of that
+// direction are inside. What waits then waits in the kernel, whose queues are
+// bounded and whose buffers fit the packets.
+//
+// # Handshakes
+//
+// When two nodes start a handshake with each other in the same moment, each
+// answers the other and forgets its own, and no session comes of it until
+// WireGuard's retry after five seconds. After a restart both sides want one, so
+// Handshake lets the one with the smaller public key begin, and the other only
+// when nothing came of that.
+package tunnel

@@ -1,0 +1,94 @@
+package tunnel
+
+import (
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+// gatedTUN is the TUN as WireGuard sees it: its reads wait for room, and its
+// being set up or down is not passed on, only a change of its MTU.
+type gatedTUN struct {
+	tun.Device
+	out, in *gate
+	timer   *time.Timer // of the one goroutine that reads
+	events  chan tun.Event
+}
+
+func newGatedTUN(t tun.Device, out, in *gate) *gatedTUN {
+	g := &gatedTUN{Device: t, out: out, in: in, timer: time.NewTimer(0), events: make(chan tun.Event, 1)}
+	go func() { // ends when the TUN is closed
+		defer close(g.events)
+		for e := range t.Events() {
+			if e&tun.EventMTUUpdate != 0 {
+				g.events <- tun.EventMTUUpdate
+			}
+		}
+	}()
+	return g
+}
+
+func (t *gatedTUN) Events() <-chan tun.Event { return t.events }
+
+func (t *gatedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	t.out.wait(t.timer)
+	n, err := t.Device.Read(bufs, sizes, offset)
+	t.out.enter(n, time.Now().UnixNano())
+	return n, err
+}
+
+func (t *gatedTUN) Write(bufs [][]byte, offset int) (int, error) {
+	n, err := t.Device.Write(bufs, offset)
+	t.in.leave(len(bufs))
+	return n, err
+}
+
+// gatedBind is the Bind as WireGuard sees it.
+type gatedBind struct {
+	conn.Bind
+	out, in *gate
+}
+
+func (b *gatedBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	fns, port, err := b.Bind.Open(port)
+	for i, receive := range fns {
+		timer := time.NewTimer(0)
+		fns[i] = func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+			b.in.wait(timer)
+			n, err := receive(bufs, sizes, eps)
+			b.in.enter(countData(bufs, sizes, n), time.Now().UnixNano())
+			return n, err
+		}
+	}
+	return fns, port, err
+}
+
+func (b *gatedBind) Send(bufs [][]byte, ep conn.Endpoint) error {
+	err := b.Bind.Send(bufs, ep)
+	n := 0
+	for _, p := range bufs {
+		if carriesData(p) {
+			n++
+		}
+	}
+	b.out.leave(n)
+	return err
+}
+
+// countData returns how many of the n datagrams carry a packet for the TUN.
+func countData(bufs [][]byte, sizes []int, n int) (data int) {
+	for i, size := range sizes[:n] {
+		if carriesData(bufs[i][:size]) {
+			data++
+		}
+	}
+	return data
+}
+
+// carriesData reports whether a datagram holds a packet: not a handshake, nor a
+// keepalive, which is a data message of nothing.
+func carriesData(p []byte) bool {
+	return len(p) > device.MessageTransportSize && p[0] == device.MessageTransportType
+}

@@ -1,0 +1,108 @@
+package tunnel
+
+import (
+	"bytes"
+	"sync"
+	"time"
+
+	"overlayd/overlay/key"
+)
+
+const (
+	// yieldFor is how long the side with the greater key leaves the first move
+	// to the other: some round trips of a bad line, and still well below what a
+	// user notices.
+	yieldFor = 300 * time.Millisecond
+	// checkAfter is when a handshake that was begun must have led to something.
+	checkAfter = time.Second
+	// nudgeTries bounds what one call of Handshake can cause. WireGuard's own
+	// retries go on after that.
+	nudgeTries = 3
+)
+
+// nudger begins handshakes that were asked for, so that the two sides do not
+// begin at once, and again when nothing came of it.
+type nudger struct {
+	self  key.Public // set by newNudger, then read-only
+	begin func(key.Public)
+	stats func() (map[key.Public]Stat, error)
+	poke  chan struct{}
+
+	mu    sync.Mutex // guards wants
+	wants map[key.Public]nudge
+}
+
+// nudge is one session that is wanted.
+type nudge struct {
+	since time.Time // a handshake after this fulfils it
+	next  time.Time // when to look again
+	tries int       // initiations so far
+}
+
+func newNudger(self key.Public, begin func(key.Public), stats func() (map[key.Public]Stat, error)) *nudger {
+	return &nudger{self: self, begin: begin, stats: stats, poke: make(chan struct{}, 1), wants: map[key.Public]nudge{}}
+}
+
+func (n *nudger) want(k key.Public) {
+	now := time.Now()
+	next := now
+	if bytes.Compare(n.self.Bytes(), k.Bytes()) > 0 {
+		next = now.Add(yieldFor)
+	}
+	n.mu.Lock()
+	n.wants[k] = nudge{since: now, next: next}
+	n.mu.Unlock()
+	select {
+	case n.poke <- struct{}{}:
+	default:
+	}
+}
+
+// run begins what is due until stop is closed.
+func (n *nudger) run(stop <-chan struct{}) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		due, next := n.step(time.Now())
+		for _, k := range due {
+			n.begin(k)
+		}
+		timer.Reset(next)
+		select {
+		case <-stop:
+			return
+		case <-n.poke:
+		case <-timer.C:
+		}
+	}
+}
+
+// step drops the wants that are fulfilled or given up, returns the peers to
+// begin with now, and when to come again.
+func (n *nudger) step(now time.Time) (due []key.Public, next time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	next = time.Hour
+	if len(n.wants) == 0 {
+		return nil, next
+	}
+	stats, _ := n.stats() // on an error nothing counts as done, and tries are bounded
+	for k, w := range n.wants {
+		if stats[k].LastHandshake.After(w.since) {
+			delete(n.wants, k)
+			continue
+		}
+		if !now.Before(w.next) {
+			if w.tries == nudgeTries {
+				delete(n.wants, k)
+				continue
+			}
+			due = append(due, k)
+			w.tries++
+			w.next = now.Add(checkAfter)
+			n.wants[k] = w
+		}
+		next = min(next, w.next.Sub(now))
+	}
+	return due, next
+}
