@@ -1,0 +1,2 @@
+// Package nat makes our iptables chains match a [Ruleset].
+package nat
