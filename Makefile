@@ -1,0 +1,76 @@
+# The targets of overlayd; `make help` lists them.
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS   += --no-print-directory
+
+# Namespaces need root; a user is asked by sudo.
+SUDO    := $(if $(filter-out 0,$(shell id -u)),sudo -E)
+VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),unknown)
+
+# Static, the same bytes from any directory, and no need for git's permission
+# to read a tree of another owner.
+GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
+
+PLATFORMS := linux/amd64 linux/arm64 darwin/arm64 windows/amd64
+
+# How long each fuzz target runs; how long and how often the benchmark measures.
+export FUZZTIME      ?= 60s
+export BENCH_SECONDS ?= 5
+export BENCH_ROUNDS  ?= 3
+
+.PHONY: help build demo lab test lint cross race bench fuzz clean bin/overlayd bin/lab bin/bench bin/wireguard-go
+.DEFAULT_GOAL := help
+
+help: ## print this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-6s %s\n' "$$target" "$$text"; done
+
+build: bin/overlayd ## build bin/overlayd, static
+
+demo: bin/overlayd bin/lab ## three machines in one, from the three commands to a page of the LAN; a minute
+	@examples/lab/install.sh demo
+	@$(SUDO) bin/lab demo
+
+lab: bin/overlayd bin/lab ## the same machines, kept up for you to enter until Ctrl-C
+	@examples/lab/install.sh demo
+	@$(SUDO) bin/lab up
+
+test: lint cross ## everything a change must pass: lint, all platforms, all tests (as root: in namespaces too)
+	@examples/lab/install.sh test
+	@echo "== go test ./..."
+	@go test -timeout 10m ./...
+
+lint: ## gofmt, go vet, staticcheck
+	@echo "== gofmt, go vet, staticcheck"
+	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "gofmt: run gofmt -w on:" $$bad >&2; exit 1; fi
+	@go vet ./...
+	@go tool -modfile=tools.mod staticcheck ./...
+
+cross: ## compile for every platform
+	@for p in $(PLATFORMS); do echo "== build $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 go build ./...; done
+
+race: ## all tests under the race detector (needs a C compiler)
+	@go test -race -timeout 20m ./...
+
+bench: bin/overlayd bin/bench bin/wireguard-go ## side by side with a wireguard-go hub and plain routing (BENCH_SECONDS, BENCH_ROUNDS)
+	@examples/lab/install.sh bench
+	@$(SUDO) bin/bench
+
+fuzz: ## every fuzz target for FUZZTIME (60s) each
+	@.ci/fuzz
+
+clean: ## remove what make made, and what a killed lab left
+	@rm -rf bin bench-results
+	@if [ "$$(id -u)" = 0 ]; then go run ./examples/lab/cmd clean; fi
+
+bin/overlayd:
+	@$(GOBUILD) -o $@ ./cmd/overlayd
+
+bin/lab:
+	@$(GOBUILD) -o $@ ./examples/lab/cmd
+
+bin/bench:
+	@$(GOBUILD) -o $@ ./examples/lab/bench
+
+# The hub of the benchmark: the very module version that overlayd is built on.
+bin/wireguard-go:
+	@$(GOBUILD) -o $@ golang.zx2c4.com/wireguard

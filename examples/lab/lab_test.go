@@ -1,0 +1,276 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// needRoot skips loudly without root; in CI that is a failure.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatal("this test needs root, and CI=true forbids to skip it")
+	}
+	t.Skip("SKIPPED: needs root for network namespaces; run: sudo -E make test")
+}
+
+// newLab is New with a minute to live and a Close at the end.
+func newLab(t *testing.T, o Options) (context.Context, *Lab) {
+	t.Helper()
+	needRoot(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	l, err := New(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			l.dumpLogs(t)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return ctx, l
+}
+
+func (l *Lab) dumpLogs(t *testing.T) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seen := map[string]bool{}
+	for _, p := range l.processes {
+		if !seen[p.Log] {
+			seen[p.Log] = true
+			t.Logf("%s:\n%s", p.Log, p.Tail())
+		}
+	}
+}
+
+// must runs a command in the machine.
+func must(ctx context.Context, t *testing.T, m *Machine, name string, args ...string) string {
+	t.Helper()
+	out, err := m.Run(ctx, name, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestTheWorldIsAsDrawn(t *testing.T) {
+	for _, kind := range []NAT{Cone, Hard} {
+		t.Run("NAT "+string(kind), func(t *testing.T) {
+			ctx, l := newLab(t, Options{Home: kind, Lab: kind})
+			ping := func(m *Machine, addr string) error {
+				_, err := m.Run(ctx, "ping", "-c", "1", "-W", "1", addr)
+				return err
+			}
+			for _, c := range []struct {
+				from    *Machine
+				to      string
+				reaches bool
+			}{
+				{l.Laptop, VPSAddr, true},
+				{l.Gateway, VPSAddr, true},
+				{l.Host, VPSAddr, true},
+				{l.Gateway, HostAddr, true},
+				{l.VPS, HomePublic, false},
+				{l.VPS, LabPublic, false},
+				{l.Laptop, HostAddr, false},
+				{l.VPS, HostAddr, false},
+			} {
+				if err := ping(c.from, c.to); (err == nil) != c.reaches {
+					t.Errorf("%s reaches %s: %v, want %v (%v)", c.from.Name, c.to, err == nil, c.reaches, err)
+				}
+			}
+		})
+	}
+}
+
+// A hard NAT shows two destinations two ports; a cone NAT shows them one, and
+// it is the inner one.
+func TestMappings(t *testing.T) {
+	for _, kind := range []NAT{Cone, Hard} {
+		t.Run("NAT "+string(kind), func(t *testing.T) {
+			ctx, l := newLab(t, Options{Home: kind})
+			must(ctx, t, l.VPS, "ip", "addr", "add", "203.0.113.11/24", "dev", "eth0")
+			inner, err := l.Laptop.ListenPacket("udp4", "0.0.0.0:40000")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer inner.Close()
+			seen := map[string]bool{}
+			for _, addr := range []string{VPSAddr, "203.0.113.11"} {
+				server, err := l.VPS.ListenPacket("udp4", addr+":7000")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer server.Close()
+				if _, err := inner.WriteTo([]byte("x"), server.LocalAddr()); err != nil {
+					t.Fatal(err)
+				}
+				_ = server.SetReadDeadline(time.Now().Add(5 * time.Second))
+				_, from, err := server.ReadFrom(make([]byte, 8))
+				if err != nil {
+					t.Fatal(err)
+				}
+				seen[from.String()] = true
+			}
+			if kind == Cone && !seen[HomePublic+":40000"] || kind == Cone && len(seen) != 1 {
+				t.Errorf("a cone NAT shows %v", seen)
+			}
+			if kind == Hard && len(seen) != 2 {
+				t.Errorf("a hard NAT shows %v", seen)
+			}
+		})
+	}
+}
+
+func TestOptions(t *testing.T) {
+	ctx, l := newLab(t, Options{NoOffload: true, MiddleMTU: 1400, FilterICMP: true, Clash: true, Docker: true})
+	features := must(ctx, t, l.Gateway, "ethtool", "-k", "eth0")
+	for _, f := range []string{"tcp-segmentation-offload", "generic-segmentation-offload", "generic-receive-offload", "tx-udp-segmentation"} {
+		if !strings.Contains(features, f+": off") {
+			t.Errorf("%s is not off:\n%s", f, features)
+		}
+	}
+	// The VPS cannot know of the small link, and is not told.
+	if _, err := l.Laptop.Run(ctx, "ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1372", VPSAddr); err != nil {
+		t.Errorf("1400 bytes do not pass: %v", err)
+	}
+	if out, err := l.Laptop.Run(ctx, "ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1373", VPSAddr); err == nil || strings.Contains(out, "Frag needed") {
+		t.Errorf("1401 bytes: %v\n%s", err, out)
+	}
+	must(ctx, t, l.Laptop, "ping", "-c", "1", "-W", "1", HostAddr) // the home NAT's second address
+	if rules := must(ctx, t, l.Gateway, "iptables", "-S"); !strings.Contains(rules, "-P FORWARD DROP") || !strings.Contains(rules, "-N DOCKER-USER") {
+		t.Errorf("the gateway's rules:\n%s", rules)
+	}
+}
+
+func TestCaptureSeesAMarker(t *testing.T) {
+	ctx, l := newLab(t, Options{})
+	c, err := l.VPS.Capture(ctx, "eth0", "udp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := l.VPS.ListenPacket("udp4", VPSAddr+":7000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	client, err := l.Laptop.DialContext(ctx, "udp4", VPSAddr+":7000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := io.WriteString(client, "a marker in the clear"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := server.ReadFrom(make([]byte, 64)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Count([]byte("a marker in the clear")); n != 1 || err != nil {
+		t.Errorf("the marker is there %d times, %v", n, err)
+	}
+}
+
+func TestNothingIsLeft(t *testing.T) {
+	_, l := newLab(t, Options{})
+	p, err := l.VPS.Start("sleep", "1000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One that the lab does not know of, and that will not listen.
+	stray := l.VPS.Command(context.Background(), "sh", "-c", "trap '' TERM; sleep 1000 & wait; wait")
+	if err := stray.Start(); err != nil {
+		t.Fatal(err)
+	}
+	usage, err := p.Usage()
+	if err != nil || usage.RSS == 0 {
+		t.Errorf("usage %+v, %v", usage, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if p.Running() {
+		t.Error("a process outlived its lab")
+	}
+	_ = stray.Wait() // it was killed: returns at once
+	if _, err := os.Stat(l.Dir); !os.IsNotExist(err) {
+		t.Errorf("the directory is still there: %v", err)
+	}
+	out, err := exec.Command("ip", "netns", "list").Output()
+	if err != nil || strings.Contains(string(out), l.prefix) {
+		t.Errorf("namespaces left: %v\n%s", err, out)
+	}
+}
+
+func TestLeftoversOfTheDead(t *testing.T) {
+	needRoot(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	ns := fmt.Sprintf("%s%d-laptop", namespacePrefix, dead.Process.Pid)
+	if err := run(ctx, "ip", "netns", "add", ns); err != nil {
+		t.Fatal(err)
+	}
+	stray := exec.Command("ip", "netns", "exec", ns, "sleep", "1000")
+	if err := stray.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveLeftovers(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := stray.Wait(); err == nil {
+		t.Error("the leftover's process ended by itself")
+	}
+	if _, err := os.Stat("/run/netns/" + ns); !os.IsNotExist(err) {
+		t.Errorf("%s is still there: %v", ns, err)
+	}
+}
+
+func TestOrphaned(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		want bool
+	}{
+		{fmt.Sprintf("ovl-%d-laptop", os.Getpid()), false},
+		{"ovl-4194305-laptop", true}, // above the kernel's largest pid
+		{"ovl-laptop", false},
+		{"ovl--1-laptop", false},
+		{"ovl-0-laptop", false},
+		{"somebody", false},
+	} {
+		if got := orphaned(c.name); got != c.want {
+			t.Errorf("orphaned(%q) = %v", c.name, got)
+		}
+	}
+}
+
+func TestParseUsage(t *testing.T) {
+	stat := "4711 (a (b) c) S 1 4711 4711 0 -1 4194560 100 0 0 0 250 150 0 0 20 0 9 0 100 1000 200"
+	u, err := parseUsage(stat, "Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t   1024 kB\n")
+	if want := (Usage{CPU: 4 * time.Second, RSS: 1 << 20, Peak: 2 << 20}); err != nil || u != want {
+		t.Errorf("parseUsage = %+v, %v, want %+v", u, err, want)
+	}
+	if _, err := parseUsage("1 (x) Z 1", ""); err == nil {
+		t.Error("a short stat was accepted")
+	}
+}

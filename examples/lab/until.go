@@ -1,0 +1,28 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Until calls f every few milliseconds until it returns nil. When ctx ends
+// first, it returns f's last error.
+func Until(ctx context.Context, f func(context.Context) error) error {
+	const pause = 5 * time.Millisecond // long enough to leave the machine to those it waits for
+	ticker := time.NewTicker(pause)
+	defer ticker.Stop()
+	for {
+		err := f(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w (gave up: %w)", err, context.Cause(ctx))
+		case <-ticker.C:
+		}
+	}
+}
