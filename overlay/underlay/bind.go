@@ -1,0 +1,400 @@
+package underlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+	"weak"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"overlayd/overlay/key"
+	"overlayd/overlay/relay"
+	"overlayd/overlay/udp"
+)
+
+// Options say how New makes a Bind. The zero value works.
+type Options struct {
+	Log  *slog.Logger // nil: none
+	Port uint16       // UDP port; 0: any
+	Mark uint32       // SO_MARK of the sockets; 0: none
+
+	// Own is set on a relay's machine: peers are reached through it. No socket
+	// is opened then, unless Port asks for one. The Bind closes it at the end.
+	Own *relay.Port
+	// OwnID is the ID of the relay that Own belongs to; "": the first of
+	// SetRelays.
+	OwnID string
+}
+
+// Bind is WireGuard's conn.Bind over relays.
+type Bind struct {
+	o     Options // set by New, then read-only
+	log   *slog.Logger
+	poke  chan struct{} // makes Run look; holds one token, never closed
+	count counters
+
+	table atomic.Pointer[table] // what receiving looks up; never nil
+	lines atomic.Pointer[lines] // the open sockets; never nil
+
+	mu      sync.Mutex // guards the rest
+	open    bool
+	ended   bool   // Own is closed
+	port    uint16 // the last one, tried again when reopened: NATs remember it
+	closed  udp.Counters
+	peers   map[key.Public]*peer
+	configs map[key.Public]Peer
+	retired map[key.Public]weak.Pointer[peer] // no longer in the map, perhaps still with WireGuard
+	legs    []*leg                            // in order of preference
+}
+
+var _ conn.Bind = (*Bind)(nil)
+
+// table is what receiving looks up. It is immutable, and swapped whole.
+type table struct {
+	legs  map[netip.AddrPort]*leg
+	peers map[relay.Label]*peer
+}
+
+// New returns a Bind without peers and relays.
+func New(o Options) *Bind {
+	b := &Bind{
+		o:       o,
+		log:     o.Log,
+		poke:    make(chan struct{}, 1),
+		peers:   map[key.Public]*peer{},
+		configs: map[key.Public]Peer{},
+		retired: map[key.Public]weak.Pointer[peer]{},
+	}
+	if b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	if o.Own != nil {
+		b.legs = []*leg{{id: o.OwnID, wake: b.wake, port: o.Own}}
+	}
+	b.table.Store(&table{})
+	b.lines.Store(&lines{})
+	return b
+}
+
+// Open opens the sockets and returns a function per source of datagrams. Only
+// WireGuard calls it.
+func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.open:
+		return nil, 0, conn.ErrBindAlreadyOpen
+	case b.ended:
+		return nil, 0, errors.New("the relay's port was closed")
+	}
+	if port == 0 {
+		port = b.o.Port
+	}
+	var fns []conn.ReceiveFunc
+	if b.o.Own != nil {
+		fns = append(fns, newPortReceiver(b, b.o.Own).receive)
+	}
+	if b.o.Own == nil || port != 0 {
+		ls, got, err := openLines(port, b.port, b.o.Mark)
+		if err != nil {
+			return nil, 0, err
+		}
+		b.lines.Store(ls)
+		b.port = got
+		for _, l := range ls.all() {
+			fns = append(fns, newReceiver(b, l).receive)
+		}
+	}
+	b.open = true
+	b.rebuild()
+	b.wake()
+	return fns, b.port, nil
+}
+
+// Close closes the sockets; peers, relays and their sessions are kept for the
+// next Open. Only WireGuard calls it, also before the first Open.
+func (b *Bind) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.open {
+		return nil
+	}
+	b.open = false
+	if b.o.Own != nil {
+		b.ended = true
+		b.o.Own.Close()
+	}
+	ls := b.lines.Swap(&lines{})
+	for _, l := range ls.all() {
+		b.closed = sum(b.closed, l.sock.Counters())
+	}
+	b.rebuild()
+	return ls.close()
+}
+
+func sum(a, b udp.Counters) udp.Counters {
+	return udp.Counters{
+		SendDrops:    a.SendDrops + b.SendDrops,
+		SendErrors:   a.SendErrors + b.SendErrors,
+		GSOFallbacks: a.GSOFallbacks + b.GSOFallbacks,
+		Truncated:    a.Truncated + b.Truncated,
+		RecvErrors:   a.RecvErrors + b.RecvErrors,
+		QueueDrops:   a.QueueDrops + b.QueueDrops,
+	}
+}
+
+// SetMark refuses any mark but that of Options, which the sockets have from
+// their first moment on.
+func (b *Bind) SetMark(mark uint32) error {
+	if mark != b.o.Mark {
+		return fmt.Errorf("set mark %#x: the sockets have %#x", mark, b.o.Mark)
+	}
+	return nil
+}
+
+// BatchSize is the most that one receive returns: a whole train and more.
+func (b *Bind) BatchSize() int { return conn.IdealBatchSize }
+
+// ParseEndpoint takes a string that Endpoint returned. The peer need not be in
+// the map yet.
+func (b *Bind) ParseEndpoint(s string) (conn.Endpoint, error) {
+	k, err := key.ParsePublicHex(s)
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.peers[k]; p != nil {
+		return p, nil
+	}
+	p := b.revive(k)
+	b.retired[k] = weak.Make(p)
+	return p, nil
+}
+
+// revive returns the peer object somebody may still hold, or a new one; the
+// caller holds mu.
+func (b *Bind) revive(k key.Public) *peer {
+	if p := b.retired[k].Value(); p != nil {
+		return p
+	}
+	return newPeer(k)
+}
+
+// Send sends a batch to a peer. It never blocks.
+func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
+	p, ok := ep.(*peer)
+	if !ok {
+		return conn.ErrWrongEndpointType
+	}
+	w := p.way.Load()
+	if w.carrier == nil {
+		b.hold(p, bufs)
+		return nil
+	}
+	b.count.add(dropUnsent, w.carrier.send(w.label, bufs))
+	return nil
+}
+
+// hold keeps what has no way. One may have come up since the caller looked, and
+// then nobody else would come by to send it.
+func (b *Bind) hold(p *peer, bufs [][]byte) {
+	now := time.Now()
+	b.count.add(dropHeld, p.hold(now, bufs))
+	b.count.add(dropUnsent, p.flush(now))
+}
+
+// SetPeers says who the peers are. Those that stay are not disturbed.
+func (b *Bind) SetPeers(peers []Peer) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	configs := make(map[key.Public]Peer, len(peers))
+	for _, c := range peers {
+		configs[c.Key] = c
+		if b.peers[c.Key] == nil {
+			b.peers[c.Key] = b.revive(c.Key)
+			delete(b.retired, c.Key)
+		}
+	}
+	for k, p := range b.peers {
+		if _, stays := configs[k]; !stays {
+			p.way.Store(&way{reason: reasonUnknownPeer})
+			delete(b.peers, k)
+			b.retired[k] = weak.Make(p)
+		}
+	}
+	for k, p := range b.retired {
+		if p.Value() == nil {
+			delete(b.retired, k)
+		}
+	}
+	b.configs = configs
+	b.rebuild()
+}
+
+// SetRelays says which relays there are, in order of preference. Sessions with
+// those that stay are kept; a new ticket renews them.
+func (b *Bind) SetRelays(relays []Relay) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	have := make(map[string]*leg, len(b.legs))
+	for _, l := range b.legs {
+		have[l.id] = l
+	}
+	var legs []*leg
+	if b.o.Own != nil {
+		legs = append(legs, b.ownLeg(relays))
+	}
+	for _, r := range relays {
+		l := have[r.ID]
+		switch {
+		case len(legs) > 0 && legs[0].port != nil && legs[0].id == r.ID:
+			legs[0].set(r)
+			continue
+		case l == nil || l.port != nil:
+			l = &leg{id: r.ID, wake: b.wake}
+		}
+		l.set(r)
+		legs = append(legs, l)
+	}
+	b.legs = legs
+	b.rebuild()
+	b.wake()
+}
+
+// ownLeg returns the leg that goes through Own.
+func (b *Bind) ownLeg(relays []Relay) *leg {
+	id := b.o.OwnID
+	if id == "" && len(relays) > 0 {
+		id = relays[0].ID
+	}
+	return &leg{id: id, wake: b.wake, port: b.o.Own}
+}
+
+// rebuild makes the table and the ways anew, and sends what was held for a peer
+// that has a way now; the caller holds mu.
+func (b *Bind) rebuild() {
+	t := &table{legs: map[netip.AddrPort]*leg{}, peers: make(map[relay.Label]*peer, len(b.peers))}
+	ls := b.lines.Load()
+	relays := make([]reach, 0, len(b.legs))
+	for _, l := range b.legs {
+		relays = append(relays, l.reach(ls))
+		for _, addr := range l.addresses() {
+			t.legs[addr] = l
+		}
+	}
+	for k, c := range b.configs {
+		t.peers[c.Label] = b.peers[k]
+	}
+	b.table.Store(t)
+	now := time.Now()
+	for k, c := range b.configs {
+		p := b.peers[k]
+		p.way.Store(choose(c, relays))
+		b.count.add(dropUnsent, p.flush(now))
+	}
+}
+
+// wake makes Run look at the legs.
+func (b *Bind) wake() {
+	select {
+	case b.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Kick makes every session prove itself now: the network has changed, or
+// something else went silent.
+func (b *Bind) Kick() {
+	now := time.Now()
+	for _, l := range b.snapshot() {
+		l.kick(now)
+	}
+	b.wake()
+}
+
+// Relays returns the relays in order of preference.
+func (b *Bind) Relays() []RelayStatus {
+	var all []RelayStatus
+	for _, l := range b.snapshot() {
+		all = append(all, l.status())
+	}
+	return all
+}
+
+func (b *Bind) snapshot() []*leg {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.legs // never changed in place
+}
+
+// Run drives the sessions until ctx ends.
+func (b *Bind) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		case <-b.poke:
+		}
+		now := time.Now()
+		timer.Reset(b.tick(now).Sub(now))
+	}
+}
+
+// idleNap is how long Run sleeps when no leg has anything to do.
+const idleNap = time.Hour
+
+// tick gives every leg its turn and returns when the first wants another.
+func (b *Bind) tick(now time.Time) time.Time {
+	ls := b.lines.Load()
+	next := now.Add(idleNap)
+	down := false
+	for _, l := range b.snapshot() {
+		at, changed := l.tick(now, ls)
+		if changed {
+			b.relayChanged(l)
+		}
+		if !at.IsZero() {
+			next = earlier(next, at)
+			down = down || !l.isUp()
+		}
+	}
+	if down {
+		b.expireHeld(now)
+	}
+	return next
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// expireHeld lets go of what waits in vain.
+func (b *Bind) expireHeld(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, p := range b.peers {
+		b.count.add(dropHeld, p.expire(now))
+	}
+}
+
+// relayChanged is called when a session has come up or gone down.
+func (b *Bind) relayChanged(l *leg) {
+	s := l.status()
+	b.log.Info("relay session changed", "relay", s.Name, "addr", s.Endpoint, "state", s.State)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.rebuild()
+}

@@ -1,0 +1,55 @@
+package underlay
+
+import "sync/atomic"
+
+// event is something that is counted instead of logged.
+type event int
+
+const (
+	dropUnknownSource event = iota // from an address that is no relay of ours
+	dropUnknownLabel               // from a peer that is not in the map
+	dropMalformed                  // too short, or of no known type
+	dropProbe                      // a peer probe
+	dropHeld                       // older than what is held while no relay is reachable
+	dropUnsent                     // the kernel did not take it
+	events
+)
+
+// eventNames are the names under which Counters gives the events.
+var eventNames = [events]string{
+	dropUnknownSource: "drop_unknown_source",
+	dropUnknownLabel:  "drop_unknown_label",
+	dropMalformed:     "drop_malformed",
+	dropProbe:         "drop_probe",
+	dropHeld:          "drop_held",
+	dropUnsent:        "drop_unsent",
+}
+
+type counters [events]atomic.Uint64
+
+func (c *counters) add(e event, n int) {
+	if n > 0 {
+		c[e].Add(uint64(n))
+	}
+}
+
+// Counters returns the totals since New, by name; every name is always there.
+func (b *Bind) Counters() map[string]uint64 {
+	m := make(map[string]uint64, int(events)+6)
+	for e, name := range eventNames {
+		m[name] = b.count[e].Load()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	total := b.closed
+	for _, l := range b.lines.Load().all() {
+		total = sum(total, l.sock.Counters())
+	}
+	m["udp_send_drops"] = total.SendDrops
+	m["udp_send_errors"] = total.SendErrors
+	m["udp_gso_fallbacks"] = total.GSOFallbacks
+	m["udp_truncated"] = total.Truncated
+	m["udp_recv_errors"] = total.RecvErrors
+	m["udp_queue_drops"] = total.QueueDrops
+	return m
+}

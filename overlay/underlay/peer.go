@@ -1,0 +1,89 @@
+package underlay
+
+import (
+	"crypto/sha256"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"overlayd/overlay/key"
+	"overlayd/overlay/relay"
+)
+
+// Peer is another node, as the map has it.
+type Peer struct {
+	Key   key.Public
+	Label relay.Label
+	Relay string // ID of the relay it is reached through; "" or unknown: the first
+}
+
+// Endpoint returns the string that names a peer to ParseEndpoint.
+func Endpoint(k key.Public) string { return k.Hex() }
+
+// peer is a Peer at work, and WireGuard's Endpoint for it. There is one per
+// key, for as long as anybody holds it.
+type peer struct {
+	key  key.Public // set by newPeer, then read-only
+	name string
+	addr netip.Addr // stands for the peer wherever WireGuard wants an address
+	raw  []byte     // addr's bytes
+
+	way atomic.Pointer[way] // never nil
+
+	mu   sync.Mutex // guards held
+	held held
+}
+
+var _ conn.Endpoint = (*peer)(nil)
+
+func newPeer(k key.Public) *peer {
+	sum := sha256.Sum256(k.Bytes())
+	addr := [16]byte{0xfd, 'o', 'v', 'l'} // a unique local address (RFC 4193) that no packet carries
+	copy(addr[4:], sum[:])
+	p := &peer{key: k, name: Endpoint(k), addr: netip.AddrFrom16(addr), raw: addr[:]}
+	p.way.Store(&way{reason: reasonUnknownPeer})
+	return p
+}
+
+func (p *peer) ClearSrc()           {}
+func (p *peer) SrcToString() string { return "" }
+func (p *peer) SrcIP() netip.Addr   { return netip.Addr{} }
+func (p *peer) DstToString() string { return p.name }
+func (p *peer) DstToBytes() []byte  { return p.raw }
+func (p *peer) DstIP() netip.Addr   { return p.addr }
+
+// hold keeps datagrams until there is a way.
+func (p *peer) hold(now time.Time, bufs [][]byte) (dropped int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, b := range bufs {
+		dropped += p.held.add(now, b)
+	}
+	return dropped
+}
+
+// expire drops what has been held too long.
+func (p *peer) expire(now time.Time) (dropped int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.held.expire(now)
+}
+
+// flush sends what was held, if there is a way now.
+func (p *peer) flush(now time.Time) (dropped int) {
+	w := p.way.Load()
+	if w.carrier == nil {
+		return 0
+	}
+	p.mu.Lock()
+	dropped = p.held.expire(now)
+	bufs := p.held.take()
+	p.mu.Unlock()
+	if len(bufs) > 0 {
+		dropped += w.carrier.send(w.label, bufs)
+	}
+	return dropped
+}
