@@ -1,0 +1,106 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+
+	"overlayd/journal"
+	"overlayd/nat"
+	"overlayd/overlay/coord"
+	"overlayd/routing"
+)
+
+// Cleanup takes back what a daemon left behind that was killed: rules, routes,
+// chains and sysctls. It is safe to run at any time but under a running daemon,
+// which it refuses. done says in words what was looked after.
+func Cleanup(ctx context.Context, o Options) (done []string, err error) {
+	o, err = o.filled()
+	if err != nil {
+		return nil, err
+	}
+	if err := preflight(false); err != nil {
+		return nil, err
+	}
+	dir := stateDir{o.StateDir}
+	if _, err := os.Stat(dir.path); errors.Is(err, fs.ErrNotExist) {
+		// Nothing was ever noted here; rules and chains are found by name.
+		tmp, err := os.MkdirTemp("", "overlayd-cleanup-")
+		if err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(tmp)
+		dir.path = tmp
+	}
+	unlock, err := dir.open()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	notes, err := journal.Open(dir.path)
+	if err != nil {
+		return nil, err
+	}
+
+	kernel, err := routing.NewKernel(routing.Options{Journal: notes, Log: o.Log})
+	if err != nil {
+		return nil, err
+	}
+	tables, err := nat.New(nat.Options{Journal: notes, Log: o.Log})
+	if err == nil {
+		if err := tables.Clear(ctx); err != nil {
+			return nil, err
+		}
+		done = append(done, "netfilter chains OVL-* removed")
+	} else {
+		o.Log.Info("no iptables here, so there are no chains to remove")
+	}
+	if err := kernel.Clear(ctx, o.Interface); err != nil {
+		return done, err
+	}
+	return append(done, "routes and policy rules removed", "sysctls restored"), nil
+}
+
+// PlanText returns the plan that the cached map of a stopped node leads to. It
+// touches nothing.
+func PlanText(ctx context.Context, o Options) (string, error) {
+	o, err := o.filled()
+	if err != nil {
+		return "", err
+	}
+	dir := stateDir{o.StateDir}
+	id, err := dir.identity()
+	if err != nil {
+		return "", permissionFault(err, "read %s", dir.path)
+	}
+	m, err := dir.cachedMap()
+	if err != nil {
+		return "", permissionFault(err, "read %s", dir.path)
+	}
+	if id == nil || m == nil {
+		return "", fault(ExitNotJoined, "join with `overlayd up LINK` or `overlayd gateway LINK` first",
+			"there is no map in %s to make a plan from", dir.path)
+	}
+	host, err := routing.Look()
+	if err != nil {
+		return "", err
+	}
+	addrs := resolver{}
+	addrs.resolve(ctx, m.Relays)
+	return plan(planInput{
+		Map: m, Host: host, Interface: o.Interface, RelayAddr: addrs, OwnRelay: id.Role == coord.RoleRelay,
+	}).String(), nil
+}
+
+// wishedName is the name a node asks for when its invite has none.
+func wishedName(name string) string {
+	if name != "" {
+		return name
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return "node"
+	}
+	return host
+}

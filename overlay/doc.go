@@ -1,0 +1,29 @@
+// Package overlay makes this machine match its map.
+//
+// A [Node] is one machine's membership in one network. It enrols once with an
+// invite, keeps its keys and its last map in a state directory, and from then
+// on does the same thing over and over: the coordinator (package coord) streams
+// a map, plan turns map and machine into what should be true here, and apply
+// hands the parts of the plan to those who make them true: routes and sysctls
+// to package routing, netfilter chains to package nat, WireGuard peers to
+// package tunnel, labels and relays to package underlay. Nothing else changes
+// the machine, so what plan prints is what happens.
+//
+// A [Hub] is what `overlayd relay` runs: the coordinator, the relay and a Node
+// of its own in one process, on one UDP and one TCP port.
+//
+// # Who owns what
+//
+// Node.Run starts every goroutine and returns when all have returned. One of
+// them, the reconciler, is the only one that touches the kernel; the others
+// tell it that something changed. Status is computed on demand from the same
+// values that the reconciler used.
+//
+// # Files
+//
+// In the state directory, mode 0700, files 0600: node.json (keys, enrolment),
+// map.pb (the last map, used when the coordinator cannot be reached at start),
+// journal.json (what the machine had before we changed it), lock (flock: one
+// daemon per directory) and, on the relay's machine, hub.json and coord.db.
+// Every file is written to a temporary name, synced and renamed.
+package overlay

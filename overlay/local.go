@@ -1,0 +1,149 @@
+package overlay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"overlayd/overlay/coord"
+	"overlayd/overlay/local"
+)
+
+// Local calls the daemon on this machine.
+type Local struct {
+	socket string
+	http   *http.Client
+	api    local.LocalClient
+}
+
+// localURL is what the HTTP requests name; the socket decides where they go.
+const localURL = "http://overlayd.local"
+
+// Dial returns a client for the daemon on a Unix socket. Nothing is opened
+// before the first call.
+func Dial(socket string) *Local {
+	hc := &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+	return &Local{socket: socket, http: hc, api: local.NewLocalClient(hc, localURL)}
+}
+
+// Close drops the idle connections.
+func (l *Local) Close() { l.http.CloseIdleConnections() }
+
+// Status returns the daemon's status.
+func (l *Local) Status(ctx context.Context) (Status, error) {
+	var s Status
+	res, err := l.api.Status(ctx, connect.NewRequest(&local.StatusRequest{}))
+	if err != nil {
+		return s, l.fault(err)
+	}
+	if err := json.Unmarshal(res.Msg.Json, &s); err != nil {
+		return s, fmt.Errorf("read status: %w", err)
+	}
+	return s, nil
+}
+
+// Plan returns the plan that the daemon works by.
+func (l *Local) Plan(ctx context.Context) (string, error) {
+	res, err := l.api.Plan(ctx, connect.NewRequest(&local.PlanRequest{}))
+	if err != nil {
+		return "", l.fault(err)
+	}
+	return res.Msg.Text, nil
+}
+
+// Down asks the daemon to stop, and returns when it has.
+func (l *Local) Down(ctx context.Context) error {
+	if _, err := l.api.Down(ctx, connect.NewRequest(&local.DownRequest{})); err != nil {
+		return l.fault(err)
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := net.Dial("unix", l.socket)
+		if err != nil {
+			return nil // the socket goes last
+		}
+		c.Close()
+		select {
+		case <-ctx.Done():
+			return fault(ExitUnreachable, "look at its log; `overlayd cleanup` restores the machine if it was killed",
+				"the daemon was asked to stop and still runs")
+		case <-tick.C:
+		}
+	}
+}
+
+// Ping sends count echo requests (0: until ctx ends) and hands each answer, or
+// its absence, to each.
+func (l *Local) Ping(ctx context.Context, target string, count int, interval time.Duration, each func(Pong)) error {
+	stream, err := l.api.Ping(ctx, connect.NewRequest(&local.PingRequest{
+		Target: target, Count: uint32(count), IntervalMs: uint32(interval.Milliseconds()),
+	}))
+	if err != nil {
+		return l.fault(err)
+	}
+	defer stream.Close()
+	for stream.Receive() {
+		m := stream.Msg()
+		addr, err := netip.ParseAddr(m.Addr)
+		if err != nil {
+			return fmt.Errorf("read pong: %w", err)
+		}
+		p := Pong{Seq: int(m.Seq), Addr: addr, Lost: m.RttNs == nil, Path: m.Path}
+		if m.RttNs != nil {
+			p.RTT = time.Duration(*m.RttNs)
+		}
+		each(p)
+	}
+	if err := stream.Err(); err != nil && ctx.Err() == nil {
+		return l.fault(err)
+	}
+	return nil
+}
+
+// Admin returns a client for the coordinator, which answers on this socket on
+// the relay's machine only.
+func (l *Local) Admin() *coord.Admin { return coord.NewAdmin(l.http, localURL) }
+
+// fault says why a call failed in words for a person. It is also right for the
+// errors of Admin.
+func (l *Local) fault(err error) error { return SocketFault(l.socket, err) }
+
+// SocketFault turns the error of a call on the daemon's socket into a Fault.
+func SocketFault(socket string, err error) error {
+	var dial *net.OpError
+	if errors.As(err, &dial) && dial.Op == "dial" {
+		if errors.Is(err, fs.ErrPermission) {
+			return fault(ExitPermission, "run it as root, or join the socket's group", "open %s: permission denied", socket)
+		}
+		return fault(ExitNotRunning, "start it with `overlayd up`, `overlayd gateway` or `overlayd relay`",
+			"no overlayd answers on %s", socket)
+	}
+	if _, ok := coord.AsProblem(err); ok {
+		return AsFault(err)
+	}
+	if c, ok := errors.AsType[*connect.Error](err); ok {
+		switch c.Code() {
+		case connect.CodeUnimplemented:
+			return fault(ExitFailure, "run this command on the relay", "this machine is not the network's coordinator")
+		case connect.CodeInvalidArgument:
+			return fault(ExitUsage, "", "%s", c.Message())
+		case connect.CodeUnavailable:
+			return fault(ExitNotJoined, "look at `overlayd status`", "%s", c.Message())
+		}
+		return fault(ExitFailure, "", "%s", c.Message())
+	}
+	return err
+}

@@ -1,0 +1,146 @@
+package overlay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"overlayd/overlay/local"
+)
+
+// socketMode lets root and the socket's group in: see socketGroup.
+const socketMode = 0o660
+
+// localServer serves the local API on the Unix socket.
+type localServer struct {
+	path string
+	http *http.Server
+	done chan struct{} // closed when Serve has returned
+}
+
+// listenLocal opens the socket and serves on it. A socket that a dead daemon
+// left behind is replaced; one that answers is a conflict.
+func (n *Node) listenLocal() (*localServer, error) {
+	path := n.o.Socket
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, permissionFault(err, "make directory of socket %s", path)
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, fault(ExitConflict, "stop it with `overlayd down`, or choose another --socket",
+			"another overlayd answers on %s", path)
+	}
+	if fi, err := os.Lstat(path); err == nil {
+		if fi.Mode()&fs.ModeSocket == 0 {
+			return nil, fault(ExitConflict, "move it away, or choose another --socket", "%s is not a socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, permissionFault(err, "replace socket %s", path)
+		}
+	}
+	ln, err := listenPrivate(path)
+	if err != nil {
+		return nil, permissionFault(err, "listen on %s", path)
+	}
+	if err := openToGroup(path); err != nil {
+		ln.Close()
+		return nil, err
+	}
+
+	mux := http.NewServeMux()
+	mux.Handle(local.NewLocalHandler(localService{n}))
+	if n.hub != nil {
+		mux.Handle("/", n.hub.coord.AdminHandler())
+	}
+	s := &localServer{
+		path: path,
+		http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second},
+		done: make(chan struct{}),
+	}
+	go func() {
+		defer close(s.done)
+		if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			n.log.Error("local API stopped", "err", err)
+		}
+	}()
+	return s, nil
+}
+
+// close ends all calls, waits for the server and removes the socket.
+func (s *localServer) close() {
+	s.http.Close()
+	<-s.done
+	os.Remove(s.path) // already gone: closing a Unix listener unlinks it
+}
+
+// openToGroup gives the socket to group overlayd, when there is one.
+func openToGroup(path string) error {
+	if err := os.Chmod(path, socketMode); err != nil {
+		return fmt.Errorf("open socket %s to its group: %w", path, err)
+	}
+	gid, ok := socketGroup()
+	if !ok {
+		return nil
+	}
+	if err := os.Chown(path, -1, gid); err != nil {
+		return fmt.Errorf("give socket %s to its group: %w", path, err)
+	}
+	return nil
+}
+
+// localService answers the local API.
+type localService struct{ n *Node }
+
+var _ local.LocalHandler = localService{}
+
+func (s localService) Status(context.Context, *connect.Request[local.StatusRequest]) (*connect.Response[local.StatusResponse], error) {
+	b, err := json.Marshal(s.n.Status())
+	if err != nil {
+		return nil, fmt.Errorf("encode status: %w", err)
+	}
+	return connect.NewResponse(&local.StatusResponse{Json: b}), nil
+}
+
+func (s localService) Plan(context.Context, *connect.Request[local.PlanRequest]) (*connect.Response[local.PlanResponse], error) {
+	v := s.n.look()
+	if v.plan == nil {
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("no map has come from the coordinator yet"))
+	}
+	return connect.NewResponse(&local.PlanResponse{Text: v.plan.String()}), nil
+}
+
+func (s localService) Down(context.Context, *connect.Request[local.DownRequest]) (*connect.Response[local.DownResponse], error) {
+	s.n.log.Info("asked to stop")
+	// After the answer is on its way: Stop closes this very server.
+	time.AfterFunc(50*time.Millisecond, s.n.Stop)
+	return connect.NewResponse(&local.DownResponse{}), nil
+}
+
+func (s localService) Ping(ctx context.Context, req *connect.Request[local.PingRequest], stream *connect.ServerStream[local.PingResponse]) error {
+	v := s.n.look()
+	if v.m == nil || v.live == nil {
+		return connect.NewError(connect.CodeUnavailable, errors.New("the node is still starting"))
+	}
+	target, err := pingTarget(v.m, req.Msg.Target)
+	if err != nil {
+		return connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	interval := time.Duration(req.Msg.IntervalMs) * time.Millisecond
+	return ping(ctx, target, int(req.Msg.Count), interval, func(p Pong) error {
+		out := &local.PingResponse{Seq: uint32(p.Seq), Addr: p.Addr.String(), Path: s.n.pathTo(p.Addr)}
+		if !p.Lost {
+			ns := p.RTT.Nanoseconds()
+			out.RttNs = &ns
+		}
+		return stream.Send(out)
+	})
+}

@@ -1,0 +1,105 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"reflect"
+	"sync"
+
+	"overlayd/journal"
+	"overlayd/nat"
+	"overlayd/overlay/key"
+	"overlayd/overlay/relay"
+	"overlayd/overlay/tunnel"
+	"overlayd/overlay/underlay"
+	"overlayd/routing"
+)
+
+// machine is the part of a node that acts: it makes plans true and takes
+// everything back at the end. One goroutine uses it, but for bind and stats.
+type machine struct {
+	log    *slog.Logger
+	kernel *routing.Kernel
+	notes  *journal.Journal
+	tables *nat.Tables // nil until a plan needs it
+	last   *Plan       // what apply made true without an error; nil: nothing
+	bind   *underlay.Bind
+	dev    *tunnel.Device
+
+	running sync.WaitGroup // bind.Run
+	stop    context.CancelFunc
+}
+
+// bringUp makes the interface and the tunnel. Nothing is configured yet.
+func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, state routing.State, k key.Private, port uint16, own *relay.Port) (*machine, error) {
+	tun, err := tunnel.OpenTUN(state.Link, state.MTU)
+	if err != nil {
+		return nil, err
+	}
+	bind := underlay.New(underlay.Options{Log: log, Port: port, Mark: routing.Mark, Own: own})
+	dev, err := tunnel.New(tunnel.Options{TUN: tun, Bind: bind, Key: k, Log: log})
+	if err != nil {
+		return nil, errors.Join(err, tun.Close())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &machine{log: log, kernel: kernel, notes: notes, bind: bind, dev: dev, stop: cancel}
+	m.running.Go(func() {
+		if err := bind.Run(ctx); err != nil && ctx.Err() == nil {
+			log.Error("underlay stopped", "err", err)
+		}
+	})
+	return m, nil
+}
+
+// apply makes a plan true. It goes on after an error, so that one refused rule
+// does not keep a machine off its network, and reports all of them. The kernel
+// is not asked again about what the last plan said already, unless force says
+// that it may have changed.
+func (m *machine) apply(ctx context.Context, p *Plan, force bool) error {
+	m.bind.SetPeers(p.underlayPeers())
+	m.bind.SetRelays(p.Relays)
+	errs := []error{m.dev.SetPeers(p.tunnelPeers())}
+	if force || m.last == nil || !reflect.DeepEqual(m.last.NAT, p.NAT) {
+		errs = append(errs, m.applyNAT(ctx, p.NAT)) // before forwarding is turned on
+	}
+	if force || m.last == nil || !reflect.DeepEqual(m.last.Routing, p.Routing) {
+		errs = append(errs, m.kernel.Apply(ctx, p.Routing))
+	}
+	m.last = nil
+	err := errors.Join(errs...)
+	if err == nil {
+		m.last = p
+	}
+	return err
+}
+
+func (m *machine) applyNAT(ctx context.Context, rules *nat.Ruleset) error {
+	if rules == nil {
+		if m.tables == nil {
+			return nil
+		}
+		return m.tables.Clear(ctx)
+	}
+	if m.tables == nil {
+		tables, err := nat.New(nat.Options{Journal: m.notes, Log: m.log})
+		if err != nil {
+			return err
+		}
+		m.tables = tables
+	}
+	return m.tables.Apply(ctx, *rules)
+}
+
+// close takes back everything apply did.
+func (m *machine) close(ctx context.Context, link string) error {
+	var errs []error
+	if m.tables != nil {
+		errs = append(errs, m.tables.Clear(ctx))
+	}
+	errs = append(errs, m.kernel.Clear(ctx, link))
+	m.dev.Close()
+	m.stop()
+	m.running.Wait()
+	return errors.Join(errs...)
+}

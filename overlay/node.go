@@ -1,0 +1,325 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"overlayd/journal"
+	"overlayd/overlay/coord"
+	"overlayd/overlay/key"
+	"overlayd/overlay/relay"
+	"overlayd/routing"
+)
+
+const (
+	// reassertEvery is how often the plan is made true again although nothing
+	// was seen to change: a firewall reload that drops our chains tells nobody.
+	reassertEvery = 30 * time.Second
+	// retryApply is how soon a plan that could not be applied is tried again.
+	retryApply = 2 * time.Second
+	// clearTimeout bounds how long a stopping node works on taking back what
+	// it changed; some twenty short commands.
+	clearTimeout = 10 * time.Second
+	// cacheEvery is how often the last map is saved at most; a map changes
+	// whenever a peer comes or goes.
+	cacheEvery = 2 * time.Second
+)
+
+// Node is one machine's membership in one network.
+type Node struct {
+	o   Options // set by New, then read-only
+	log *slog.Logger
+	dir stateDir
+	hub *Hub // nil but on the relay's machine
+
+	bootID  uint64        // tells peers that this is a new start
+	changed chan struct{} // buffered 1: map or control changed
+	host    chan struct{} // buffered 1: links, addresses or routes changed
+
+	id *identity // set by Run before its goroutines start, then read-only
+
+	mu   sync.Mutex // guards view and quit
+	view view
+	quit context.CancelFunc // ends Run
+}
+
+// view is what the goroutines of a node know, for status and for each other.
+type view struct {
+	m       *coord.Map
+	control coord.ControlState
+	plan    *Plan    // nil until one was made
+	failed  error    // why the plan is not wholly true
+	live    *machine // nil before the interface is up and after it is gone
+}
+
+// New checks the options. Nothing is read or changed before Run.
+func New(o Options) (*Node, error) {
+	o, err := o.filled()
+	if err != nil {
+		return nil, err
+	}
+	return &Node{
+		o:       o,
+		log:     o.Log,
+		dir:     stateDir{o.StateDir},
+		bootID:  rand.Uint64(),
+		changed: make(chan struct{}, 1),
+		host:    make(chan struct{}, 1),
+	}, nil
+}
+
+// Run joins the network if need be, makes this machine match its map until ctx
+// ends or the local API is asked to stop, and leaves the machine as it was.
+func (n *Node) Run(ctx context.Context) (err error) {
+	unlock, err := n.dir.open()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return n.runLocked(ctx)
+}
+
+// runLocked is Run for a caller that holds the state directory.
+func (n *Node) runLocked(ctx context.Context) (err error) {
+	if err := preflight(n.o.Role == coord.RoleGateway); err != nil {
+		return err
+	}
+	if n.id, err = n.join(ctx); err != nil {
+		return err
+	}
+	cached, err := n.dir.cachedMap()
+	if err != nil {
+		return err
+	}
+	if cached != nil {
+		n.update(func(v *view) { v.m = cached })
+	}
+	notes, err := journal.Open(n.dir.path)
+	if err != nil {
+		return err
+	}
+	kernel, err := routing.NewKernel(routing.Options{Journal: notes, Log: n.log})
+	if err != nil {
+		return err
+	}
+	api, err := n.listenLocal()
+	if err != nil {
+		return err
+	}
+	defer api.close() // last, so that `overlayd down` sees the socket go when all is done
+
+	ctx, quit := context.WithCancel(ctx)
+	defer quit()
+	n.mu.Lock()
+	n.quit = quit
+	n.mu.Unlock()
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.follow(ctx, cached) })
+	g.Go(func() error { return n.reconcile(ctx, kernel, notes) })
+	g.Go(func() error { return routing.Watch(ctx, func() { wake(n.host) }) })
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// Stop makes Run return.
+func (n *Node) Stop() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.quit != nil {
+		n.quit()
+	}
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // somebody has already said so
+	}
+}
+
+func (n *Node) update(f func(*view)) {
+	n.mu.Lock()
+	f(&n.view)
+	n.mu.Unlock()
+}
+
+func (n *Node) look() view {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.view
+}
+
+// join returns the node's identity, and enrols it first if it has none. On a
+// refusal everything is as it was.
+func (n *Node) join(ctx context.Context) (*identity, error) {
+	id, err := n.dir.identity()
+	if err != nil {
+		return nil, err
+	}
+	if n.o.Link == "" {
+		if id == nil || !id.joined() {
+			return nil, fault(ExitNotJoined,
+				"make an invite on the relay with `overlayd invite` and give its link to this command",
+				"this machine has not joined a network")
+		}
+		return n.rejoin(id)
+	}
+	link, err := coord.ParseLink(n.o.Link)
+	if err != nil {
+		return nil, err
+	}
+	if id != nil && id.joined() {
+		if id.Pin != link.Pin {
+			return nil, fault(ExitConflict,
+				"run it without the link to use that network, or choose another --state-dir for this one",
+				"this machine is already a member of another network, the one of %s", id.Endpoint)
+		}
+		return n.rejoin(id)
+	}
+	if id == nil {
+		id = &identity{Machine: key.NewMachine(), WireGuard: key.NewPrivate()}
+	}
+	// The keys are saved before they are sent: should the answer get lost,
+	// the next try is the same node and the invite still good.
+	if err := n.dir.saveIdentity(id); err != nil {
+		return nil, err
+	}
+	if err := n.enroll(ctx, id, link); err != nil {
+		if p, ok := coord.AsProblem(err); ok && p.Kind != coord.KindUnreachable && p.Kind != coord.KindInternal {
+			n.dir.forget(identityFile) // refused: these keys will never be anybody's
+		}
+		return nil, err
+	}
+	return id, nil
+}
+
+// rejoin is the start of a node that is a member already.
+func (n *Node) rejoin(id *identity) (*identity, error) {
+	if id.Role != n.o.Role {
+		return nil, fault(ExitConflict,
+			fmt.Sprintf("start it with `%s`; to change its role, remove it with `overlayd nodes remove %s` and invite it anew",
+				verbOf(id.Role), id.Name),
+			"this machine joined as %s, not as %s", id.Role, n.o.Role)
+	}
+	if n.o.Advertise != nil {
+		id.Advertise = n.o.Advertise
+		return id, n.dir.saveIdentity(id)
+	}
+	return id, nil
+}
+
+func verbOf(r coord.Role) string {
+	switch r {
+	case coord.RoleGateway:
+		return "overlayd gateway"
+	case coord.RoleRelay:
+		return "overlayd relay"
+	}
+	return "overlayd up"
+}
+
+func (n *Node) enroll(ctx context.Context, id *identity, link coord.Link) error {
+	id.Endpoint, id.Pin = link.Endpoint, link.Pin
+	c, err := n.client(id)
+	if err != nil {
+		return err
+	}
+	n.log.Info("joining", "coordinator", link.Endpoint)
+	in, err := c.Enroll(ctx, coord.EnrollRequest{
+		Invite: link.Invite, Secret: link.Secret, Name: wishedName(n.o.Name), Role: n.o.Role,
+		WireGuard: id.WireGuard.Public(), Advertise: n.o.Advertise,
+	})
+	if err != nil {
+		return err
+	}
+	id.NodeID, id.Name, id.Role, id.Advertise = in.NodeID, in.Name, n.o.Role, n.o.Advertise
+	n.log.Info("joined", "name", in.Name, "addr", joinText(in.Addrs))
+	return n.dir.saveIdentity(id)
+}
+
+func (n *Node) client(id *identity) (*coord.Client, error) {
+	return coord.NewClient(coord.ClientOptions{
+		Endpoint: id.Endpoint, Pin: id.Pin, Machine: id.Machine, Dialer: markedDialer(), Log: n.log,
+	})
+}
+
+// follow keeps the map fresh and saves it. It returns an error only when the
+// coordinator says that this node is a member no more.
+func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
+	c, err := n.client(n.id)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	fresh := make(chan struct{}, 1)
+	g.Go(func() error { return n.keepMap(ctx, fresh) })
+	g.Go(func() error {
+		err := c.Follow(ctx, coord.FollowOptions{
+			Have:      cached,
+			BootID:    n.bootID,
+			Advertise: n.advertised,
+			OnMap: func(m *coord.Map) {
+				n.update(func(v *view) { v.m = m })
+				wake(n.changed)
+				wake(fresh)
+			},
+			OnState: func(s coord.ControlState) {
+				n.update(func(v *view) { v.control = s })
+				wake(n.changed)
+			},
+		})
+		if _, final := coord.AsProblem(err); final {
+			n.log.Error("the coordinator refuses this node", "err", err)
+			return err
+		}
+		return ctx.Err()
+	})
+	return g.Wait()
+}
+
+// advertised is what this node offers now: nil leaves it to its invite.
+func (n *Node) advertised() []netip.Prefix { return n.id.Advertise }
+
+// keepMap saves the last map for a start without the coordinator.
+func (n *Node) keepMap(ctx context.Context, fresh <-chan struct{}) error {
+	save := func() {
+		if m := n.look().m; m != nil {
+			if err := n.dir.saveMap(m); err != nil {
+				n.log.Warn("the last map is not saved", "err", err)
+			}
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-fresh:
+			save()
+		}
+		select {
+		case <-ctx.Done():
+			save()
+			return nil
+		case <-time.After(cacheEvery):
+		}
+	}
+}
+
+// ownPort is the in-process way to the relay on the relay's own machine.
+func (n *Node) ownPort(m *coord.Map) *relay.Port {
+	if n.hub == nil {
+		return nil
+	}
+	return n.hub.relay.Attach(relay.Network(m.Network), relay.Label(m.Self.Label))
+}

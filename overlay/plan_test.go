@@ -1,0 +1,220 @@
+package overlay
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"overlayd/overlay/coord"
+	"overlayd/overlay/key"
+	"overlayd/routing"
+)
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+func testNode(name string, label uint32, role coord.Role, online bool, routes ...coord.Route) coord.Node {
+	var b [key.Size]byte
+	b[0] = byte(label)
+	k, err := key.PublicFromBytes(b[:])
+	if err != nil {
+		panic(err)
+	}
+	return coord.Node{
+		ID: name, Name: name, Label: label, Role: role, Online: online, WireGuard: k, Routes: routes,
+		Addrs: []netip.Addr{netip.AddrFrom4([4]byte{172, 18, 0, byte(label)})},
+	}
+}
+
+func approved(s string) coord.Route { return coord.Route{Prefix: prefix(s), Approved: true} }
+func pending(s string) coord.Route  { return coord.Route{Prefix: prefix(s)} }
+
+func testMap(self coord.Node, peers ...coord.Node) *coord.Map {
+	return &coord.Map{
+		Version: 7, Overlay: prefix("172.18.0.0/24"), Self: self, Peers: peers,
+		Relays: []coord.Relay{{ID: "1", Name: "vps", Endpoint: "203.0.113.10:443"}},
+		Passes: []coord.Pass{{Relay: "1", Ticket: []byte("ticket"), Key: key.NewSecret()}},
+	}
+}
+
+// testHost is a machine with one network on eth0.
+func testHost(network string) routing.Host {
+	addr := prefix(network)
+	return routing.Host{
+		Links:   []routing.Link{{Name: "eth0", Index: 2, MTU: 1500, Up: true, Addrs: []netip.Prefix{addr}}},
+		Routes:  []routing.Route{{Prefix: addr.Masked(), Link: "eth0"}},
+		Default: []routing.Gateway{{Link: "eth0", Via: addr.Masked().Addr().Next()}},
+	}
+}
+
+func testPlan(m *coord.Map, host routing.Host) *Plan {
+	return plan(planInput{
+		Map: m, Host: host, Interface: "ovl0",
+		RelayAddr: map[string][]netip.AddrPort{"1": {netip.MustParseAddrPort("203.0.113.10:443")}},
+	})
+}
+
+// TestPlanRoutes: what becomes of each offered prefix, on a laptop.
+func TestPlanRoutes(t *testing.T) {
+	laptop := testNode("laptop", 11, coord.RoleMember, true)
+	const lan = "192.168.1.0/24"
+	gw := func(name string, label uint32, online bool, prefixes ...string) coord.Node {
+		var routes []coord.Route
+		for _, p := range prefixes {
+			routes = append(routes, approved(p))
+		}
+		return testNode(name, label, coord.RoleGateway, online, routes...)
+	}
+	tests := []struct {
+		name   string
+		home   string // the laptop's own network
+		peers  []coord.Node
+		want   []string // prefix via state
+		routed []string
+		health []string
+	}{
+		{
+			name: "one gateway", home: "10.0.0.5/24",
+			peers:  []coord.Node{gw("lab", 200, true, lan)},
+			want:   []string{lan + " lab active"},
+			routed: []string{lan},
+		},
+		{
+			name: "the gateway is away", home: "10.0.0.5/24",
+			peers:  []coord.Node{gw("lab", 200, false, lan)},
+			want:   []string{lan + " lab offline"},
+			routed: []string{lan},
+		},
+		{
+			name: "two gateways, the lower label carries it", home: "10.0.0.5/24",
+			peers:  []coord.Node{gw("b", 201, true, lan), gw("a", 200, true, lan)},
+			want:   []string{lan + " a active", lan + " b standby"},
+			routed: []string{lan},
+		},
+		{
+			name: "two gateways, the lower label is away", home: "10.0.0.5/24",
+			peers:  []coord.Node{gw("a", 200, false, lan), gw("b", 201, true, lan)},
+			want:   []string{lan + " b active", lan + " a standby"},
+			routed: []string{lan},
+		},
+		{
+			name: "an offline gateway does not black-hole a wider route", home: "10.0.0.5/24",
+			peers:  []coord.Node{gw("wide", 200, true, "192.168.0.0/16"), gw("narrow", 201, false, lan)},
+			want:   []string{"192.168.0.0/16 wide active", lan + " narrow offline"},
+			routed: []string{"192.168.0.0/16"},
+		},
+		{
+			name: "at home in the same network", home: "192.168.1.77/24",
+			peers:  []coord.Node{gw("lab", 200, true, lan)},
+			want:   []string{lan + " lab clash"},
+			health: []string{"route_clash"},
+		},
+		{
+			name: "at home in a wider network", home: "192.168.9.77/16",
+			peers:  []coord.Node{gw("lab", 200, true, lan)},
+			want:   []string{lan + " lab clash"},
+			health: []string{"route_clash"},
+		},
+		{
+			name: "at home in a part of it: the kernel prefers the part", home: "192.168.1.77/28",
+			peers:  []coord.Node{gw("lab", 200, true, lan)},
+			want:   []string{lan + " lab active"},
+			routed: []string{lan},
+		},
+		{
+			name: "the overlay itself is at home", home: "172.18.0.77/16",
+			health: []string{"overlay_clash"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := testPlan(testMap(laptop, tt.peers...), testHost(tt.home))
+			var got, routed, health []string
+			for _, r := range p.Routes {
+				got = append(got, r.Prefix.String()+" "+r.Via+" "+r.State)
+			}
+			for _, r := range p.Routing.Routes {
+				routed = append(routed, r.String())
+			}
+			for _, h := range p.Health {
+				health = append(health, h.ID)
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Errorf("routes (-want +got):\n%s", d)
+			}
+			if d := cmp.Diff(tt.routed, routed); d != "" {
+				t.Errorf("kernel routes (-want +got):\n%s", d)
+			}
+			if d := cmp.Diff(tt.health, health); d != "" {
+				t.Errorf("health (-want +got):\n%s", d)
+			}
+			for _, peer := range p.Peers {
+				for _, a := range peer.AllowedIPs {
+					if !a.IsSingleIP() && !strings.Contains(strings.Join(tt.routed, " "), a.String()) {
+						t.Errorf("peer %s may send from %s, which is not routed to it", peer.Name, a)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestPlanGateway(t *testing.T) {
+	gw := testNode("lab", 200, coord.RoleGateway, true, approved("192.168.1.0/24"), pending("10.9.0.0/16"))
+	other := testNode("other", 201, coord.RoleGateway, true, approved("10.77.0.0/16"))
+	p := testPlan(testMap(gw, other, testNode("laptop", 11, coord.RoleMember, true)), testHost("192.168.1.200/24"))
+
+	if p.NAT == nil || !p.Routing.Forward {
+		t.Fatal("an approved route does not turn on forwarding")
+	}
+	if len(p.NAT.LANs) != 1 || p.NAT.LANs[0].Prefix != prefix("192.168.1.0/24") || p.NAT.LANs[0].Link != "eth0" {
+		t.Errorf("LANs %v: the pending route must not be forwarded", p.NAT.LANs)
+	}
+	if len(p.Routing.Routes) != 0 {
+		t.Errorf("a gateway uses other gateways' routes: %v", p.Routing.Routes)
+	}
+	if len(p.Health) != 1 || p.Health[0].ID != "route_pending" {
+		t.Errorf("health %v, want route_pending", p.Health)
+	}
+	if p.Routing.MTU != 1420 {
+		t.Errorf("MTU %d, want Ethernet's 1500 less 80", p.Routing.MTU)
+	}
+	for _, line := range []string{"relay vps at 203.0.113.10:443", "peer laptop", "10.9.0.0/16 via lab: pending"} {
+		if !strings.Contains(p.String(), line) {
+			t.Errorf("the plan does not say %q:\n%s", line, p)
+		}
+	}
+}
+
+func TestPlanLANNotConnected(t *testing.T) {
+	gw := testNode("lab", 200, coord.RoleGateway, true, approved("10.50.0.0/16"))
+	p := testPlan(testMap(gw), testHost("192.168.1.200/24"))
+	if p.NAT == nil || p.NAT.LANs[0].Link != "eth0" || len(p.Health) != 1 || p.Health[0].ID != "lan_not_connected" {
+		t.Errorf("NAT %v, health %v: want forwarding by the default route's link, and a warning", p.NAT, p.Health)
+	}
+	p = testPlan(testMap(gw), routing.Host{})
+	if p.NAT != nil || len(p.Health) != 1 || p.Health[0].ID != "lan_unreachable" {
+		t.Errorf("NAT %v, health %v: a machine without networks forwards nothing", p.NAT, p.Health)
+	}
+}
+
+func TestRestarted(t *testing.T) {
+	node := func(label uint32, boot uint64, online bool) coord.Node {
+		n := testNode("n", label, coord.RoleMember, online)
+		n.BootID = boot
+		return n
+	}
+	before := &coord.Map{Peers: []coord.Node{node(1, 10, true), node(2, 20, true), node(3, 30, true)}}
+	after := &coord.Map{Peers: []coord.Node{node(1, 10, true), node(2, 21, true), node(3, 31, false), node(4, 40, true)}}
+	var got []uint32
+	for _, n := range restarted(before, after) {
+		got = append(got, n.Label)
+	}
+	if d := cmp.Diff([]uint32{2, 4}, got); d != "" {
+		t.Errorf("restarted (-want +got):\n%s", d)
+	}
+	if n := len(restarted(nil, after)); n != 3 {
+		t.Errorf("at our own start %d peers are greeted, want the 3 that are online", n)
+	}
+}

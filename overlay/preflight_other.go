@@ -1,0 +1,16 @@
+//go:build !linux
+
+package overlay
+
+import (
+	"net"
+	"runtime"
+)
+
+// preflight says what this system lacks: package routing knows Linux only.
+func preflight(bool) error {
+	return fault(ExitFailure, "run it on Linux", "overlayd cannot change routes on %s yet", runtime.GOOS)
+}
+
+// markedDialer: there are no marks where there are no policy rules.
+func markedDialer() *net.Dialer { return new(net.Dialer) }

@@ -1,0 +1,143 @@
+package overlay
+
+import (
+	"context"
+	"time"
+
+	"overlayd/journal"
+	"overlayd/overlay/coord"
+	"overlayd/routing"
+)
+
+// reconcile makes a plan of every new map and every change of the machine, and
+// makes it true. It alone touches the kernel, and takes everything back before
+// it returns.
+func (n *Node) reconcile(ctx context.Context, kernel *routing.Kernel, notes *journal.Journal) (err error) {
+	r := reconciler{node: n, kernel: kernel, notes: notes, addrs: resolver{}}
+	defer func() {
+		if cerr := r.close(); err == nil {
+			err = cerr
+		}
+	}()
+	timer := time.NewTimer(0) // a cached map is applied at once
+	defer timer.Stop()
+	for {
+		force := true
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.changed:
+			force = false
+		case <-n.host:
+			r.hostChanged()
+		case <-timer.C:
+		}
+		v := n.look()
+		if v.m == nil {
+			continue
+		}
+		next, err := r.step(ctx, v, force)
+		if err != nil {
+			return err
+		}
+		timer.Reset(next)
+	}
+}
+
+// reconciler is what the reconcile loop remembers between steps.
+type reconciler struct {
+	node   *Node
+	kernel *routing.Kernel
+	notes  *journal.Journal
+
+	live    *machine // nil before the first plan
+	last    *coord.Map
+	control coord.ControlState
+	addrs   resolver
+}
+
+// step makes one plan and applies it. It returns when to do so again, or an
+// error that ends the node.
+func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Duration, err error) {
+	n := r.node
+	host, err := routing.Look()
+	if err != nil {
+		return 0, err
+	}
+	unknown := r.addrs.resolve(ctx, v.m.Relays)
+	for _, rel := range unknown {
+		n.log.Warn("relay's address cannot be looked up", "relay", rel.Name, "endpoint", rel.Endpoint)
+	}
+	p := plan(planInput{
+		Map: v.m, Host: host, Interface: n.o.Interface, RelayAddr: r.addrs, OwnRelay: n.hub != nil,
+	})
+	first := r.live == nil
+	if first {
+		r.live, err = bringUp(n.log, r.notes, r.kernel, p.Routing, n.id.WireGuard, n.o.Port, n.ownPort(v.m))
+		if err != nil {
+			return 0, err
+		}
+	}
+	failed := r.live.apply(ctx, p, force)
+	if failed != nil && ctx.Err() == nil {
+		n.log.Error("this machine does not match its plan", "err", failed)
+	}
+	n.update(func(v *view) { v.plan, v.failed, v.live = p, failed, r.live })
+
+	if lostControl(r.control, v.control) {
+		r.live.bind.Kick() // what took the coordinator away may have taken the relay
+	}
+	for _, peer := range restarted(r.last, v.m) {
+		r.live.dev.Handshake(peer.WireGuard)
+	}
+	r.last, r.control = v.m, v.control
+	if first {
+		n.log.Info("ready", "name", v.m.Self.Name, "addr", joinText(v.m.Self.Addrs), "interface", n.o.Interface)
+		n.o.Ready()
+	}
+	if failed != nil || len(unknown) > 0 {
+		return retryApply, nil
+	}
+	return reassertEvery, nil
+}
+
+// restarted lists the peers that have no session keys of ours: all that are
+// online when we have just started, and later those that started anew.
+func restarted(last, now *coord.Map) []coord.Node {
+	boot := map[uint32]uint64{}
+	if last != nil {
+		for _, p := range last.Peers {
+			boot[p.Label] = p.BootID
+		}
+	}
+	var out []coord.Node
+	for _, p := range now.Peers {
+		if p.Online && boot[p.Label] != p.BootID {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func lostControl(before, now coord.ControlState) bool {
+	return before.Phase == coord.PhaseConnected && now.Phase != coord.PhaseConnected
+}
+
+func (r *reconciler) hostChanged() {
+	if r.live != nil {
+		r.live.bind.Kick()
+	}
+}
+
+// close takes the machine back to what it was.
+func (r *reconciler) close() error {
+	if r.live == nil {
+		return nil
+	}
+	r.node.update(func(v *view) { v.live = nil })
+	ctx, cancel := context.WithTimeout(context.Background(), clearTimeout)
+	defer cancel()
+	err := r.live.close(ctx, r.node.o.Interface)
+	r.node.log.Info("stopped", "interface", r.node.o.Interface)
+	return err
+}

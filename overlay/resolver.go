@@ -1,0 +1,59 @@
+package overlay
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"overlayd/overlay/coord"
+)
+
+// lookupTimeout bounds a name look-up, so that a dead resolver delays a plan
+// and does not stop it.
+const lookupTimeout = 2 * time.Second
+
+// resolver knows, by relay ID, what a relay's endpoint last resolved to.
+type resolver map[string][]netip.AddrPort
+
+// resolve looks up the endpoints of relays. An address that was known is kept
+// while its name cannot be looked up. It returns the relays without an address.
+func (r resolver) resolve(ctx context.Context, relays []coord.Relay) (unknown []coord.Relay) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	for _, rel := range relays {
+		addrs, err := lookupEndpoint(ctx, rel.Endpoint)
+		if err == nil {
+			r[rel.ID] = addrs
+		} else if r[rel.ID] == nil {
+			unknown = append(unknown, rel)
+		}
+	}
+	return unknown
+}
+
+// lookupEndpoint turns host:port into addresses, without a look-up when the
+// host is one.
+func lookupEndpoint(ctx context.Context, endpoint string) ([]netip.AddrPort, error) {
+	if ap, err := netip.ParseAddrPort(endpoint); err == nil {
+		return []netip.AddrPort{ap}, nil
+	}
+	host, port, err := net.SplitHostPort(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	num, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, err
+	}
+	addrs := make([]netip.AddrPort, 0, len(ips))
+	for _, ip := range ips {
+		addrs = append(addrs, netip.AddrPortFrom(ip.Unmap(), uint16(num)))
+	}
+	return addrs, nil
+}

@@ -1,0 +1,148 @@
+package overlay
+
+import (
+	"math"
+	"net/netip"
+	"time"
+
+	"overlayd/overlay/coord"
+	"overlayd/overlay/key"
+	"overlayd/overlay/tunnel"
+	"overlayd/overlay/underlay"
+)
+
+// snapshot is what a Status is made of, read at one moment.
+type snapshot struct {
+	view
+	options  Options
+	name     string
+	key      key.Public
+	endpoint string
+	ownRelay bool
+	heard    time.Time // when the coordinator was last heard; zero: not yet
+	relays   []underlay.RelayStatus
+	paths    map[key.Public]underlay.Path
+	stats    map[key.Public]tunnel.Stat
+	now      time.Time
+}
+
+// Status tells what this node knows now.
+func (n *Node) Status() Status {
+	s := snapshot{
+		view: n.look(), options: n.o, name: n.id.Name, key: n.id.WireGuard.Public(),
+		endpoint: n.id.Endpoint, ownRelay: n.hub != nil, now: time.Now(),
+	}
+	if s.live != nil {
+		s.relays = s.live.bind.Relays()
+		s.paths = map[key.Public]underlay.Path{}
+		if s.m != nil {
+			for _, p := range s.m.Peers {
+				s.paths[p.WireGuard] = s.live.bind.Path(p.WireGuard)
+			}
+		}
+		stats, err := s.live.dev.Stats()
+		if err != nil {
+			n.log.Warn("tunnel statistics cannot be read", "err", err)
+		}
+		s.stats = stats
+	}
+	return s.status()
+}
+
+// status is pure.
+func (s snapshot) status() Status {
+	items := health(s.view, s.relays, s.ownRelay, s.now)
+	out := Status{
+		Schema:  StatusSchema,
+		Version: s.options.Version,
+		State:   nodeState(s.view, items),
+		Node: StatusNode{
+			Name: s.name, IPs: []netip.Addr{}, Role: string(s.options.Role),
+			PublicKey: s.key.String(), Interface: s.options.Interface,
+		},
+		Network: StatusNetwork{Control: StatusControl{State: string(s.control.Phase), Endpoint: s.endpoint}},
+		Relays:  []StatusRelay{},
+		Peers:   []StatusPeer{},
+		Routes:  []StatusRoute{},
+		Health:  items,
+	}
+	if out.Network.Control.State == "" {
+		out.Network.Control.State = string(coord.PhaseConnecting)
+	}
+	if s.m == nil {
+		return out
+	}
+	out.Node.Name, out.Node.IPs = s.m.Self.Name, nonNil(s.m.Self.Addrs)
+	out.Network.Overlay, out.Network.MapVersion = &s.m.Overlay, &s.m.Version
+	out.Network.MapAgeMS = s.mapAge()
+	out.Relays = s.statusRelays()
+	for _, p := range s.m.Peers {
+		out.Peers = append(out.Peers, s.statusPeer(p))
+	}
+	if s.plan != nil {
+		out.Routes = nonNil(s.plan.Routes)
+		out.Node.MTUBytes = &s.plan.Routing.MTU
+	}
+	return out
+}
+
+// mapAge is how long ago the coordinator last vouched for the map; nil when it
+// has not since the start.
+func (s snapshot) mapAge() *int64 {
+	if s.heard.IsZero() {
+		return nil
+	}
+	ms := max(s.now.Sub(s.heard), 0).Milliseconds()
+	return &ms
+}
+
+func (s snapshot) statusRelays() []StatusRelay {
+	out := []StatusRelay{}
+	if s.ownRelay {
+		for _, r := range s.m.Relays {
+			out = append(out, StatusRelay{Name: r.Name, Endpoint: r.Endpoint, State: "own", Transport: "local"})
+		}
+		return out
+	}
+	for _, r := range s.relays {
+		out = append(out, StatusRelay{
+			Name: r.Name, Endpoint: r.Endpoint, State: r.State,
+			Transport: r.Transport, RTTMS: milliseconds(r.RTT),
+		})
+	}
+	return out
+}
+
+func (s snapshot) statusPeer(p coord.Node) StatusPeer {
+	path, stat := s.paths[p.WireGuard], s.stats[p.WireGuard]
+	out := StatusPeer{
+		Name: p.Name, IPs: nonNil(p.Addrs), Role: string(p.Role), Online: p.Online,
+		Path:    StatusPath{Kind: path.Kind, Transport: path.Transport, Endpoint: path.Endpoint, Reason: path.Reason},
+		RxBytes: stat.RxBytes, TxBytes: stat.TxBytes,
+	}
+	if !p.Online && path.Kind != "direct" {
+		out.Path.Reason = "peer_offline"
+	}
+	if !stat.LastHandshake.IsZero() {
+		at := stat.LastHandshake.UTC()
+		out.LastHandshakeAt = &at
+	}
+	return out
+}
+
+// milliseconds rounds to microseconds; an unknown round trip is null.
+func milliseconds(d time.Duration) *float64 {
+	if d <= 0 {
+		return nil
+	}
+	ms := math.Round(float64(d)/float64(time.Microsecond)) / 1000
+	return &ms
+}
+
+// nonNil makes an empty JSON array of a nil slice.
+func nonNil[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}

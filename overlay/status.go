@@ -1,0 +1,120 @@
+package overlay
+
+import (
+	"net/netip"
+	"time"
+)
+
+// StatusSchema names the JSON form of Status. Fields are only ever added.
+const StatusSchema = "overlayd.status/v1"
+
+// The states of a node.
+const (
+	StateStarting      = "starting"
+	StateNeedsInvite   = "needs_invite"
+	StateNeedsApproval = "needs_approval"
+	StateReady         = "ready"
+	StateDegraded      = "degraded"
+	StateStopped       = "stopped"
+)
+
+// Status is what a node knows of itself and its network: the object that
+// `overlayd status --json` prints. Unknown values are null.
+type Status struct {
+	Schema  string        `json:"schema"`
+	Version string        `json:"version"`
+	State   string        `json:"state"`
+	Node    StatusNode    `json:"node"`
+	Network StatusNetwork `json:"network"`
+	Relays  []StatusRelay `json:"relays"`
+	Peers   []StatusPeer  `json:"peers"`
+	Routes  []StatusRoute `json:"routes"`
+	Health  []HealthItem  `json:"health"`
+}
+
+// StatusNode is this machine as a member.
+type StatusNode struct {
+	Name      string       `json:"name"`
+	IPs       []netip.Addr `json:"ips"`
+	Role      string       `json:"role"`
+	PublicKey string       `json:"public_key"`
+	Interface string       `json:"interface"`
+	MTUBytes  *int         `json:"mtu_bytes"`
+}
+
+// StatusNetwork says which network this is and how fresh our view of it is.
+type StatusNetwork struct {
+	Overlay    *netip.Prefix `json:"overlay"`
+	MapVersion *uint64       `json:"map_version"`
+	MapAgeMS   *int64        `json:"map_age_ms"` // since the coordinator was last heard
+	Control    StatusControl `json:"control"`
+}
+
+// StatusControl is the connection to the coordinator.
+type StatusControl struct {
+	State    string `json:"state"` // connecting, connected, lost
+	Endpoint string `json:"endpoint"`
+}
+
+// StatusRelay is one relay and our session with it.
+type StatusRelay struct {
+	Name      string   `json:"name"`
+	Endpoint  string   `json:"endpoint"`
+	State     string   `json:"state"` // attaching, up, lost; own on the relay's machine
+	Transport string   `json:"transport"`
+	RTTMS     *float64 `json:"rtt_ms"`
+}
+
+// StatusPeer is one other node.
+type StatusPeer struct {
+	Name            string       `json:"name"`
+	IPs             []netip.Addr `json:"ips"`
+	Role            string       `json:"role"`
+	Online          bool         `json:"online"`
+	Path            StatusPath   `json:"path"`
+	RTTMS           *float64     `json:"rtt_ms"`
+	RxBytes         uint64       `json:"rx_bytes"`
+	TxBytes         uint64       `json:"tx_bytes"`
+	LastHandshakeAt *time.Time   `json:"last_handshake_at"`
+}
+
+// StatusPath is how packets reach a peer.
+type StatusPath struct {
+	Kind      string `json:"kind"`      // direct, relay, none
+	Transport string `json:"transport"` // udp, local
+	Endpoint  string `json:"endpoint"`
+	Reason    string `json:"reason"`
+}
+
+// StatusRoute is one prefix that a gateway offers or that this node advertises.
+type StatusRoute struct {
+	Prefix netip.Prefix `json:"prefix"`
+	Via    string       `json:"via"`    // the gateway's name
+	State  string       `json:"state"`  // active, standby, offline, clash, pending, advertised
+	Reason string       `json:"reason"` // why it is not active, in words
+}
+
+// The states of a route.
+const (
+	RouteActive     = "active"
+	RouteStandby    = "standby"    // another gateway carries the prefix
+	RouteOffline    = "offline"    // installed, but its gateway is away
+	RouteClash      = "clash"      // this machine is itself on that network, which wins
+	RoutePending    = "pending"    // ours, waits for approval
+	RouteAdvertised = "advertised" // ours, approved
+)
+
+// HealthItem is something wrong, or worth knowing, and what to do about it.
+type HealthItem struct {
+	ID       string `json:"id"`
+	Severity string `json:"severity"` // info, warning, error
+	Title    string `json:"title"`
+	Fix      string `json:"fix"`
+}
+
+// The severities of a HealthItem. An error makes the node degraded.
+const (
+	SeverityInfo    = "info"
+	SeverityWarning = "warning"
+	SeverityError   = "error"
+)

@@ -1,0 +1,148 @@
+package overlay
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"overlayd/overlay/coord"
+	"overlayd/overlay/key"
+	"overlayd/overlay/relay"
+	"overlayd/overlay/tunnel"
+	"overlayd/overlay/underlay"
+)
+
+var testNow = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func testSnapshot() snapshot {
+	gw := testNode("lab", 200, coord.RoleGateway, true, approved("192.168.1.0/24"))
+	m := testMap(testNode("laptop", 11, coord.RoleMember, true), gw)
+	return snapshot{
+		view: view{
+			m: m, plan: testPlan(m, testHost("10.0.0.5/24")), live: &machine{},
+			control: coord.ControlState{Phase: coord.PhaseConnected, Since: testNow.Add(-time.Minute)},
+		},
+		options: Options{Version: "1.2.3", Interface: "ovl0", Role: coord.RoleMember},
+		name:    "laptop", endpoint: "203.0.113.10:443", now: testNow,
+		relays: []underlay.RelayStatus{{
+			ID: "1", Name: "vps", Endpoint: "203.0.113.10:443",
+			State: relay.Up.String(), Transport: "udp", RTT: 12345 * time.Microsecond,
+		}},
+		paths: map[key.Public]underlay.Path{gw.WireGuard: {Kind: "relay", Transport: "udp", RelayID: "1"}},
+		stats: map[key.Public]tunnel.Stat{gw.WireGuard: {RxBytes: 10, TxBytes: 20, LastHandshake: testNow.Add(-time.Second)}},
+	}
+}
+
+// TestStatusJSON: the fields that scripts rely on are there, with null for what
+// is not known.
+func TestStatusJSON(t *testing.T) {
+	tests := []struct {
+		name string
+		s    snapshot
+	}{
+		{"ready", testSnapshot()},
+		{"before the first map", snapshot{options: Options{Version: "1.2.3"}, now: testNow}},
+	}
+	fields := map[string]string{
+		"": "schema version state node network relays peers routes health", "node": "name ips role public_key",
+		"network": "overlay map_version map_age_ms control", "network.control": "state endpoint",
+		"relays": "name endpoint state transport rtt_ms",
+		"peers":  "name ips role online path rtt_ms rx_bytes tx_bytes last_handshake_at",
+		"routes": "prefix via state reason",
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b, err := json.Marshal(tt.s.status())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var root map[string]any
+			if err := json.Unmarshal(b, &root); err != nil {
+				t.Fatal(err)
+			}
+			for path, names := range fields {
+				objects := []any{root}
+				for step := range strings.SplitSeq(path, ".") {
+					if step == "" {
+						continue
+					}
+					var next []any
+					for _, o := range objects {
+						v := o.(map[string]any)[step]
+						if list, ok := v.([]any); ok {
+							next = append(next, list...)
+						} else {
+							next = append(next, v)
+						}
+					}
+					objects = next
+				}
+				for _, o := range objects {
+					for _, name := range strings.Fields(names) {
+						if _, ok := o.(map[string]any)[name]; !ok {
+							t.Errorf("%s.%s is missing", path, name)
+						}
+					}
+				}
+			}
+			if strings.Contains(string(b), "[null") || strings.Contains(string(b), `"relays":null`) {
+				t.Errorf("an empty list is not []: %s", b)
+			}
+		})
+	}
+}
+
+func TestState(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*snapshot)
+		want   string
+		health string // id of an item; "": none
+	}{
+		{"all is well", func(*snapshot) {}, StateReady, ""},
+		{"no map yet", func(s *snapshot) { s.m = nil }, StateStarting, ""},
+		{"interface not up yet", func(s *snapshot) { s.live = nil }, StateStarting, ""},
+		{"coordinator lost", func(s *snapshot) { s.control.Phase = coord.PhaseLost }, StateDegraded, "coordinator_unreachable"},
+		{"relay lost", func(s *snapshot) { s.relays[0].State = relay.Lost.String() }, StateDegraded, "relay_unreachable"},
+		{"no relay", func(s *snapshot) { s.relays = nil }, StateDegraded, "relay_unreachable"},
+		{"own relay", func(s *snapshot) { s.relays, s.ownRelay = nil, true }, StateReady, ""},
+		{"not applied", func(s *snapshot) { s.failed = errors.New("route add: denied") }, StateDegraded, "host_not_applied"},
+		{"gateway waits", func(s *snapshot) {
+			s.m = testMap(testNode("lab", 200, coord.RoleGateway, true, pending("192.168.1.0/24")))
+			s.plan = testPlan(s.m, testHost("192.168.1.200/24"))
+		}, StateNeedsApproval, "route_pending"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := testSnapshot()
+			tt.change(&s)
+			got := s.status()
+			if got.State != tt.want {
+				t.Errorf("state %s, want %s", got.State, tt.want)
+			}
+			found := tt.health == "" && len(got.Health) == 0
+			for _, h := range got.Health {
+				found = found || h.ID == tt.health
+				if h.Title == "" || h.Fix == "" {
+					t.Errorf("%s lacks words: %+v", h.ID, h)
+				}
+			}
+			if !found {
+				t.Errorf("health %v, want %q", got.Health, tt.health)
+			}
+		})
+	}
+}
+
+func TestStatusPeer(t *testing.T) {
+	got := testSnapshot().status()
+	p := got.Peers[0]
+	if p.RxBytes != 10 || p.TxBytes != 20 || p.LastHandshakeAt == nil || p.RTTMS != nil || p.Path.Kind != "relay" {
+		t.Errorf("peer %+v", p)
+	}
+	if r := got.Relays[0]; r.RTTMS == nil || *r.RTTMS != 12.345 {
+		t.Errorf("relay %+v, want 12.345 ms", r)
+	}
+}
