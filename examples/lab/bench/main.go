@@ -1,0 +1,145 @@
+//go:build linux
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// settings are what a run measures, and how long.
+type settings struct {
+	overlayd, wireguard string // binaries
+	systems             []string
+	offloads            []bool
+	seconds, rounds     int
+	out                 string // directory of the JSON
+}
+
+func parse(args []string) (settings, error) {
+	seconds, err1 := strconv.Atoi(cmp.Or(os.Getenv("BENCH_SECONDS"), "5"))
+	rounds, err2 := strconv.Atoi(cmp.Or(os.Getenv("BENCH_ROUNDS"), "3"))
+	if err := errors.Join(err1, err2); err != nil {
+		return settings{}, fmt.Errorf("read BENCH_SECONDS and BENCH_ROUNDS: %w", err)
+	}
+	var s settings
+	flags := flag.NewFlagSet("bench", flag.ExitOnError)
+	flags.StringVar(&s.overlayd, "overlayd", "bin/overlayd", "the overlayd `binary`")
+	flags.StringVar(&s.wireguard, "wireguard-go", "bin/wireguard-go", "the wireguard-go `binary`")
+	systems := flags.String("systems", "overlayd,hub,floor", "what to measure, in this order")
+	offloads := flags.String("offloads", "on,off", "with which offloads of the wires")
+	flags.IntVar(&s.seconds, "seconds", seconds, "how long each transfer lasts")
+	flags.IntVar(&s.rounds, "rounds", rounds, "how often everything is measured")
+	flags.StringVar(&s.out, "out", "bench-results", "the `directory` of the JSON")
+	if err := flags.Parse(args); err != nil {
+		return settings{}, err
+	}
+	s.systems = strings.Split(*systems, ",")
+	for _, o := range strings.Split(*offloads, ",") {
+		if o != "on" && o != "off" {
+			return settings{}, fmt.Errorf("-offloads %s: on, off or on,off", *offloads)
+		}
+		s.offloads = append(s.offloads, o == "on")
+	}
+	if s.seconds < 1 || s.seconds > 600 || s.rounds < 1 || s.rounds > 100 {
+		return settings{}, errors.New("seconds are 1 to 600, rounds 1 to 100")
+	}
+	return s, nil
+}
+
+func run(ctx context.Context, args []string) error {
+	s, err := parse(args)
+	if err != nil {
+		return err
+	}
+	r := newReport(s)
+	for _, offload := range s.offloads {
+		if err := measure(ctx, s, offload, r); err != nil {
+			return err
+		}
+	}
+	fmt.Print("\n", r.text())
+	file, err := r.save(s.out, time.Now())
+	if err != nil {
+		return err
+	}
+	fmt.Println("\nas JSON:", file)
+	return nil
+}
+
+// measure opens a lab for each system and takes every figure, alternating.
+func measure(ctx context.Context, s settings, offload bool, r *report) (err error) {
+	var systems []system
+	defer func() {
+		for _, sys := range systems {
+			err = errors.Join(err, sys.close())
+		}
+	}()
+	for _, name := range s.systems {
+		sys, err := newSystem(name, s)
+		if err != nil {
+			return err
+		}
+		systems = append(systems, sys)
+		if err := within(ctx, time.Minute, func(ctx context.Context) error { return sys.open(ctx, !offload) }); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	for round := range s.rounds {
+		samples := make([]sample, len(systems))
+		for i, sys := range systems {
+			samples[i] = sample{System: sys.name(), Offload: offload, Round: round + 1, Figures: map[string]float64{}}
+		}
+		for _, p := range probes(s.seconds) {
+			for i, sys := range systems {
+				err := within(ctx, time.Duration(s.seconds)*time.Second+time.Minute, func(ctx context.Context) error {
+					return p.take(ctx, sys, samples[i].Figures)
+				})
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", sys.name(), p.name, err)
+				}
+				fmt.Printf("offloads %-3s  round %d/%d  %-10s %-9s %s\n",
+					onOff(offload), round+1, s.rounds, p.name, sys.name(), p.say(samples[i].Figures))
+			}
+		}
+		for i, sys := range systems {
+			if err := sys.stop(); err != nil {
+				return fmt.Errorf("stop %s: %w", sys.name(), err)
+			}
+			r.Samples = append(r.Samples, samples[i])
+		}
+	}
+	return nil
+}
+
+// within gives f a deadline.
+func within(ctx context.Context, d time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return f(ctx)
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
