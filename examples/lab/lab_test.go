@@ -274,3 +274,33 @@ func TestParseUsage(t *testing.T) {
 		t.Error("a short stat was accepted")
 	}
 }
+
+func TestSnapshotSeesWhatRulesDo(t *testing.T) {
+	ctx, l := newLab(t, Options{Docker: true})
+	snapshot := func() string {
+		t.Helper()
+		s, err := l.Gateway.Snapshot(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	before := snapshot()
+	for _, c := range []struct{ name, do, undo string }{
+		{"a rule in a table of its own", "iptables -w -t mangle -A FORWARD -j ACCEPT", "iptables -w -t mangle -D FORWARD -j ACCEPT"},
+		{"a policy", "iptables -w -P FORWARD ACCEPT", "iptables -w -P FORWARD DROP"},
+		{"a route", "ip route add 10.9.9.0/24 via 192.168.1.1 table 52", "ip route del 10.9.9.0/24 table 52"},
+		{"a routing rule", "ip rule add fwmark 7 lookup 52", "ip rule del fwmark 7"},
+		{"a sysctl", "sysctl -qw net.ipv4.ip_forward=1", "sysctl -qw net.ipv4.ip_forward=0"},
+		{"a link", "ip link add x type bridge", "ip link del x"},
+	} {
+		must(ctx, t, l.Gateway, "sh", "-c", c.do)
+		if snapshot() == before {
+			t.Errorf("%s does not show", c.name)
+		}
+		must(ctx, t, l.Gateway, "sh", "-c", c.undo)
+		if after := snapshot(); after != before {
+			t.Errorf("%s: undone, the machine is not as before:\n%s\nbefore:\n%s", c.name, after, before)
+		}
+	}
+}
