@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"overlayd/overlay/coord"
+)
+
+func (p *program) nodesCommand() *cobra.Command {
+	list := func(cmd *cobra.Command) error { return p.listNodes(cmd.Context()) }
+	cmd := &cobra.Command{
+		Use:   "nodes",
+		Short: "list, rename and remove members",
+		Long: `List, rename and remove the members of the network. On the VPS.
+
+A NODE is named by its name, its address or its id.`,
+		Example: `  sudo overlayd nodes
+  sudo overlayd nodes rename debian lab-gw
+  sudo overlayd nodes remove laptop`,
+	}
+	p.jsonFlag(cmd)
+	listCmd := &cobra.Command{
+		Use: "list", Short: "list them", Args: words(0, 0, ""),
+		Long: "List the members of the network; the same as overlayd nodes.",
+		RunE: func(cmd *cobra.Command, _ []string) error { return list(cmd) },
+	}
+	p.jsonFlag(listCmd)
+	return group(cmd, list, listCmd, p.renameNodeCommand(), p.removeNodeCommand())
+}
+
+func (p *program) renameNodeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "rename NODE NAME", Short: "give a member another name",
+		Long:    "Give a member another name. Its address stays, and so do its connections.",
+		Example: "  sudo overlayd nodes rename debian lab-gw",
+		Args:    words(2, 2, "NODE and NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var to name
+			if err := to.Set(args[1]); err != nil {
+				return valueFault("NAME", err)
+			}
+			n, err := admin(cmd.Context(), p, func(ctx context.Context, c coordinator) (coord.NodeInfo, error) {
+				return c.RenameNode(ctx, args[0], string(to))
+			})
+			if err != nil {
+				return err
+			}
+			return p.tellNode("%s is now called %s\n", args[0], n)
+		},
+		ValidArgsFunction: p.completeFirst(p.nodeNames),
+	}
+	p.jsonFlag(cmd)
+	return cmd
+}
+
+func (p *program) removeNodeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "remove NODE", Short: "take a member out of the network",
+		Long: `Take a member out of the network: every other member forgets its key, and the
+relay carries nothing for it any more. To come back it needs a new invite.`,
+		Example: "  sudo overlayd nodes remove laptop",
+		Args:    words(1, 1, "one NODE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n, err := admin(cmd.Context(), p, func(ctx context.Context, c coordinator) (coord.NodeInfo, error) {
+				return c.RemoveNode(ctx, args[0])
+			})
+			if err != nil {
+				return err
+			}
+			return p.tellNode("removed %[2]s\n", args[0], n)
+		},
+		ValidArgsFunction: p.completeFirst(p.nodeNames),
+	}
+	p.jsonFlag(cmd)
+	return cmd
+}
+
+// tellNode prints what a verb did to a node; format gets what the user called
+// it and its name.
+func (p *program) tellNode(format, called string, n coord.NodeInfo) error {
+	if p.common.json {
+		return printJSON(p.stdout, newNodeJSON(n))
+	}
+	_, err := fmt.Fprintf(p.stdout, format, called, n.Name)
+	return err
+}
+
+func (p *program) listNodes(ctx context.Context) error {
+	nodes, err := admin(ctx, p, func(ctx context.Context, c coordinator) ([]coord.NodeInfo, error) {
+		return c.Nodes(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	if p.common.json {
+		list := make([]nodeJSON, 0, len(nodes))
+		for _, n := range nodes {
+			list = append(list, newNodeJSON(n))
+		}
+		return printJSON(p.stdout, struct {
+			Schema string     `json:"schema"`
+			Nodes  []nodeJSON `json:"nodes"`
+		}{"overlayd.nodes/v1", list})
+	}
+	nodeTable(nodes, p.now()).write(p.stdout)
+	return nil
+}
+
+func nodeTable(nodes []coord.NodeInfo, now time.Time) table {
+	var t table
+	t.row("NODE", "ADDRESS", "ROLE", "STATE", "ROUTES", "JOINED", "ID")
+	for _, n := range nodes {
+		state := "offline"
+		switch {
+		case n.Online:
+			state = "online"
+		case !n.LastSeen.IsZero():
+			state = "away " + roughly(now.Sub(n.LastSeen))
+		}
+		routes := unknown
+		for i, r := range n.Routes {
+			if i == 0 {
+				routes = r.Prefix.String()
+			} else {
+				routes += "," + r.Prefix.String()
+			}
+			if !r.Approved {
+				routes += " (waits)"
+			}
+		}
+		t.row(n.Name, addrsText(n.Addrs), string(n.Role), state, routes, n.Joined.UTC().Format(time.DateOnly), n.ID)
+	}
+	return t
+}
+
+// nodeJSON is a member in --json output. Fields are only ever added.
+type nodeJSON struct {
+	ID         string       `json:"id"`
+	Name       string       `json:"name"`
+	IPs        []netip.Addr `json:"ips"`
+	Role       string       `json:"role"`
+	Online     bool         `json:"online"`
+	PublicKey  string       `json:"public_key"`
+	MachineKey string       `json:"machine_key"`
+	JoinedAt   *time.Time   `json:"joined_at"`
+	LastSeenAt *time.Time   `json:"last_seen_at"`
+	Routes     []routeJSON  `json:"routes"`
+}
+
+type routeJSON struct {
+	Prefix   netip.Prefix `json:"prefix"`
+	Approved bool         `json:"approved"`
+}
+
+func newNodeJSON(n coord.NodeInfo) nodeJSON {
+	j := nodeJSON{
+		ID: n.ID, Name: n.Name, IPs: notNil(n.Addrs), Role: string(n.Role), Online: n.Online,
+		PublicKey: n.WireGuard.String(), MachineKey: n.Machine.String(),
+		JoinedAt: timeOrNull(n.Joined), LastSeenAt: timeOrNull(n.LastSeen), Routes: []routeJSON{},
+	}
+	for _, r := range n.Routes {
+		j.Routes = append(j.Routes, routeJSON(r))
+	}
+	return j
+}
+
+func timeOrNull(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+const story = `overlayd joins machines into one private network and reaches the LAN behind one
+of them, encrypted end to end. Three machines, three commands:
+
+  on a VPS         sudo overlayd relay --public 203.0.113.10
+  inside the LAN   sudo overlayd gateway LINK
+  on the laptop    sudo overlayd up LINK
+
+A LINK admits one machine. Make them on the VPS:
+
+  sudo overlayd invite --name lab-gw --gateway 192.168.1.0/24
+  sudo overlayd invite --name laptop
+
+Then every port of every host in 192.168.1.0/24 answers the laptop.
+`
+
+const verbs = `
+Join                             See
+  relay     run the VPS            status    all on one screen
+  gateway   offer a LAN            peers     the other machines
+  up        be a member            routes    networks behind gateways
+  down      stop                   ping      try a machine or host
+                                   plan      what is changed here, and why
+Admit, on the VPS
+  invite    make a link          Look after
+  nodes     rename, remove         cleanup   undo what a crash left
+  routes    approve, withdraw      service   start at boot
+                                   version, completion
+
+Help on one:  overlayd help VERB
+`
+
+// rootCommand builds the command tree of one run.
+func (p *program) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:               "overlayd",
+		Long:              story + verbs,
+		Args:              cobra.ArbitraryArgs, // so that unknown verbs reach RunE
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return p.fill(cmd) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownVerb(cmd, args[0])
+			}
+			fmt.Fprint(p.stdout, story, "\nAll verbs:  overlayd help\n")
+			return nil
+		},
+	}
+	p.common.register(root.PersistentFlags())
+	root.SetFlagErrorFunc(flagFault)
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { help(p.stdout, cmd) })
+	root.SetHelpCommand(helpCommand(root))
+	root.AddCommand(
+		p.relayCommand(), p.gatewayCommand(), p.upCommand(), p.downCommand(),
+		p.inviteCommand(), p.nodesCommand(), p.routesCommand(),
+		p.statusCommand(), p.peersCommand(), p.pingCommand(), p.planCommand(),
+		p.cleanupCommand(), p.serviceCommand(), p.versionCommand(), p.completionCommand(),
+	)
+	return root
+}
+
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [VERB]",
+		Short: "explain a verb",
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			cmd, _, err := root.Find(args)
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return verbNames(cmd), cobra.ShellCompDirectiveNoFileComp
+		},
+		PersistentPreRunE: func(*cobra.Command, []string) error { return nil }, // help needs no settings
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return unknownVerb(cmd, args[len(args)-1])
+			}
+			return cmd.Help()
+		},
+	}
+}
+
+// help prints the hand-written text of a verb and the list of its flags.
+func help(w io.Writer, cmd *cobra.Command) {
+	fmt.Fprintf(w, "%s\n", strings.TrimSpace(cmd.Long))
+	if cmd.Example != "" {
+		fmt.Fprintf(w, "\nExamples:\n%s\n", strings.Trim(cmd.Example, "\n"))
+	}
+	if cmd.HasParent() {
+		fmt.Fprintf(w, "\nUsage:\n  %s\n", useLine(cmd))
+	}
+	if f := cmd.LocalNonPersistentFlags(); f.HasAvailableFlags() {
+		fmt.Fprintf(w, "\nFlags:\n%s", flagUsages(f))
+	}
+	fmt.Fprintf(w, "\nCommon flags (each also as OVERLAYD_…, or in the --config file):\n%s",
+		flagUsages(cmd.Root().PersistentFlags()))
+}
+
+func useLine(cmd *cobra.Command) string {
+	line := cmd.CommandPath() + strings.TrimPrefix(cmd.Use, cmd.Name())
+	if cmd.LocalNonPersistentFlags().HasAvailableFlags() {
+		line += " [flags]"
+	}
+	return line
+}
+
+// flagUsages lists flags without the help flag, which everybody knows.
+func flagUsages(f *pflag.FlagSet) string {
+	shown := pflag.NewFlagSet("", pflag.ContinueOnError)
+	shown.SortFlags = false
+	f.VisitAll(func(f *pflag.Flag) {
+		if f.Name != "help" {
+			shown.AddFlag(f)
+		}
+	})
+	return shown.FlagUsages()
+}
+
+// unknownVerb says so without quoting what may be a link.
+func unknownVerb(cmd *cobra.Command, word string) error {
+	what := fmt.Sprintf("unknown verb %q", word)
+	if len(word) > 20 || !nodeName(word) {
+		what = "unknown verb"
+	}
+	names := verbNames(cmd)
+	path := strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name())
+	hint := "overlayd help" + path
+	switch best := nearest(word, append(names, "join", "leave", "start", "stop", "connect")); {
+	case strings.HasPrefix(word, "ovl:"):
+		what, hint = "a link needs a verb", "overlayd up LINK, or overlayd gateway LINK inside the LAN"
+	case best == "join" || best == "start" || best == "connect":
+		hint = "did you mean overlayd up?"
+	case best == "leave" || best == "stop":
+		hint = "did you mean overlayd down?"
+	case best != "":
+		hint = "did you mean overlayd" + path + " " + best + "?"
+	}
+	return usage(hint, "%s", what)
+}
+
+func verbNames(cmd *cobra.Command) []string {
+	var names []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	return names
+}
+
+// group makes a verb that has verbs below it: alone it does what run does.
+func group(cmd *cobra.Command, run func(*cobra.Command) error, below ...*cobra.Command) *cobra.Command {
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownVerb(cmd, args[0])
+		}
+		return run(cmd)
+	}
+	cmd.AddCommand(below...)
+	return cmd
+}
+
+// words checks how many words follow a verb, and names them when they are
+// missing. It quotes none of them.
+func words(least, most int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) >= least && len(args) <= most {
+			return nil
+		}
+		hint := "usage: " + useLine(cmd)
+		if most == 0 {
+			return usage(hint, "%s takes no %s", cmd.CommandPath(), "arguments")
+		}
+		return usage(hint, "%s takes %s, got %d", cmd.CommandPath(), what, len(args))
+	}
+}
