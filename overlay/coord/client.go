@@ -1,13 +1,34 @@
 package coord
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
+	"connectrpc.com/connect"
+
+	"overlayd/overlay/coord/api"
 	"overlayd/overlay/key"
 )
+
+// Client is a node's end of the Node service.
+type Client struct {
+	o    ClientOptions
+	aud  string
+	dial dialFunc
+
+	mu    sync.Mutex // guards what follows
+	token string
+	until time.Time // when the token ends
+}
+
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // ClientOptions say how to reach a coordinator, and who asks.
 type ClientOptions struct {
@@ -17,6 +38,29 @@ type ClientOptions struct {
 	Dialer   *net.Dialer      // nil: a plain one
 	Log      *slog.Logger     // nil: slog.Default
 	Now      func() time.Time // the wall clock; nil: time.Now
+}
+
+// dialTimeout bounds one attempt to connect.
+const dialTimeout = 5 * time.Second
+
+// NewClient returns a client; it connects when it is used.
+func NewClient(o ClientOptions) (*Client, error) {
+	if o.Machine.Public().IsZero() {
+		return nil, errors.New("a client needs a machine key")
+	}
+	if _, err := clientTLS(o.Endpoint, o.Pin); err != nil {
+		return nil, err
+	}
+	if o.Dialer == nil {
+		o.Dialer = &net.Dialer{Timeout: dialTimeout}
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Client{o: o, aud: audience(o.Pin, o.Endpoint), dial: o.Dialer.DialContext}, nil
 }
 
 // EnrollRequest asks for a membership.
@@ -40,28 +84,144 @@ type Enrolled struct {
 	Role    Role
 }
 
-// FollowOptions say what to follow with, and whom to tell.
-type FollowOptions struct {
-	Have      *Map                  // the last map known, if any
-	BootID    uint64                // random for each start of the daemon
-	Advertise func() []netip.Prefix // asked before each report; nil: leave it as it is
-	OnMap     func(*Map)            // the whole new map, which is the callee's to keep
-	OnState   func(ControlState)    // may be nil
+// Enroll makes this machine a member. A member that calls it again stays what
+// it is, and its invite keeps its use.
+func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Enrolled, error) {
+	line := c.connect()
+	defer line.close()
+	req := connect.NewRequest(&api.EnrollRequest{
+		Invite: r.Invite, Secret: r.Secret.Expose(), Name: r.Name, Role: string(r.Role),
+		Wireguard: r.WireGuard.Bytes(), Advertise: prefixesToWire(r.Advertise),
+	})
+	if err := c.authorize(req.Header()); err != nil {
+		return Enrolled{}, err
+	}
+	resp, err := line.node.Enroll(ctx, req)
+	if err != nil {
+		return Enrolled{}, c.failure(err)
+	}
+	return enrolledFromWire(resp.Msg)
 }
 
-// ControlState is how the connection to the coordinator stands.
-type ControlState struct {
-	Phase Phase
-	Since time.Time
-	Err   error // with PhaseLost: why
+func enrolledFromWire(w *api.EnrollResponse) (e Enrolled, err error) {
+	e = Enrolled{NodeID: w.NodeId, Name: w.Name, Label: w.Label, Role: Role(w.Role)}
+	if len(w.Network) != len(e.Network) {
+		return e, fmt.Errorf("read enrolment: the network id has %d bytes", len(w.Network))
+	}
+	e.Network = NetworkID(w.Network)
+	if e.Overlay, err = netip.ParsePrefix(w.Overlay); err != nil {
+		return e, fmt.Errorf("read enrolment: %w", err)
+	}
+	if e.Addrs, err = parseAddrs(w.Addrs); err != nil {
+		return e, fmt.Errorf("read enrolment: %w", err)
+	}
+	return e, nil
 }
 
-// Phase is a stage of the connection to the coordinator.
-type Phase string
+// authorize puts a token into a call's header. One token serves many calls.
+func (c *Client) authorize(h http.Header) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.o.Now()
+	// Also when the clock was set back: a token from the future is refused.
+	if left := c.until.Sub(now); left < tokenLife/2 || left > tokenLife {
+		token, err := signToken(c.o.Machine, c.aud, now)
+		if err != nil {
+			return fmt.Errorf("sign token: %w", err)
+		}
+		c.token, c.until = token, now.Add(tokenLife)
+	}
+	h.Set("Authorization", bearerHeader(c.token))
+	return nil
+}
 
-// The phases.
-const (
-	PhaseConnecting Phase = "connecting"
-	PhaseConnected  Phase = "connected" // a whole map has come
-	PhaseLost       Phase = "lost"      // waiting to try again
-)
+// failure makes a call's error into a problem that names the coordinator.
+func (c *Client) failure(err error) error {
+	if ctxErr := contextError(err); ctxErr != nil {
+		return ctxErr
+	}
+	if p, ok := errors.AsType[*Problem](err); ok { // the pin
+		return p
+	}
+	if p, ok := sentProblem(err); ok {
+		return p
+	}
+	p, ok := AsProblem(err)
+	if !ok {
+		return fmt.Errorf("call %s: %w", c.o.Endpoint, err)
+	}
+	next := *p
+	next.Message = fmt.Sprintf("the coordinator %s: %s", c.o.Endpoint, p.Message)
+	if next.Kind == KindUnreachable {
+		next.Message = fmt.Sprintf("the coordinator %s cannot be reached: %s", c.o.Endpoint, p.Message)
+		next.Hint = "check that overlayd relay runs there, and that its TCP port is open"
+	}
+	return &next
+}
+
+// contextError returns the error when the caller gave up.
+func contextError(err error) error {
+	if connect.CodeOf(err) == connect.CodeCanceled && errors.Is(err, context.Canceled) {
+		return context.Canceled
+	}
+	return nil
+}
+
+// line is one connection to the coordinator, for one use: when the use fails,
+// nothing of it is left to fail the next one.
+type line struct {
+	node      api.NodeClient
+	transport *http.Transport
+
+	mu     sync.Mutex // guards what follows
+	conns  []net.Conn
+	closed bool
+}
+
+// maxAnswer holds the map of 100,000 nodes.
+const maxAnswer = 64 << 20
+
+func (c *Client) connect() *line {
+	tlsConfig, err := clientTLS(c.o.Endpoint, c.o.Pin)
+	if err != nil {
+		panic("internal error: NewClient took a malformed address")
+	}
+	l := &line{}
+	l.transport = &http.Transport{
+		TLSClientConfig:     tlsConfig,
+		TLSHandshakeTimeout: dialTimeout,
+		ForceAttemptHTTP2:   true,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := c.dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return l.keep(conn)
+		},
+	}
+	l.node = api.NewNodeClient(&http.Client{Transport: l.transport}, "https://"+c.o.Endpoint, connect.WithReadMaxBytes(maxAnswer))
+	return l
+}
+
+// keep remembers a connection for close.
+func (l *line) keep(conn net.Conn) (net.Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		conn.Close()
+		return nil, net.ErrClosed
+	}
+	l.conns = append(l.conns, conn)
+	return conn, nil
+}
+
+// close ends all calls.
+func (l *line) close() {
+	l.transport.CloseIdleConnections()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	for _, conn := range l.conns {
+		conn.Close()
+	}
+}

@@ -1,12 +1,26 @@
 package coord
 
 import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"time"
 
 	"overlayd/overlay/key"
 )
+
+// Server is a coordinator.
+type Server struct {
+	o         ServerOptions
+	audiences []string // what a token may be for
+	ledger    *ledger
+	presence  *presence
+	limiter   *limiter
+}
 
 // ServerOptions say what a Server serves.
 type ServerOptions struct {
@@ -25,4 +39,123 @@ type ServerOptions struct {
 // a larger one.
 type Passes interface {
 	Pass(relayID string, label uint32, serial uint64, notAfter time.Time) (ticket []byte, k key.Secret)
+}
+
+func (o *ServerOptions) validate() error {
+	if o.Store == nil {
+		return errors.New("a coordinator needs a store")
+	}
+	if _, _, err := net.SplitHostPort(o.Endpoint); err != nil {
+		return problem(KindInvalid, "write it as host:port", "the coordinator's address %q is malformed", o.Endpoint)
+	}
+	if o.Overlay.IsValid() {
+		if err := checkOverlay(o.Overlay); err != nil {
+			return err
+		}
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Removed == nil {
+		o.Removed = func(uint32) {}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return nil
+}
+
+// NewServer loads the store. A new one becomes the network of the prefix.
+func NewServer(o ServerOptions) (*Server, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		o:         o,
+		audiences: []string{audience(key.Pin{}, o.Endpoint)},
+		presence:  newPresence(),
+		limiter:   newLimiter(),
+	}
+	if !o.Pin.IsZero() {
+		s.audiences = append(s.audiences, audience(o.Pin, o.Endpoint))
+	}
+	var err error
+	if s.ledger, err = openLedger(context.Background(), o.Store, s.changed); err != nil {
+		return nil, err
+	}
+	if err := s.ledger.change(context.Background(), s.found); err != nil {
+		return nil, err
+	}
+	if have := s.Overlay(); o.Overlay.IsValid() && o.Overlay != have {
+		return nil, problem(KindConflict,
+			fmt.Sprintf("start it with --overlay %s, or with another --state-dir to make a new network", have),
+			"the overlay of this network is %s, not %s", have, o.Overlay)
+	}
+	return s, nil
+}
+
+// found decides how a new store becomes a network.
+func (s *Server) found(snap *snapshot) ([]Record, error) {
+	if snap.network.Overlay.IsValid() {
+		return nil, nil
+	}
+	if !s.o.Overlay.IsValid() {
+		return nil, problem(KindInvalid, "name one: --overlay 172.18.0.0/24", "a new network needs an overlay prefix")
+	}
+	n := networkRecord{Overlay: s.o.Overlay, Created: s.o.Now().UTC()}
+	rand.Read(n.ID[:])
+	return []Record{put(keyNetwork, n)}, nil
+}
+
+// Network returns the network's id.
+func (s *Server) Network() NetworkID { return s.ledger.now().network.ID }
+
+// Overlay returns the network's prefix.
+func (s *Server) Overlay() netip.Prefix { return s.ledger.now().network.Overlay }
+
+// errStopping ends the streams of a server that ends.
+var errStopping = problem(KindUnreachable, "", "the coordinator is stopping")
+
+// Run follows the store until ctx ends, and then ends all streams: the HTTP
+// server that carries them can be shut down. The handlers work before it too.
+func (s *Server) Run(ctx context.Context) error {
+	err := s.ledger.follow(ctx)
+	s.presence.close(errStopping)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("follow store: %w", err)
+}
+
+// changed tells everybody what a commit changed.
+func (s *Server) changed(old, next *snapshot) {
+	labels, gone := changedLabels(old, next)
+	for _, n := range gone {
+		s.presence.forget(n.ID, errNotMember)
+		s.o.Removed(n.Label)
+		s.o.Log.Info("node removed", "node", n.Name, "addr", addrOf(next.network.Overlay, n.Label))
+	}
+	if relays := s.relayLabel(old) != s.relayLabel(next); relays || len(labels) > 0 {
+		s.presence.mark(s.o.Now(), relays, labels)
+	}
+}
+
+// Invite makes an invite. Its secret is in the link, and nowhere else.
+func (s *Server) Invite(ctx context.Context, want Invite) (Link, error) {
+	link, _, err := s.invite(ctx, want)
+	return link, err
+}
+
+func (s *Server) invite(ctx context.Context, want Invite) (Link, inviteRecord, error) {
+	l := Link{Endpoint: s.o.Endpoint, Pin: s.o.Pin, Invite: newID("i", 9), Secret: key.NewSecret()}
+	var rec inviteRecord
+	err := s.ledger.change(ctx, func(snap *snapshot) (changes []Record, err error) {
+		rec, changes, err = snap.invite(want, l.Invite, l.Secret, s.o.Now().UTC())
+		return changes, err
+	})
+	if err != nil {
+		return Link{}, inviteRecord{}, err
+	}
+	s.o.Log.Info("invite made", "invite", rec.ID, "role", string(rec.Role), "uses", rec.Uses, "expires", rec.Expires)
+	return l, rec, nil
 }

@@ -913,7 +913,6 @@ type WatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	BootId        uint64                 `protobuf:"fixed64,1,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	HaveVersion   uint64                 `protobuf:"varint,2,opt,name=have_version,json=haveVersion,proto3" json:"have_version,omitempty"`
-	Advertise     *PrefixList            `protobuf:"bytes,3,opt,name=advertise,proto3" json:"advertise,omitempty"` // not set: as it was
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -960,13 +959,6 @@ func (x *WatchRequest) GetHaveVersion() uint64 {
 		return x.HaveVersion
 	}
 	return 0
-}
-
-func (x *WatchRequest) GetAdvertise() *PrefixList {
-	if x != nil {
-		return x.Advertise
-	}
-	return nil
 }
 
 type WatchResponse struct {
@@ -2332,11 +2324,10 @@ const file_coord_proto_rawDesc = "" +
 	"\aoverlay\x18\x04 \x01(\tR\aoverlay\x12\x14\n" +
 	"\x05label\x18\x05 \x01(\rR\x05label\x12\x14\n" +
 	"\x05addrs\x18\x06 \x03(\tR\x05addrs\x12\x12\n" +
-	"\x04role\x18\a \x01(\tR\x04role\"\x87\x01\n" +
+	"\x04role\x18\a \x01(\tR\x04role\"J\n" +
 	"\fWatchRequest\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\x06R\x06bootId\x12!\n" +
-	"\fhave_version\x18\x02 \x01(\x04R\vhaveVersion\x12;\n" +
-	"\tadvertise\x18\x03 \x01(\v2\x1d.overlayd.coord.v1.PrefixListR\tadvertise\"\xce\x01\n" +
+	"\fhave_version\x18\x02 \x01(\x04R\vhaveVersion\"\xce\x01\n" +
 	"\rWatchResponse\x12*\n" +
 	"\x03map\x18\x01 \x01(\v2\x16.overlayd.coord.v1.MapH\x00R\x03map\x120\n" +
 	"\x05delta\x18\x02 \x01(\v2\x18.overlayd.coord.v1.DeltaH\x00R\x05delta\x12<\n" +
@@ -2503,53 +2494,52 @@ var file_coord_proto_depIdxs = []int32{
 	2,  // 9: overlayd.coord.v1.Delta.peers:type_name -> overlayd.coord.v1.Member
 	6,  // 10: overlayd.coord.v1.Delta.relays:type_name -> overlayd.coord.v1.RelayList
 	7,  // 11: overlayd.coord.v1.Delta.passes:type_name -> overlayd.coord.v1.PassList
-	10, // 12: overlayd.coord.v1.WatchRequest.advertise:type_name -> overlayd.coord.v1.PrefixList
-	5,  // 13: overlayd.coord.v1.WatchResponse.map:type_name -> overlayd.coord.v1.Map
-	8,  // 14: overlayd.coord.v1.WatchResponse.delta:type_name -> overlayd.coord.v1.Delta
-	9,  // 15: overlayd.coord.v1.WatchResponse.heartbeat:type_name -> overlayd.coord.v1.Heartbeat
-	10, // 16: overlayd.coord.v1.ReportRequest.advertise:type_name -> overlayd.coord.v1.PrefixList
-	19, // 17: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
-	38, // 18: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
-	38, // 19: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
-	19, // 20: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
-	2,  // 21: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
-	38, // 22: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
-	38, // 23: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
-	24, // 24: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
-	24, // 25: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	24, // 26: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	31, // 27: overlayd.coord.v1.ListRoutesResponse.routes:type_name -> overlayd.coord.v1.RouteInfo
-	31, // 28: overlayd.coord.v1.ApproveRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
-	31, // 29: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
-	11, // 30: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
-	13, // 31: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
-	15, // 32: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
-	17, // 33: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
-	20, // 34: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
-	22, // 35: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
-	25, // 36: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
-	27, // 37: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
-	29, // 38: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
-	32, // 39: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
-	34, // 40: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
-	36, // 41: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
-	12, // 42: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
-	14, // 43: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
-	16, // 44: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
-	18, // 45: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
-	21, // 46: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
-	23, // 47: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
-	26, // 48: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
-	28, // 49: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
-	30, // 50: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
-	33, // 51: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
-	35, // 52: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
-	37, // 53: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
-	42, // [42:54] is the sub-list for method output_type
-	30, // [30:42] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	5,  // 12: overlayd.coord.v1.WatchResponse.map:type_name -> overlayd.coord.v1.Map
+	8,  // 13: overlayd.coord.v1.WatchResponse.delta:type_name -> overlayd.coord.v1.Delta
+	9,  // 14: overlayd.coord.v1.WatchResponse.heartbeat:type_name -> overlayd.coord.v1.Heartbeat
+	10, // 15: overlayd.coord.v1.ReportRequest.advertise:type_name -> overlayd.coord.v1.PrefixList
+	19, // 16: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
+	38, // 17: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
+	38, // 18: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
+	19, // 19: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
+	2,  // 20: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
+	38, // 21: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
+	38, // 22: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
+	24, // 23: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
+	24, // 24: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	24, // 25: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	31, // 26: overlayd.coord.v1.ListRoutesResponse.routes:type_name -> overlayd.coord.v1.RouteInfo
+	31, // 27: overlayd.coord.v1.ApproveRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
+	31, // 28: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
+	11, // 29: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
+	13, // 30: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
+	15, // 31: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
+	17, // 32: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
+	20, // 33: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
+	22, // 34: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
+	25, // 35: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
+	27, // 36: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
+	29, // 37: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
+	32, // 38: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
+	34, // 39: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
+	36, // 40: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
+	12, // 41: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
+	14, // 42: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
+	16, // 43: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
+	18, // 44: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
+	21, // 45: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
+	23, // 46: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
+	26, // 47: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
+	28, // 48: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
+	30, // 49: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
+	33, // 50: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
+	35, // 51: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
+	37, // 52: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
+	41, // [41:53] is the sub-list for method output_type
+	29, // [29:41] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_coord_proto_init() }

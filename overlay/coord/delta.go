@@ -1,0 +1,60 @@
+package coord
+
+import (
+	"fmt"
+	"slices"
+
+	"overlayd/overlay/coord/api"
+)
+
+// apply returns the map after a delta. The map itself stays as it is; the two
+// share what did not change.
+func (m *Map) apply(d *api.Delta) (*Map, error) {
+	next := *m
+	next.Version = d.Version
+	var err error
+	if d.Self != nil {
+		if next.Self, err = nodeIn(d.Self, m.Overlay); err != nil {
+			return nil, err
+		}
+		if next.Self.Label != m.Self.Label {
+			return nil, fmt.Errorf("the label of this node changed from %d to %d", m.Self.Label, next.Self.Label)
+		}
+	}
+	if len(d.Peers) > 0 || len(d.Removed) > 0 {
+		next.Peers = slices.Clone(m.Peers)
+	}
+	for _, l := range d.Removed {
+		if i, ok := next.peer(l); ok {
+			next.Peers = slices.Delete(next.Peers, i, i+1)
+		}
+	}
+	for _, p := range d.Peers {
+		n, err := nodeIn(p, m.Overlay)
+		if err != nil {
+			return nil, err
+		}
+		if n.Label == m.Self.Label {
+			return nil, fmt.Errorf("a peer has the label %d of this node", n.Label)
+		}
+		if i, ok := next.peer(n.Label); ok {
+			next.Peers[i] = n
+		} else {
+			next.Peers = slices.Insert(next.Peers, i, n)
+		}
+	}
+	if d.Relays != nil {
+		next.Relays = relaysFromWire(d.Relays.Relays)
+	}
+	if d.Passes != nil {
+		if next.Passes, err = passesFromWire(d.Passes.Passes); err != nil {
+			return nil, err
+		}
+	}
+	return &next, nil
+}
+
+// peer returns where the peer with a label is, or belongs.
+func (m *Map) peer(label uint32) (int, bool) {
+	return slices.BinarySearchFunc(m.Peers, label, func(n Node, l uint32) int { return int(n.Label) - int(l) })
+}

@@ -1,0 +1,172 @@
+package coord
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"overlayd/overlay/coord/api"
+	"overlayd/overlay/key"
+)
+
+const (
+	// maxRequest holds an enrolment with the most prefixes, ten times over.
+	maxRequest = 64 << 10
+	// requestTime is for sending a request, and for answering all but Watch.
+	requestTime = 10 * time.Second
+)
+
+// nodeService is the Node service.
+type nodeService struct{ *Server }
+
+var _ api.NodeHandler = nodeService{}
+
+// Handler serves the Node service, for the TLS port.
+func (s *Server) Handler() http.Handler {
+	path, h := api.NewNodeHandler(nodeService{s}, connect.WithReadMaxBytes(maxRequest))
+	mux := http.NewServeMux()
+	mux.Handle(path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		deadline := time.Now().Add(requestTime)
+		rc.SetReadDeadline(deadline)  // an error means a test's recorder
+		rc.SetWriteDeadline(deadline) // Watch moves it on
+		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), controllerKey{}, rc)))
+	}))
+	return mux
+}
+
+type controllerKey struct{}
+
+// controller returns the call's deadlines.
+func controller(ctx context.Context) *http.ResponseController {
+	return ctx.Value(controllerKey{}).(*http.ResponseController)
+}
+
+// caller returns the machine that makes a call.
+func (s nodeService) caller(h http.Header) (key.MachinePublic, error) {
+	token, err := bearerToken(h.Get("Authorization"))
+	if err != nil {
+		return key.MachinePublic{}, err
+	}
+	return verifyToken(token, s.audiences, s.o.Now())
+}
+
+// member returns the node that makes a call.
+func (s nodeService) member(h http.Header) (*nodeRecord, error) {
+	m, err := s.caller(h)
+	if err != nil {
+		return nil, err
+	}
+	if n := s.ledger.now().byMachine[m]; n != nil {
+		return n, nil
+	}
+	return nil, errNotMember
+}
+
+// Enroll makes the caller a member.
+func (s nodeService) Enroll(ctx context.Context, req *connect.Request[api.EnrollRequest]) (*connect.Response[api.EnrollResponse], error) {
+	from := peerAddr(req.Peer().Addr)
+	if wait := s.limiter.wait(from, s.o.Now()); wait > 0 {
+		return nil, wireError(problem(KindDenied, "wait "+wait.Round(time.Second).String()+" and use a new link",
+			"too many failed attempts to join from this address"))
+	}
+	resp, err := s.enrollCaller(ctx, req)
+	if err != nil {
+		if p, ok := AsProblem(err); ok && (p == errBadInvite || p.Kind == KindInvalid) {
+			s.limiter.failed(from, s.o.Now())
+		} else if !ok {
+			s.o.Log.Error("enrolment failed", "from", from, "err", err)
+		}
+		return nil, wireError(err)
+	}
+	return connect.NewResponse(resp), nil
+}
+
+func (s nodeService) enrollCaller(ctx context.Context, req *connect.Request[api.EnrollRequest]) (*api.EnrollResponse, error) {
+	machine, err := s.caller(req.Header())
+	if err != nil {
+		return nil, err
+	}
+	want, err := enrollFromWire(req.Msg)
+	if err != nil {
+		return nil, err
+	}
+	var node nodeRecord
+	id, known := newID("n", 11), false
+	err = s.ledger.change(ctx, func(snap *snapshot) (changes []Record, err error) {
+		known = snap.byMachine[machine] != nil
+		node, changes, err = snap.enroll(machine, want, id, s.o.Now().UTC())
+		return changes, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	network := s.ledger.now().network
+	addr := addrOf(network.Overlay, node.Label)
+	if !known {
+		s.o.Log.Info("node joined", "node", node.Name, "addr", addr, "role", string(node.Role), "invite", node.Invite)
+	}
+	return &api.EnrollResponse{
+		NodeId: node.ID, Name: node.Name, Network: network.ID[:], Overlay: network.Overlay.String(),
+		Label: node.Label, Addrs: []string{addr.String()}, Role: string(node.Role),
+	}, nil
+}
+
+func enrollFromWire(m *api.EnrollRequest) (EnrollRequest, error) {
+	r := EnrollRequest{Invite: m.Invite, Name: m.Name, Role: Role(m.Role)}
+	var err error
+	if r.WireGuard, err = key.PublicFromBytes(m.Wireguard); err != nil {
+		return r, problem(KindInvalid, "", "the WireGuard key is malformed")
+	}
+	if r.Advertise, err = parsePrefixes(m.Advertise); err != nil {
+		return r, err
+	}
+	if len(m.Secret) == 0 { // a member that enrolls again needs none
+		return r, nil
+	}
+	if r.Secret, err = key.ParseSecret(m.Secret); err != nil {
+		return r, problem(KindInvalid, "", "the invite's secret is malformed")
+	}
+	return r, nil
+}
+
+// peerAddr reads an HTTP peer's address; in-memory transports have none.
+func peerAddr(s string) netip.Addr {
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return netip.IPv6Unspecified()
+	}
+	return ap.Addr()
+}
+
+// Report takes a node's heartbeat, and what it advertises.
+func (s nodeService) Report(ctx context.Context, req *connect.Request[api.ReportRequest]) (*connect.Response[api.ReportResponse], error) {
+	n, err := s.member(req.Header())
+	if err != nil {
+		return nil, wireError(err)
+	}
+	if !s.presence.report(n.ID, req.Msg.Session, s.o.Now()) {
+		return nil, wireError(problem(KindNotFound, "", "there is no such session"))
+	}
+	if a := req.Msg.Advertise; a != nil {
+		if err := s.advertise(ctx, n.ID, a.Prefixes); err != nil {
+			return nil, wireError(err)
+		}
+	}
+	return connect.NewResponse(&api.ReportResponse{}), nil
+}
+
+func (s nodeService) advertise(ctx context.Context, id string, texts []string) error {
+	ps, err := parsePrefixes(texts)
+	if err != nil {
+		return err
+	}
+	// Most reports change nothing: they are answered without the ledger's lock.
+	if changes, err := s.ledger.now().advertise(id, ps); err != nil || len(changes) == 0 {
+		return err
+	}
+	return s.ledger.change(ctx, func(snap *snapshot) ([]Record, error) { return snap.advertise(id, ps) })
+}

@@ -1,0 +1,193 @@
+package coord
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"overlayd/overlay/key"
+)
+
+// snapshot is the store's content at one revision, with indexes. It and what it
+// points to never change.
+type snapshot struct {
+	rev     uint64
+	network networkRecord
+	nodes   map[string]*nodeRecord
+	invites map[string]*inviteRecord
+	retired map[uint32]time.Time
+
+	byLabel     map[uint32]*nodeRecord
+	byName      map[string]*nodeRecord
+	byMachine   map[key.MachinePublic]*nodeRecord
+	byWireGuard map[key.Public]*nodeRecord
+}
+
+// newSnapshot reads all records of a store.
+func newSnapshot(rev uint64, records []Record) (*snapshot, error) {
+	empty := &snapshot{
+		nodes:       map[string]*nodeRecord{},
+		invites:     map[string]*inviteRecord{},
+		retired:     map[uint32]time.Time{},
+		byLabel:     map[uint32]*nodeRecord{},
+		byName:      map[string]*nodeRecord{},
+		byMachine:   map[key.MachinePublic]*nodeRecord{},
+		byWireGuard: map[key.Public]*nodeRecord{},
+	}
+	return empty.with(rev, records)
+}
+
+// with returns the snapshot after changes.
+func (s *snapshot) with(rev uint64, changes []Record) (*snapshot, error) {
+	next := &snapshot{
+		rev: rev, network: s.network,
+		nodes:       maps.Clone(s.nodes),
+		invites:     maps.Clone(s.invites),
+		retired:     maps.Clone(s.retired),
+		byLabel:     maps.Clone(s.byLabel),
+		byName:      maps.Clone(s.byName),
+		byMachine:   maps.Clone(s.byMachine),
+		byWireGuard: maps.Clone(s.byWireGuard),
+	}
+	// What goes makes room first: two nodes may swap a name in one commit.
+	for _, r := range changes {
+		if id, ok := recordID(r, keyNode); ok {
+			next.dropNode(id)
+		}
+	}
+	for _, r := range changes {
+		if err := next.apply(r); err != nil {
+			return nil, err
+		}
+	}
+	return next, nil
+}
+
+func (s *snapshot) dropNode(id string) {
+	if n := s.nodes[id]; n != nil {
+		delete(s.nodes, id)
+		delete(s.byLabel, n.Label)
+		delete(s.byName, n.Name)
+		delete(s.byMachine, n.Machine)
+		delete(s.byWireGuard, n.WireGuard)
+	}
+}
+
+func (s *snapshot) apply(r Record) error {
+	if id, ok := recordID(r, keyNode); ok {
+		if r.Value == nil {
+			return nil // dropped already
+		}
+		n, err := decode[nodeRecord](r)
+		if err != nil {
+			return err
+		}
+		if other := s.byLabel[n.Label]; other != nil || id != n.ID || n.Label == 0 {
+			return fmt.Errorf("record %s: its label %d or id is not its own", r.Key, n.Label)
+		}
+		s.nodes[id], s.byLabel[n.Label], s.byName[n.Name] = n, n, n
+		s.byMachine[n.Machine], s.byWireGuard[n.WireGuard] = n, n
+		return nil
+	}
+	if id, ok := recordID(r, keyInvite); ok {
+		if r.Value == nil {
+			delete(s.invites, id)
+			return nil
+		}
+		i, err := decode[inviteRecord](r)
+		if err == nil {
+			s.invites[id] = i
+		}
+		return err
+	}
+	if id, ok := recordID(r, keyRetired); ok {
+		label, err := strconv.ParseUint(id, 10, 32)
+		if err != nil {
+			return fmt.Errorf("record %s: %w", r.Key, err)
+		}
+		if r.Value == nil {
+			delete(s.retired, uint32(label))
+			return nil
+		}
+		t, err := decode[retiredRecord](r)
+		if err == nil {
+			s.retired[uint32(label)] = t.Removed
+		}
+		return err
+	}
+	if r.Key == keyNetwork && r.Value != nil {
+		n, err := decode[networkRecord](r)
+		if err == nil {
+			s.network = *n
+		}
+		return err
+	}
+	return fmt.Errorf("record %s: of a kind that this version does not know", r.Key)
+}
+
+// occupancy returns what an allocation has to respect now.
+func (s *snapshot) occupancy(now time.Time) occupancy {
+	o := occupancy{used: make(map[uint32]string, len(s.nodes)), promised: map[uint32]string{}, retired: s.retired}
+	for l, n := range s.byLabel {
+		o.used[l] = n.Name
+	}
+	for id, i := range s.invites {
+		if i.Address.IsValid() && i.state(now) == InviteOpen {
+			o.promised[labelOf(s.network.Overlay, i.Address)] = id
+		}
+	}
+	return o
+}
+
+// node finds a node by id, name or address.
+func (s *snapshot) node(ref string) (*nodeRecord, error) {
+	if n := s.nodes[ref]; n != nil {
+		return n, nil
+	}
+	if n := s.byName[ref]; n != nil {
+		return n, nil
+	}
+	if a, err := netip.ParseAddr(ref); err == nil && s.network.Overlay.Contains(a) {
+		if n := s.byLabel[labelOf(s.network.Overlay, a)]; n != nil {
+			return n, nil
+		}
+	}
+	return nil, problem(KindNotFound, "list them with: overlayd nodes", "there is no node %.80q", ref)
+}
+
+// nodesByLabel returns all nodes in the order of their labels.
+func (s *snapshot) nodesByLabel() []*nodeRecord {
+	return slices.SortedFunc(maps.Values(s.nodes), func(a, b *nodeRecord) int { return int(a.Label) - int(b.Label) })
+}
+
+// changedLabels returns the labels whose node is not the same in both, and the
+// nodes that are gone.
+func changedLabels(old, next *snapshot) (labels []uint32, gone []*nodeRecord) {
+	for id, n := range next.nodes {
+		if o := old.nodes[id]; o != n {
+			labels = append(labels, n.Label)
+		}
+	}
+	for id, o := range old.nodes {
+		if next.nodes[id] == nil {
+			labels = append(labels, o.Label)
+			gone = append(gone, o)
+		}
+	}
+	return labels, gone
+}
+
+// keepSame takes over from an older snapshot the nodes that did not change, so
+// that comparing pointers finds those that did.
+func (s *snapshot) keepSame(old *snapshot) {
+	for id, n := range s.nodes {
+		if o := old.nodes[id]; o != nil && bytes.Equal(putNode(*o).Value, putNode(*n).Value) {
+			s.nodes[id], s.byLabel[n.Label], s.byName[n.Name] = o, o, o
+			s.byMachine[n.Machine], s.byWireGuard[n.WireGuard] = o, o
+		}
+	}
+}

@@ -1,0 +1,229 @@
+package coord
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"overlayd/overlay/coord/api"
+	"overlayd/overlay/key"
+)
+
+// Append appends the map's encoding, which holds the secrets of its passes.
+func (m *Map) Append(b []byte) []byte {
+	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(b, mapToWire(m))
+	if err != nil {
+		panic("internal error: a map does not marshal: " + err.Error())
+	}
+	return b
+}
+
+// ParseMap reads what Append wrote.
+func ParseMap(b []byte) (*Map, error) {
+	var w api.Map
+	if err := proto.Unmarshal(b, &w); err != nil {
+		return nil, problem(KindInvalid, "", "the map is malformed")
+	}
+	m, err := mapFromWire(&w)
+	if err != nil {
+		return nil, problem(KindInvalid, "", "the map is malformed: %v", err)
+	}
+	return m, nil
+}
+
+func mapToWire(m *Map) *api.Map {
+	w := &api.Map{Version: m.Version, Network: m.Network[:], Overlay: m.Overlay.String(), Self: nodeToWire(m.Self)}
+	for _, n := range m.Peers {
+		w.Peers = append(w.Peers, nodeToWire(n))
+	}
+	w.Relays, w.Passes = relaysToWire(m.Relays), passesToWire(m.Passes)
+	return w
+}
+
+func mapFromWire(w *api.Map) (*Map, error) {
+	m := &Map{Version: w.Version}
+	if len(w.Network) != len(m.Network) {
+		return nil, fmt.Errorf("the network id has %d bytes", len(w.Network))
+	}
+	m.Network = NetworkID(w.Network)
+	var err error
+	if m.Overlay, err = netip.ParsePrefix(w.Overlay); err != nil {
+		return nil, err
+	}
+	if err := checkOverlay(m.Overlay); err != nil {
+		return nil, err
+	}
+	if m.Self, err = nodeIn(w.Self, m.Overlay); err != nil {
+		return nil, err
+	}
+	for _, p := range w.Peers {
+		n, err := nodeIn(p, m.Overlay)
+		if err != nil {
+			return nil, err
+		}
+		if k := len(m.Peers); n.Label == m.Self.Label || k > 0 && n.Label <= m.Peers[k-1].Label {
+			return nil, fmt.Errorf("the label %d is out of order", n.Label)
+		}
+		m.Peers = append(m.Peers, n)
+	}
+	m.Relays = relaysFromWire(w.Relays)
+	m.Passes, err = passesFromWire(w.Passes)
+	return m, err
+}
+
+func nodeToWire(n Node) *api.Member {
+	w := &api.Member{
+		Id: n.ID, Name: n.Name, Label: n.Label, Role: string(n.Role), Wireguard: n.WireGuard.Bytes(),
+		Online: n.Online, BootId: n.BootID,
+	}
+	for _, a := range n.Addrs {
+		w.Addrs = append(w.Addrs, a.String())
+	}
+	for _, r := range n.Routes {
+		w.Routes = append(w.Routes, &api.Route{Prefix: r.Prefix.String(), Approved: r.Approved})
+	}
+	return w
+}
+
+func nodeFromWire(w *api.Member) (Node, error) {
+	n := Node{
+		ID: w.GetId(), Name: w.GetName(), Label: w.GetLabel(), Role: Role(w.GetRole()),
+		Online: w.GetOnline(), BootID: w.GetBootId(),
+	}
+	if !validID(n.ID) || checkName(n.Name) != nil || n.Label < 1 || n.Label >= 1<<maxLabelBits {
+		return Node{}, fmt.Errorf("the node %.80q with label %d is malformed", n.ID, n.Label)
+	}
+	var err error
+	if n.WireGuard, err = key.PublicFromBytes(w.GetWireguard()); err != nil {
+		return Node{}, fmt.Errorf("node %s: %w", n.ID, err)
+	}
+	if n.Addrs, err = parseAddrs(w.GetAddrs()); err != nil {
+		return Node{}, fmt.Errorf("node %s: %w", n.ID, err)
+	}
+	for _, r := range w.GetRoutes() {
+		p, err := netip.ParsePrefix(r.Prefix)
+		if err != nil || p != p.Masked() {
+			return Node{}, fmt.Errorf("node %s: the route %.80q is malformed", n.ID, r.Prefix)
+		}
+		n.Routes = append(n.Routes, Route{p, r.Approved})
+	}
+	return n, nil
+}
+
+// nodeIn is nodeFromWire for a node of a network: a coordinator that went wrong
+// must not make a node route what it should not.
+func nodeIn(w *api.Member, overlay netip.Prefix) (Node, error) {
+	n, err := nodeFromWire(w)
+	if err != nil {
+		return Node{}, err
+	}
+	if n.Label > lastLabel(overlay) {
+		return Node{}, fmt.Errorf("node %s: the label %d is outside %s", n.ID, n.Label, overlay)
+	}
+	for _, a := range n.Addrs {
+		if !overlay.Contains(a) {
+			return Node{}, fmt.Errorf("node %s: the address %s is outside %s", n.ID, a, overlay)
+		}
+	}
+	for _, r := range n.Routes {
+		if err := checkPrefix(r.Prefix, overlay); err != nil {
+			return Node{}, fmt.Errorf("node %s: %w", n.ID, err)
+		}
+	}
+	return n, nil
+}
+
+func relaysToWire(rs []Relay) (w []*api.Relay) {
+	for _, r := range rs {
+		w = append(w, &api.Relay{Id: r.ID, Name: r.Name, Endpoint: r.Endpoint, Label: r.Label})
+	}
+	return w
+}
+
+func relaysFromWire(w []*api.Relay) (rs []Relay) {
+	for _, r := range w {
+		rs = append(rs, Relay{ID: r.Id, Name: r.Name, Endpoint: r.Endpoint, Label: r.Label})
+	}
+	return rs
+}
+
+func passesToWire(ps []Pass) (w []*api.Pass) {
+	for _, p := range ps {
+		w = append(w, &api.Pass{Relay: p.Relay, Ticket: p.Ticket, Key: p.Key.Expose(), NotAfter: timeToWire(p.NotAfter)})
+	}
+	return w
+}
+
+func passesFromWire(w []*api.Pass) (ps []Pass, err error) {
+	for _, p := range w {
+		k, err := key.ParseSecret(p.Key)
+		if err != nil {
+			return nil, fmt.Errorf("the pass for relay %.80q: %w", p.Relay, err)
+		}
+		ps = append(ps, Pass{Relay: p.Relay, Ticket: p.Ticket, Key: k, NotAfter: timeFromWire(p.NotAfter)})
+	}
+	return ps, nil
+}
+
+func timeToWire(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+func timeFromWire(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
+}
+
+func addrToWire(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+func parseAddrs(ss []string) (as []netip.Addr, err error) {
+	for _, s := range ss {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, err
+		}
+		as = append(as, a)
+	}
+	return as, nil
+}
+
+func prefixesToWire(ps []netip.Prefix) []string {
+	ss := make([]string, 0, len(ps))
+	for _, p := range ps {
+		ss = append(ss, p.String())
+	}
+	return ss
+}
+
+// parsePrefixes reads prefixes that a person may have typed.
+func parsePrefixes(ss []string) (ps []netip.Prefix, err error) {
+	for _, s := range ss {
+		p, err := parsePrefix(s)
+		if err != nil {
+			return nil, err
+		}
+		ps = append(ps, p)
+	}
+	return ps, nil
+}
+
+func parsePrefix(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, problem(KindInvalid, "write it as 192.168.1.0/24", "%.80q is not a prefix", s)
+	}
+	return p, nil
+}
