@@ -1,0 +1,134 @@
+package relay
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"overlayd/overlay/key"
+)
+
+const (
+	// attachPerSource limits ATTACHes without a valid token per source: a
+	// household has a handful of nodes, a test lab some hundred.
+	attachPerSource, attachBurst = 200, 1000
+	// attachTotal limits them over all sources, which can be forged: at two
+	// HMACs of about a microsecond each it is some 4 % of a core.
+	attachTotal, attachTotalBurst = 20_000, 20_000
+	// unknownPerSource limits UNKNOWNs per address and port. A node needs one.
+	unknownPerSource, unknownBurst  = 10, 3
+	unknownTotal, unknownTotalBurst = 20_000, 20_000
+	// pingPerSource limits PINGs per address and port, before their MAC is
+	// looked at. A node in doubt sends ten in a second.
+	pingPerSource, pingBurst = 500, 500
+	// keepaliveTime is what READY recommends, in case a node has no opinion.
+	keepaliveTime = keepaliveMax
+)
+
+// door answers control messages: it lets nodes in. It does no I/O.
+type door struct {
+	secret key.Secret // set by newDoor, then read-only, as all here
+	boot   uint64
+	start  time.Time // all durations count from here
+	table  *table
+	tokens *tokens
+
+	attachHosts, attachAll   *limiter
+	unknownPorts, unknownAll *limiter
+	pingPorts                *limiter
+}
+
+func newDoor(secret key.Secret, start time.Time, t *table) *door {
+	var boot [8]byte
+	rand.Read(boot[:]) // never fails
+	return &door{
+		secret:       secret,
+		boot:         binary.LittleEndian.Uint64(boot[:]),
+		start:        start,
+		table:        t,
+		tokens:       newTokens(),
+		attachHosts:  newLimiter(bySource, attachPerSource, attachBurst),
+		attachAll:    newLimiter(forAll, attachTotal, attachTotalBurst),
+		unknownPorts: newLimiter(bySource, unknownPerSource, unknownBurst),
+		unknownAll:   newLimiter(forAll, unknownTotal, unknownTotalBurst),
+		pingPorts:    newLimiter(bySource, pingPerSource, pingBurst),
+	}
+}
+
+// control takes a control message from src. It appends the answer, if there is one,
+// to b, and returns what happened.
+func (d *door) control(b []byte, now time.Time, src netip.AddrPort, frame []byte) ([]byte, event) {
+	switch frameType(frame) {
+	case frameAttach:
+		return d.attach(b, now, src, frame)
+	case framePing:
+		return d.ping(b, now, src, frame)
+	}
+	return b, dropControl
+}
+
+func (d *door) attach(b []byte, now time.Time, src netip.AddrPort, frame []byte) ([]byte, event) {
+	f := parseAttach(frame)
+	ticket, err := ParseTicket(f.ticket[:])
+	if err != nil {
+		return b, dropTicket
+	}
+	since := now.Sub(d.start)
+	tokenAt, proved := time.Duration(0), false
+	if f.token != (token{}) {
+		tokenAt, proved = d.tokens.made(since, src, f)
+	}
+	if !proved && !(d.attachHosts.allow(d.attachHosts.host(src.Addr()), since) && d.attachAll.allow(0, since)) {
+		return b, dropLimited
+	}
+	k := SessionKey(d.secret, f.ticket[:])
+	if !authentic(k, frame) {
+		return b, dropForged
+	}
+	if !proved {
+		c := challenge{nonce: f.nonce, token: d.tokens.make(since, src, f), observed: src}
+		return c.Append(b, k), challenged
+	}
+	what, why := d.table.admit(since, now, admission{src, k, ticket, f.nonce, tokenAt})
+	switch what {
+	case attached, moved:
+		r := ready{
+			nonce:     f.nonce,
+			boot:      d.boot,
+			observed:  src,
+			lease:     uint16(leaseTime / time.Second),
+			keepalive: uint16(keepaliveTime / time.Second),
+		}
+		return r.Append(b, k), what
+	case refused:
+		return goAway{f.nonce.session(), why}.Append(b, k), what
+	}
+	return b, what
+}
+
+func (d *door) ping(b []byte, now time.Time, src netip.AddrPort, frame []byte) ([]byte, event) {
+	since := now.Sub(d.start)
+	if !d.pingPorts.allow(d.pingPorts.port(src), since) {
+		return b, dropLimited
+	}
+	what, k := d.table.ping(since, src, frame)
+	switch what {
+	case ponged:
+		f := parsePing(frame)
+		return pong{f.session, f.count, src, d.boot}.Append(b, k), what
+	case dropNoSession:
+		return d.unknown(b, now, src)
+	}
+	return b, what
+}
+
+// unknown appends the hint for an address that sent something but has no
+// session, unless it had one just now.
+func (d *door) unknown(b []byte, now time.Time, src netip.AddrPort) ([]byte, event) {
+	since := now.Sub(d.start)
+	if !d.unknownPorts.allow(d.unknownPorts.port(src), since) || !d.unknownAll.allow(0, since) {
+		return b, dropNoSession
+	}
+	return appendUnknown(b), unknownSent
+}

@@ -1,0 +1,73 @@
+package relay
+
+// to is what becomes of a run of datagrams.
+type to struct {
+	leg *leg  // where it goes; nil: nowhere
+	why event // none, or why it is dropped
+	// control marks a single control message, which is handled rather than forwarded.
+	control bool
+}
+
+// cut decides on the first datagram of a train of size bytes each, and returns
+// for how many bytes from the start the decision is the same. What is to be
+// forwarded has the sender's label when it returns. from is the sender's seat; nil: it has none.
+// It takes no lock and allocates nothing.
+func cut(from *seat, train []byte, size int) (n int, d to) {
+	first := train[:min(size, len(train))]
+	d = decide(from, first)
+	n = len(first)
+	if d.control {
+		return n, d
+	}
+	if d.leg == nil {
+		return n, d
+	}
+	label := labelOf(first)
+	stamp(first, from.label)
+	for n < len(train) {
+		next := train[n:min(n+size, len(train))]
+		if len(next) < headerSize || labelOf(next) != label || !shaped(next[0], len(next)) {
+			break
+		}
+		stamp(next, from.label)
+		n += len(next)
+	}
+	return n, d
+}
+
+// decide says where one datagram goes.
+func decide(from *seat, b []byte) to {
+	if len(b) < headerSize {
+		return to{why: dropShape}
+	}
+	switch b[0] {
+	case kindControl:
+		return to{control: true}
+	case dataInitiation, dataResponse, dataCookie, dataTransport, kindProbe:
+	default:
+		return to{why: dropKind}
+	}
+	if !shaped(b[0], len(b)) {
+		return to{why: dropShape}
+	}
+	if from == nil {
+		return to{why: dropNoSession}
+	}
+	var s *seat
+	if l := labelOf(b); l == 0 {
+		s = from.network.own.Load()
+	} else {
+		s = from.network.labels.get(l)
+	}
+	switch {
+	case s == nil:
+		return to{why: dropNoPeer}
+	case s == from: // or it would come back, and be sent again
+		return to{why: dropSelf}
+	}
+	l := s.leg.Load()
+	if l == nil {
+		return to{why: dropNoPeer}
+	}
+	return to{leg: l}
+}

@@ -1,0 +1,443 @@
+package relay
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"io"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"overlayd/overlay/key"
+)
+
+const (
+	// keepaliveMin and keepaliveMax keep a home router's UDP mapping open; the
+	// shortest timeout met in the field is 30 s. The spread keeps nodes that
+	// started together apart.
+	keepaliveMin = 20 * time.Second
+	keepaliveMax = 25 * time.Second
+	// silence is how long data may go unanswered before the session is
+	// doubted. A peer that is away is silent too; a PONG settles it.
+	silence = 2 * time.Second
+	// pollEvery bounds Tick's next while a session is up: Sent does not wake
+	// the caller, so Tick must look for silence by itself.
+	pollEvery = 500 * time.Millisecond
+
+	// attachFirst to attachFast are the first retries; a relay that restarts
+	// within fastFor is found again within attachFast, and after that within
+	// attachMax.
+	attachFirst = 100 * time.Millisecond
+	attachFast  = 800 * time.Millisecond
+	attachMax   = 5 * time.Second
+	fastFor     = time.Minute
+	// lostAfter is how long attaching goes unanswered before the status says lost.
+	lostAfter = 5 * time.Second
+	// tryBeforeDoubt is how many ATTACHes an UNKNOWN may cost before the
+	// session it doubted counts as gone.
+	tryBeforeDoubt = 4
+	// unknownEvery limits how often an UNKNOWN, which anybody can forge, makes
+	// us attach.
+	unknownEvery = 100 * time.Millisecond
+	// tokenGood is how long a node repeats a token; the relay takes it a bit longer.
+	tokenGood = tokenLife - 2*time.Second
+	// defaultLease is how long the relay keeps a session without any PING.
+	defaultLease = 120 * time.Second
+)
+
+// doubtPings and kickPings are the gaps after each unanswered PING; after the
+// last one the session is attached again.
+var (
+	doubtPings = []time.Duration{500 * time.Millisecond, time.Second, time.Second}
+	kickPings  = []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond}
+)
+
+// State is what a Session knows of itself.
+type State int
+
+// The states. Data is sent through the relay while Up.
+const (
+	Attaching State = iota // no session yet, or a new one is being made
+	Up                     // the relay has confirmed the session
+	Lost                   // attaching goes unanswered, or the relay refuses; it is tried on
+)
+
+// String returns one word.
+func (s State) String() string { return [...]string{"attaching", "up", "lost"}[s] }
+
+// SessionOptions says who attaches.
+type SessionOptions struct {
+	Ticket []byte
+	Key    key.Secret
+	Rand   io.Reader // nil: crypto/rand
+}
+
+// SessionStatus is a Session's state and what proves it.
+type SessionStatus struct {
+	State    State
+	Reason   Reason         // why the relay ended or refused the session, if it said so
+	RTT      time.Duration  // smoothed; 0: unknown
+	Observed netip.AddrPort // our address as the relay sees it
+	LastEcho time.Time      // when the relay last proved that it has the session
+	BootID   uint64         // changes when the relay restarts
+}
+
+// Session is the node's end of a relay session: a state machine without I/O.
+// Feed it what the relay sends and the time; send what it returns. Its methods
+// may be called concurrently.
+type Session struct {
+	sentSince atomic.Int64 // when data was first sent since something was heard, Unix ns; 0: none
+
+	mu     sync.Mutex // guards all below
+	rand   io.Reader
+	ticket [ticketSize]byte
+	key    key.Secret
+
+	status SessionStatus
+	since  time.Time // when attaching began; zero: it has not
+	try    try
+	grant  grant
+}
+
+// try is one attempt at attaching. Its nonce stays the same over retries, or a
+// round trip longer than the first gaps would never succeed.
+type try struct {
+	on       bool
+	nonce    nonce
+	token    token
+	tokenAt  time.Time // zero: no token
+	sentAt   time.Time
+	sent     int       // ATTACHes
+	next     time.Time // when to send again
+	patience time.Duration
+}
+
+// grant is what READY made, and the PINGs that keep it.
+type grant struct {
+	id     uint64
+	ticket [ticketSize]byte
+	key    key.Secret
+	lease  time.Duration
+	count  uint64          // of the last PING
+	sentAt [8]time.Time    // of the last PINGs, by count
+	gaps   []time.Duration // what is left of doubtPings or kickPings; nil: no doubt
+	next   time.Time       // when the next PING is due
+}
+
+// NewSession returns a session that attaches at the first Tick.
+func NewSession(o SessionOptions) *Session {
+	s := &Session{rand: o.Rand, key: o.Key}
+	if s.rand == nil {
+		s.rand = rand.Reader
+	}
+	copy(s.ticket[:], o.Ticket)
+	return s
+}
+
+// Status returns the state.
+func (s *Session) Status() SessionStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+// Sent notes that data was sent through the relay.
+func (s *Session) Sent(now time.Time) {
+	if s.sentSince.Load() == 0 {
+		s.sentSince.CompareAndSwap(0, now.UnixNano())
+	}
+}
+
+// Heard notes that data came through the relay.
+func (s *Session) Heard(time.Time) {
+	if s.sentSince.Load() != 0 {
+		s.sentSince.Store(0)
+	}
+}
+
+// Renew replaces the ticket. The session goes on, and is moved to the new
+// ticket at once.
+func (s *Session) Renew(ticket []byte, k key.Secret) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ticket = [ticketSize]byte{}
+	copy(s.ticket[:], ticket)
+	s.key = k
+	s.begin(time.Time{}) // the next Tick sends
+	if s.status.State == Lost {
+		s.status.State, s.status.Reason = Attaching, ReasonNone
+		s.since = time.Time{}
+	}
+}
+
+// Kick says that the session is in doubt: the control stream broke, or a link
+// changed. It is verified at once; call Tick.
+func (s *Session) Kick(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.status.State != Up {
+		s.since = now
+		if s.try.on {
+			s.try.sent, s.try.next = 0, now
+			s.try.patience = 0
+		}
+		return
+	}
+	s.grant.gaps = kickPings
+	s.grant.next = now
+}
+
+// begin starts a new attempt, whose first ATTACH is due now.
+func (s *Session) begin(now time.Time) {
+	s.try = try{on: true, next: now}
+	io.ReadFull(s.rand, s.try.nonce[:])
+}
+
+// Tick returns what to send now, if anything, and when to call again.
+func (s *Session) Tick(now time.Time) (frame []byte, next time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.status.State == Up {
+		s.watch(now)
+	}
+	if s.status.State != Up && !s.try.on {
+		s.begin(now)
+	}
+	if s.try.on && !s.try.next.After(now) {
+		s.tired(now)
+		return s.attach(now), s.wake(now)
+	}
+	if s.status.State == Up && !s.grant.next.After(now) {
+		return s.ping(now), s.wake(now)
+	}
+	return nil, s.wake(now)
+}
+
+// wake returns when Tick has something to do next.
+func (s *Session) wake(now time.Time) time.Time {
+	next := now.Add(attachMax)
+	if s.status.State == Up {
+		next = now.Add(pollEvery)
+		if s.grant.next.Before(next) {
+			next = s.grant.next
+		}
+	}
+	if s.try.on && s.try.next.Before(next) {
+		next = s.try.next
+	}
+	return next
+}
+
+// watch doubts a session whose data goes unanswered, and gives up one whose
+// PINGs do.
+func (s *Session) watch(now time.Time) {
+	e := &s.grant
+	if now.Sub(s.status.LastEcho) > e.lease {
+		s.fail(now)
+		return
+	}
+	since := s.sentSince.Load()
+	if since > now.UnixNano() { // the clock was set back
+		s.sentSince.CompareAndSwap(since, now.UnixNano())
+	}
+	if e.gaps == nil && since != 0 && now.Sub(time.Unix(0, since)) >= silence {
+		e.gaps = doubtPings
+		e.next = now
+	}
+	if e.gaps != nil && len(e.gaps) == 0 && !e.next.After(now) {
+		s.fail(now)
+	}
+}
+
+// fail gives the session up; a new one is attached at once.
+func (s *Session) fail(now time.Time) {
+	s.status.State = Attaching
+	s.since = now
+	s.begin(now)
+}
+
+// tired tells by its retries that an attempt goes unanswered.
+func (s *Session) tired(now time.Time) {
+	switch {
+	case s.status.State == Up && s.renewing(): // the old ticket's session may well live on
+	case s.status.State == Up && s.try.sent >= tryBeforeDoubt:
+		s.status.State = Attaching
+		s.since = now
+	case s.since.IsZero():
+		s.since = now
+	case s.status.State == Attaching && now.Sub(s.since) >= lostAfter:
+		s.status.State = Lost
+	}
+}
+
+// renewing reports whether the session that is up was made by another ticket
+// than the one to attach with.
+func (s *Session) renewing() bool { return s.ticket != s.grant.ticket }
+
+// attach returns the ATTACH to send now, and sets when to repeat it.
+func (s *Session) attach(now time.Time) []byte {
+	t := &s.try
+	f := attach{nonce: t.nonce, ticket: s.ticket}
+	if !t.tokenAt.IsZero() && now.Sub(t.tokenAt) < tokenGood {
+		f.token = t.token
+	}
+	switch {
+	case t.patience == 0:
+		t.patience = attachFirst
+	case t.patience < attachFast:
+		t.patience = min(2*t.patience, attachFast)
+	case s.status.Reason > ReasonStopping && s.status.State != Up:
+		t.patience = attachMax
+	case !s.since.IsZero() && now.Sub(s.since) > fastFor:
+		t.patience = min(t.patience*3/2, attachMax)
+	}
+	t.sent++
+	t.sentAt = now
+	t.next = now.Add(s.jitter(t.patience*3/4, t.patience))
+	return f.Append(make([]byte, 0, attachSize), s.key)
+}
+
+// ping returns the PING to send now, and sets when the next one is due.
+func (s *Session) ping(now time.Time) []byte {
+	e := &s.grant
+	if e.gaps == nil { // the idle one; unanswered, it is repeated
+		e.gaps = doubtPings
+	}
+	if len(e.gaps) > 0 {
+		e.next = now.Add(e.gaps[0])
+		e.gaps = e.gaps[1:]
+	}
+	e.count++
+	e.sentAt[e.count%uint64(len(e.sentAt))] = now
+	return ping{e.id, e.count}.Append(make([]byte, 0, pingSize), e.key)
+}
+
+// Handle takes a control message that came from the relay's address, and
+// returns the answer, if there is one. Call Tick afterwards.
+func (s *Session) Handle(now time.Time, frame []byte) (reply []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch frameType(frame) {
+	case frameChallenge:
+		return s.handleChallenge(now, frame)
+	case frameReady:
+		s.handleReady(now, frame)
+	case framePong:
+		s.handlePong(now, frame)
+	case frameUnknown:
+		return s.handleUnknown(now)
+	case frameGoAway:
+		s.handleGoAway(now, frame)
+	}
+	return nil
+}
+
+func (s *Session) handleChallenge(now time.Time, frame []byte) []byte {
+	f := parseChallenge(frame)
+	if !s.try.on || f.nonce != s.try.nonce || f.token == s.try.token || !authentic(s.key, frame) {
+		return nil
+	}
+	s.try.token, s.try.tokenAt = f.token, now
+	s.status.Observed = f.observed
+	return s.attach(now)
+}
+
+func (s *Session) handleReady(now time.Time, frame []byte) {
+	f := parseReady(frame)
+	if !s.try.on || f.nonce != s.try.nonce || s.try.tokenAt.IsZero() || !authentic(s.key, frame) {
+		return
+	}
+	s.grant = grant{
+		id:     f.nonce.session(),
+		ticket: s.ticket,
+		key:    s.key,
+		lease:  time.Duration(f.lease) * time.Second,
+	}
+	if f.lease == 0 {
+		s.grant.lease = defaultLease
+	}
+	s.status.BootID = f.boot
+	s.status.State, s.status.Reason = Up, ReasonNone
+	s.since = time.Time{}
+	if s.try.sent <= 2 { // a repeated ATTACH does not tell which one was answered
+		s.measured(now.Sub(s.try.sentAt))
+	}
+	s.try = try{}
+	s.confirmed(now, f.observed)
+}
+
+func (s *Session) handlePong(now time.Time, frame []byte) {
+	f := parsePong(frame)
+	e := &s.grant
+	old := e.count >= uint64(len(e.sentAt)) && f.count <= e.count-uint64(len(e.sentAt))
+	if s.status.State != Up || f.session != e.id || f.count > e.count || f.count == 0 || old || !authentic(e.key, frame) {
+		return
+	}
+	at := &e.sentAt[f.count%uint64(len(e.sentAt))]
+	if at.IsZero() { // answered before
+		return
+	}
+	s.measured(now.Sub(*at))
+	*at = time.Time{}
+	s.status.BootID = f.boot
+	s.confirmed(now, f.observed)
+}
+
+// confirmed notes a proof that the relay has the session.
+func (s *Session) confirmed(now time.Time, observed netip.AddrPort) {
+	s.status.LastEcho = now
+	s.status.Observed = observed
+	s.sentSince.Store(0)
+	s.grant.gaps = nil
+	s.grant.next = now.Add(s.jitter(keepaliveMin, keepaliveMax))
+}
+
+// measured smooths the round trip as TCP does (RFC 6298).
+func (s *Session) measured(rtt time.Duration) {
+	rtt = max(rtt, time.Microsecond)
+	if s.status.RTT == 0 {
+		s.status.RTT = rtt
+	} else {
+		s.status.RTT += (rtt - s.status.RTT) / 8
+	}
+}
+
+// handleUnknown attaches again. Anybody can send UNKNOWN, so the session
+// counts as up until attaching goes unanswered.
+func (s *Session) handleUnknown(now time.Time) []byte {
+	if s.status.State != Up || s.try.on || now.Sub(s.status.LastEcho) < unknownEvery {
+		return nil
+	}
+	s.begin(now)
+	return s.attach(now)
+}
+
+func (s *Session) handleGoAway(now time.Time, frame []byte) {
+	f := parseGoAway(frame)
+	switch {
+	case s.status.State == Up && f.session == s.grant.id && authentic(s.grant.key, frame):
+		s.fail(now)
+		// All nodes hear it at the same moment.
+		s.try.next = now.Add(s.jitter(0, 2*attachFirst))
+	case !s.try.on || f.session != s.try.nonce.session() || !authentic(s.key, frame):
+		return
+	case s.status.State == Up && s.renewing(): // the old ticket's session goes on
+		s.status.Reason = f.reason
+		s.try = try{}
+		return
+	}
+	s.status.Reason = f.reason
+	if f.reason > ReasonStopping { // refused for good, until something changes
+		s.status.State = Lost
+		s.try.patience = attachMax
+		s.try.next = now.Add(s.jitter(attachMax/2, attachMax))
+	}
+}
+
+// jitter returns a random duration between two.
+func (s *Session) jitter(from, to time.Duration) time.Duration {
+	var b [8]byte
+	io.ReadFull(s.rand, b[:])
+	return from + time.Duration(binary.LittleEndian.Uint64(b[:])%uint64(to-from+1))
+}
