@@ -23,6 +23,7 @@ type Options struct {
 // Device is one running WireGuard device.
 type Device struct {
 	dev     *device.Device // set by New, then read-only
+	tun     *gatedTUN
 	nudge   *nudger
 	stop    chan struct{} // closed by Close
 	closing sync.Once
@@ -37,9 +38,10 @@ func New(o Options) (*Device, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	out, in := newGate(outLimit), newGate(inLimit)
-	dev := device.NewDevice(newGatedTUN(o.TUN, out, in), &gatedBind{Bind: o.Bind, out: out, in: in}, logger(o.Log))
+	gated := newGatedTUN(o.TUN, out, in)
+	dev := device.NewDevice(gated, &gatedBind{Bind: o.Bind, out: out, in: in}, logger(o.Log))
 	dev.DisableSomeRoamingForBrokenMobileSemantics() // an Endpoint is a peer, and stays it
-	d := &Device{dev: dev, stop: make(chan struct{})}
+	d := &Device{dev: dev, tun: gated, stop: make(chan struct{})}
 	if err := dev.SetPrivateKey(device.NoisePrivateKey(o.Key.Expose())); err != nil {
 		dev.Close()
 		return nil, fmt.Errorf("set the wireguard key: %w", err)
@@ -112,4 +114,5 @@ func (d *Device) Close() {
 	d.running.Wait()
 	d.dev.Close()
 	<-d.dev.Wait()
+	<-d.tun.ended
 }

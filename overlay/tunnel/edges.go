@@ -15,19 +15,24 @@ type gatedTUN struct {
 	out, in *gate
 	timer   *time.Timer // of the one goroutine that reads
 	events  chan tun.Event
+	ended   chan struct{} // closed when no more events come
 }
 
 func newGatedTUN(t tun.Device, out, in *gate) *gatedTUN {
-	g := &gatedTUN{Device: t, out: out, in: in, timer: time.NewTimer(0), events: make(chan tun.Event, 1)}
-	go func() { // ends when the TUN is closed
-		defer close(g.events)
-		for e := range t.Events() {
-			if e&tun.EventMTUUpdate != 0 {
-				g.events <- tun.EventMTUUpdate
-			}
-		}
-	}()
+	g := &gatedTUN{Device: t, out: out, in: in, timer: time.NewTimer(0), events: make(chan tun.Event, 1), ended: make(chan struct{})}
+	go g.passEvents()
 	return g
+}
+
+// passEvents ends when the TUN is closed.
+func (t *gatedTUN) passEvents() {
+	defer close(t.ended)
+	defer close(t.events)
+	for e := range t.Device.Events() {
+		if e&tun.EventMTUUpdate != 0 {
+			t.events <- tun.EventMTUUpdate
+		}
+	}
 }
 
 func (t *gatedTUN) Events() <-chan tun.Event { return t.events }

@@ -15,24 +15,20 @@ const (
 	// patience is how long nothing has to leave before those inside count as
 	// dropped; a machine that is merely busy gets something out in that time.
 	patience = 10 * time.Millisecond
-	// memory is how far back an entry counts: what entered before the last two
-	// such periods was sent or dropped, and is not inside.
-	memory = 200 * time.Millisecond
 )
 
 // gate bounds how many packets are between one entry of WireGuard and the exit
 // on its other side. WireGuard may drop packets between the two without a word
-// (no peer, no session, not authentic), so the count is corrected in two ways:
-// when nobody leaves for a while the gate opens, and old entries are forgotten.
+// (no peer, no session, not authentic), so the count is corrected wherever
+// that can be known: when nothing has entered for a while, or nothing could
+// because nobody left, then nothing is inside.
 type gate struct {
 	limit   int64 // set by newGate, then read-only
 	inside  atomic.Int64
-	left    atomic.Uint64 // total; only its change matters
-	waiting atomic.Bool
+	left    atomic.Uint64 // batches in total; only its change matters
+	entered atomic.Int64  // when the last batch did, in ns
+	waiting atomic.Int32
 	wake    chan struct{} // holds one token, never closed
-
-	epoch   atomic.Int64 // start of the current period, in ns
-	entered atomic.Int64 // in the current period
 }
 
 func newGate(limit int64) *gate {
@@ -41,12 +37,11 @@ func newGate(limit int64) *gate {
 
 // wait returns when there is room for a batch. The timer is the caller's own.
 func (g *gate) wait(timer *time.Timer) {
-	for g.inside.Load() >= g.limit {
-		left := g.left.Load()
-		g.waiting.Store(true)
-		if g.inside.Load() < g.limit {
-			break
-		}
+	if g.inside.Load() < g.limit {
+		return
+	}
+	g.waiting.Add(1)
+	for left := g.left.Load(); g.inside.Load() >= g.limit; left = g.left.Load() {
 		timer.Reset(patience)
 		select {
 		case <-g.wake:
@@ -57,9 +52,8 @@ func (g *gate) wait(timer *time.Timer) {
 			}
 		}
 	}
-	if g.waiting.Load() { // several readers may wait: pass it on
-		g.signal()
-	}
+	g.waiting.Add(-1)
+	g.signal() // others may fit as well
 }
 
 // enter counts n packets in.
@@ -67,15 +61,11 @@ func (g *gate) enter(n int, now int64) {
 	if n == 0 {
 		return
 	}
-	g.inside.Add(int64(n))
-	start := g.epoch.Load()
-	if now-start > int64(memory) && g.epoch.CompareAndSwap(start, now) {
-		recent := g.entered.Swap(0)
-		if over := g.inside.Load() - recent - int64(n); over > 0 {
-			g.inside.Add(-over)
-		}
+	if now-g.entered.Swap(now) > int64(patience) {
+		g.inside.Store(int64(n))
+		return
 	}
-	g.entered.Add(int64(n))
+	g.inside.Add(int64(n))
 }
 
 // leave counts n packets out.
@@ -88,13 +78,15 @@ func (g *gate) leave(n int) {
 	if v < 0 {
 		g.inside.CompareAndSwap(v, 0) // they had been written off
 	}
-	if v < g.limit && g.waiting.Load() {
+	if v < g.limit {
 		g.signal()
 	}
 }
 
 func (g *gate) signal() {
-	g.waiting.Store(false)
+	if g.waiting.Load() == 0 {
+		return
+	}
 	select {
 	case g.wake <- struct{}{}:
 	default:

@@ -1,0 +1,66 @@
+package tunnel
+
+import (
+	"bytes"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"overlayd/overlay/key"
+)
+
+// TestNudger runs both sides' nudgers and records who begins when.
+func TestNudger(t *testing.T) {
+	low, high := key.NewPrivate().Public(), key.NewPrivate().Public()
+	if bytes.Compare(low.Bytes(), high.Bytes()) > 0 {
+		low, high = high, low
+	}
+	for name, c := range map[string]struct {
+		self, peer key.Public
+		done       time.Duration // when a handshake completes by itself; 0: never
+		want       []time.Duration
+	}{
+		"smaller key, answered":     {low, high, 10 * time.Millisecond, []time.Duration{0}},
+		"greater key, other begins": {high, low, 10 * time.Millisecond, nil},
+		"smaller key, no answer":    {low, high, 0, []time.Duration{0, time.Second, 2 * time.Second}},
+		"greater key, no answer":    {high, low, 0, []time.Duration{300 * time.Millisecond, 1300 * time.Millisecond, 2300 * time.Millisecond}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				var begun []time.Duration
+				begin := func(k key.Public) {
+					if k != c.peer {
+						t.Errorf("began with %s", k.Short())
+					}
+					begun = append(begun, time.Since(start))
+				}
+				stats := func() (map[key.Public]Stat, error) {
+					s := Stat{LastHandshake: start.Add(-time.Minute)}
+					if c.done != 0 && time.Since(start) >= c.done {
+						s.LastHandshake = start.Add(c.done)
+					}
+					return map[key.Public]Stat{c.peer: s}, nil
+				}
+				n := newNudger(c.self, begin, stats)
+				stop, ended := make(chan struct{}), make(chan struct{})
+				go func() { n.run(stop); close(ended) }()
+				n.want(c.peer)
+				time.Sleep(time.Minute)
+				close(stop)
+				<-ended
+				if len(begun) != len(c.want) {
+					t.Fatalf("began at %v, want %v", begun, c.want)
+				}
+				for i := range begun {
+					if begun[i] != c.want[i] {
+						t.Errorf("began at %v, want %v", begun, c.want)
+					}
+				}
+				if len(n.wants) != 0 {
+					t.Error("a want is left")
+				}
+			})
+		})
+	}
+}
