@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -52,7 +51,7 @@ func (m *Machine) Capture(ctx context.Context, link, filter string) (*Capture, e
 // Stop ends the capture; the file is complete afterwards. It fails when the
 // kernel dropped packets, as then the file proves nothing.
 func (c *Capture) Stop() error {
-	if err := c.process.end(syscall.SIGINT); err != nil {
+	if err := c.process.Interrupt(); err != nil {
 		return fmt.Errorf("capture: %w: %s", err, c.process.Tail())
 	}
 	if tail := c.process.Tail(); !strings.Contains(tail, "\n0 packets dropped by kernel") {

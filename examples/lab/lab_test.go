@@ -1,6 +1,6 @@
 //go:build linux
 
-package lab
+package lab_test
 
 import (
 	"context"
@@ -11,84 +11,34 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"overlayd/examples/lab"
+	"overlayd/examples/lab/labtest"
 )
 
-// needRoot skips loudly without root; in CI that is a failure.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("this test needs root, and CI=true forbids to skip it")
-	}
-	t.Skip("SKIPPED: needs root for network namespaces; run: sudo -E make test")
-}
-
-// newLab is New with a minute to live and a Close at the end.
-func newLab(t *testing.T, o Options) (context.Context, *Lab) {
-	t.Helper()
-	needRoot(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	t.Cleanup(cancel)
-	l, err := New(ctx, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			l.dumpLogs(t)
-		}
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return ctx, l
-}
-
-func (l *Lab) dumpLogs(t *testing.T) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	seen := map[string]bool{}
-	for _, p := range l.processes {
-		if !seen[p.Log] {
-			seen[p.Log] = true
-			t.Logf("%s:\n%s", p.Log, p.Tail())
-		}
-	}
-}
-
-// must runs a command in the machine.
-func must(ctx context.Context, t *testing.T, m *Machine, name string, args ...string) string {
-	t.Helper()
-	out, err := m.Run(ctx, name, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 func TestTheWorldIsAsDrawn(t *testing.T) {
-	for _, kind := range []NAT{Cone, Hard} {
+	for _, kind := range []lab.NAT{lab.Cone, lab.Hard} {
 		t.Run("NAT "+string(kind), func(t *testing.T) {
-			ctx, l := newLab(t, Options{Home: kind, Lab: kind})
-			ping := func(m *Machine, addr string) error {
+			ctx, l := labtest.New(t, lab.Options{Home: kind, Lab: kind})
+			ping := func(m *lab.Machine, addr string) error {
 				_, err := m.Run(ctx, "ping", "-c", "1", "-W", "1", addr)
 				return err
 			}
 			for _, c := range []struct {
-				from    *Machine
+				from    *lab.Machine
 				to      string
 				reaches bool
 			}{
-				{l.Laptop, VPSAddr, true},
-				{l.Gateway, VPSAddr, true},
-				{l.Host, VPSAddr, true},
-				{l.Gateway, HostAddr, true},
-				{l.VPS, HomePublic, false},
-				{l.VPS, LabPublic, false},
-				{l.Laptop, HostAddr, false},
-				{l.VPS, HostAddr, false},
+				{l.Laptop, lab.VPSAddr, true},
+				{l.Gateway, lab.VPSAddr, true},
+				{l.Host, lab.VPSAddr, true},
+				{l.Gateway, lab.HostAddr, true},
+				{l.VPS, lab.HomePublic, false},
+				{l.VPS, lab.LabPublic, false},
+				{l.Laptop, lab.HostAddr, false},
+				{l.VPS, lab.HostAddr, false},
 			} {
 				if err := ping(c.from, c.to); (err == nil) != c.reaches {
 					t.Errorf("%s reaches %s: %v, want %v (%v)", c.from.Name, c.to, err == nil, c.reaches, err)
@@ -101,17 +51,17 @@ func TestTheWorldIsAsDrawn(t *testing.T) {
 // A hard NAT shows two destinations two ports; a cone NAT shows them one, and
 // it is the inner one.
 func TestMappings(t *testing.T) {
-	for _, kind := range []NAT{Cone, Hard} {
+	for _, kind := range []lab.NAT{lab.Cone, lab.Hard} {
 		t.Run("NAT "+string(kind), func(t *testing.T) {
-			ctx, l := newLab(t, Options{Home: kind})
-			must(ctx, t, l.VPS, "ip", "addr", "add", "203.0.113.11/24", "dev", "eth0")
+			ctx, l := labtest.New(t, lab.Options{Home: kind})
+			labtest.Run(ctx, t, l.VPS, "ip", "addr", "add", "203.0.113.11/24", "dev", "eth0")
 			inner, err := l.Laptop.ListenPacket("udp4", "0.0.0.0:40000")
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer inner.Close()
 			seen := map[string]bool{}
-			for _, addr := range []string{VPSAddr, "203.0.113.11"} {
+			for _, addr := range []string{lab.VPSAddr, "203.0.113.11"} {
 				server, err := l.VPS.ListenPacket("udp4", addr+":7000")
 				if err != nil {
 					t.Fatal(err)
@@ -127,10 +77,10 @@ func TestMappings(t *testing.T) {
 				}
 				seen[from.String()] = true
 			}
-			if kind == Cone && !seen[HomePublic+":40000"] || kind == Cone && len(seen) != 1 {
+			if kind == lab.Cone && !seen[lab.HomePublic+":40000"] || kind == lab.Cone && len(seen) != 1 {
 				t.Errorf("a cone NAT shows %v", seen)
 			}
-			if kind == Hard && len(seen) != 2 {
+			if kind == lab.Hard && len(seen) != 2 {
 				t.Errorf("a hard NAT shows %v", seen)
 			}
 		})
@@ -138,38 +88,38 @@ func TestMappings(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	ctx, l := newLab(t, Options{NoOffload: true, MiddleMTU: 1400, FilterICMP: true, Clash: true, Docker: true})
-	features := must(ctx, t, l.Gateway, "ethtool", "-k", "eth0")
+	ctx, l := labtest.New(t, lab.Options{NoOffload: true, MiddleMTU: 1400, FilterICMP: true, Clash: true, Docker: true})
+	features := labtest.Run(ctx, t, l.Gateway, "ethtool", "-k", "eth0")
 	for _, f := range []string{"tcp-segmentation-offload", "generic-segmentation-offload", "generic-receive-offload", "tx-udp-segmentation"} {
 		if !strings.Contains(features, f+": off") {
 			t.Errorf("%s is not off:\n%s", f, features)
 		}
 	}
 	// The VPS cannot know of the small link, and is not told.
-	if _, err := l.Laptop.Run(ctx, "ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1372", VPSAddr); err != nil {
+	if _, err := l.Laptop.Run(ctx, "ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1372", lab.VPSAddr); err != nil {
 		t.Errorf("1400 bytes do not pass: %v", err)
 	}
-	if out, err := l.Laptop.Run(ctx, "ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1373", VPSAddr); err == nil || strings.Contains(out, "Frag needed") {
+	if out, err := l.Laptop.Run(ctx, "ping", "-c", "1", "-W", "1", "-M", "do", "-s", "1373", lab.VPSAddr); err == nil || strings.Contains(out, "Frag needed") {
 		t.Errorf("1401 bytes: %v\n%s", err, out)
 	}
-	must(ctx, t, l.Laptop, "ping", "-c", "1", "-W", "1", HostAddr) // the home NAT's second address
-	if rules := must(ctx, t, l.Gateway, "iptables", "-S"); !strings.Contains(rules, "-P FORWARD DROP") || !strings.Contains(rules, "-N DOCKER-USER") {
+	labtest.Run(ctx, t, l.Laptop, "ping", "-c", "1", "-W", "1", lab.HostAddr) // the home NAT's second address
+	if rules := labtest.Run(ctx, t, l.Gateway, "iptables", "-S"); !strings.Contains(rules, "-P FORWARD DROP") || !strings.Contains(rules, "-N DOCKER-USER") {
 		t.Errorf("the gateway's rules:\n%s", rules)
 	}
 }
 
 func TestCaptureSeesAMarker(t *testing.T) {
-	ctx, l := newLab(t, Options{})
+	ctx, l := labtest.New(t, lab.Options{})
 	c, err := l.VPS.Capture(ctx, "eth0", "udp")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := l.VPS.ListenPacket("udp4", VPSAddr+":7000")
+	server, err := l.VPS.ListenPacket("udp4", lab.VPSAddr+":7000")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	client, err := l.Laptop.DialContext(ctx, "udp4", VPSAddr+":7000")
+	client, err := l.Laptop.DialContext(ctx, "udp4", lab.VPSAddr+":7000")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +139,7 @@ func TestCaptureSeesAMarker(t *testing.T) {
 }
 
 func TestNothingIsLeft(t *testing.T) {
-	_, l := newLab(t, Options{})
+	_, l := labtest.New(t, lab.Options{})
 	p, err := l.VPS.Start("sleep", "1000")
 	if err != nil {
 		t.Fatal(err)
@@ -214,28 +164,28 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Errorf("the directory is still there: %v", err)
 	}
 	out, err := exec.Command("ip", "netns", "list").Output()
-	if err != nil || strings.Contains(string(out), l.prefix) {
+	if err != nil || strings.Contains(string(out), l.VPS.Namespace) {
 		t.Errorf("namespaces left: %v\n%s", err, out)
 	}
 }
 
 func TestLeftoversOfTheDead(t *testing.T) {
-	needRoot(t)
+	labtest.NeedRoot(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	dead := exec.Command("true")
 	if err := dead.Run(); err != nil {
 		t.Fatal(err)
 	}
-	ns := fmt.Sprintf("%s%d-laptop", namespacePrefix, dead.Process.Pid)
-	if err := run(ctx, "ip", "netns", "add", ns); err != nil {
-		t.Fatal(err)
+	ns := fmt.Sprintf("%s%d-laptop", "ovl-", dead.Process.Pid)
+	if out, err := exec.CommandContext(ctx, "ip", "netns", "add", ns).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 	stray := exec.Command("ip", "netns", "exec", ns, "sleep", "1000")
 	if err := stray.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := RemoveLeftovers(ctx); err != nil {
+	if err := lab.RemoveLeftovers(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := stray.Wait(); err == nil {
@@ -246,37 +196,8 @@ func TestLeftoversOfTheDead(t *testing.T) {
 	}
 }
 
-func TestOrphaned(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		want bool
-	}{
-		{fmt.Sprintf("ovl-%d-laptop", os.Getpid()), false},
-		{"ovl-4194305-laptop", true}, // above the kernel's largest pid
-		{"ovl-laptop", false},
-		{"ovl--1-laptop", false},
-		{"ovl-0-laptop", false},
-		{"somebody", false},
-	} {
-		if got := orphaned(c.name); got != c.want {
-			t.Errorf("orphaned(%q) = %v", c.name, got)
-		}
-	}
-}
-
-func TestParseUsage(t *testing.T) {
-	stat := "4711 (a (b) c) S 1 4711 4711 0 -1 4194560 100 0 0 0 250 150 0 0 20 0 9 0 100 1000 200"
-	u, err := parseUsage(stat, "Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t   1024 kB\n")
-	if want := (Usage{CPU: 4 * time.Second, RSS: 1 << 20, Peak: 2 << 20}); err != nil || u != want {
-		t.Errorf("parseUsage = %+v, %v, want %+v", u, err, want)
-	}
-	if _, err := parseUsage("1 (x) Z 1", ""); err == nil {
-		t.Error("a short stat was accepted")
-	}
-}
-
 func TestSnapshotSeesWhatRulesDo(t *testing.T) {
-	ctx, l := newLab(t, Options{Docker: true})
+	ctx, l := labtest.New(t, lab.Options{Docker: true})
 	snapshot := func() string {
 		t.Helper()
 		s, err := l.Gateway.Snapshot(ctx)
@@ -294,11 +215,11 @@ func TestSnapshotSeesWhatRulesDo(t *testing.T) {
 		{"a sysctl", "sysctl -qw net.ipv4.ip_forward=1", "sysctl -qw net.ipv4.ip_forward=0"},
 		{"a link", "ip link add x type bridge", "ip link del x"},
 	} {
-		must(ctx, t, l.Gateway, "sh", "-c", c.do)
+		labtest.Run(ctx, t, l.Gateway, "sh", "-c", c.do)
 		if snapshot() == before {
 			t.Errorf("%s does not show", c.name)
 		}
-		must(ctx, t, l.Gateway, "sh", "-c", c.undo)
+		labtest.Run(ctx, t, l.Gateway, "sh", "-c", c.undo)
 		if after := snapshot(); after != before {
 			t.Errorf("%s: undone, the machine is not as before:\n%s\nbefore:\n%s", c.name, after, before)
 		}

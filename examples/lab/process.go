@@ -100,6 +100,9 @@ func (p *Process) Signal(s syscall.Signal) {
 // killed, which is an error.
 func (p *Process) Stop() error { return p.end(terminate) }
 
+// Interrupt is Ctrl-C, and otherwise like Stop.
+func (p *Process) Interrupt() error { return p.end(syscall.SIGINT) }
+
 func (p *Process) end(s syscall.Signal) error {
 	p.Signal(s)
 	select {

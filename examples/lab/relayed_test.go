@@ -1,0 +1,170 @@
+//go:build linux
+
+package lab_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"overlayd/examples/lab"
+	"overlayd/examples/lab/labtest"
+)
+
+// Both NATs are hard, so everything goes by the relay; from the laptop and
+// from the VPS, every kind of traffic reaches the LAN host, which sees the
+// gateway as the source.
+func TestRelayedPath(t *testing.T) {
+	ctx, l, _ := labtest.Joined(t, lab.Options{Home: lab.Hard, Lab: lab.Hard})
+	tcp, udp := echoServers(t, l.Host)
+	for _, from := range []*lab.Machine{l.Laptop, l.VPS} {
+		t.Run("from "+from.Name, func(t *testing.T) {
+			labtest.Run(ctx, t, from, "ping", "-n", "-c", "3", "-i", "0.1", "-W", "1", lab.HostAddr)
+			trace := labtest.Run(ctx, t, from, "traceroute", "-I", "-n", "-q", "1", "-w", "2", "-m", "5", lab.HostAddr)
+			hops := strings.Split(strings.TrimSpace(trace), "\n")
+			if last := hops[len(hops)-1]; !strings.Contains(last, lab.HostAddr) {
+				t.Errorf("traceroute does not arrive:\n%s", trace)
+			}
+			for network, addr := range map[string]string{"tcp4": tcp, "udp4": udp} {
+				if source := ask(ctx, t, from, network, addr); source != lab.GatewayAddr {
+					t.Errorf("%s: the LAN host sees %s, want the gateway, %s", network, source, lab.GatewayAddr)
+				}
+			}
+		})
+	}
+	if route := labtest.Run(ctx, t, l.Host, "ip", "route"); strings.Contains(route, "172.18") {
+		t.Errorf("the LAN host has a route to the overlay:\n%s", route)
+	}
+}
+
+// What the laptop and the LAN host say to each other is in no packet of the
+// VPS; that it is in the LAN's shows that the search finds it.
+func TestTheRelaySeesCiphertext(t *testing.T) {
+	ctx, l, _ := labtest.Joined(t, lab.Options{Home: lab.Hard, Lab: lab.Hard})
+	tcp, _ := echoServers(t, l.Host)
+	atVPS, err := l.VPS.Capture(ctx, "any", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	atLAN, err := l.Host.Capture(ctx, "eth0", "tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	marker := []byte("sixteen bytes 16")
+	talk(ctx, t, l.Laptop, tcp, bytes.Repeat(marker, 1<<16)) // 1 MiB there, 1 MiB back
+	for _, c := range []*lab.Capture{atVPS, atLAN} {
+		if err := c.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := atLAN.Count(marker); err != nil || n < 1<<16 {
+		t.Errorf("the LAN's packets hold the marker %d times (%v): the search proves nothing", n, err)
+	}
+	if n, err := atVPS.Count(marker); err != nil || n != 0 {
+		t.Errorf("the VPS's packets hold the marker %d times, %v", n, err)
+	}
+}
+
+// echoServers starts a TCP and a UDP server on the machine. A connection, or
+// a datagram, is first answered with the address it came from, and a newline;
+// the TCP server then echoes until the client ends.
+func echoServers(t *testing.T, m *lab.Machine) (tcp, udp string) {
+	t.Helper()
+	stream, err := m.Listen("tcp4", lab.HostAddr+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	packets, err := m.ListenPacket("udp4", lab.HostAddr+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { // ends when the listener closes
+		defer close(done)
+		for {
+			conn, err := stream.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, host(conn.RemoteAddr())+"\n")
+			_, _ = io.Copy(conn, conn)
+			conn.Close()
+		}
+	}()
+	udpDone := make(chan struct{})
+	go func() { // ends when the socket closes
+		defer close(udpDone)
+		buf := make([]byte, 1500)
+		for {
+			_, from, err := packets.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = packets.WriteTo([]byte(host(from)+"\n"), from)
+		}
+	}()
+	t.Cleanup(func() {
+		stream.Close()
+		packets.Close()
+		<-done
+		<-udpDone
+	})
+	return stream.Addr().String(), packets.LocalAddr().String()
+}
+
+func host(a net.Addr) string {
+	h, _, _ := net.SplitHostPort(a.String())
+	return h
+}
+
+// ask returns the address that the server says the machine came from.
+func ask(ctx context.Context, t *testing.T, m *lab.Machine, network, addr string) string {
+	t.Helper()
+	conn, err := m.DialContext(ctx, network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	if network == "udp4" {
+		if _, err := io.WriteString(conn, "who am I"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buf := make([]byte, 100)
+	n, err := conn.Read(buf)
+	if err != nil {
+		t.Fatalf("%s from %s: %v", network, m.Name, err)
+	}
+	return strings.TrimSpace(string(buf[:n]))
+}
+
+// talk sends the data to the TCP server, and must get all of it back.
+func talk(ctx context.Context, t *testing.T, m *lab.Machine, addr string, data []byte) {
+	t.Helper()
+	conn, err := m.DialContext(ctx, "tcp4", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	sent := make(chan error, 1)
+	go func() {
+		_, err := conn.Write(data)
+		sent <- err
+	}()
+	got := make([]byte, len(lab.GatewayAddr)+1+len(data)) // its greeting first
+	if _, err := io.ReadFull(conn, got); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.HasSuffix(got, data) {
+		t.Error("the echo differs from what was sent")
+	}
+}
