@@ -171,7 +171,8 @@ func (k *Kernel) do(link netlink.Link, c Change) error {
 		return except(netlink.RuleAdd(f.netlink()), unix.EEXIST)
 	case route:
 		if c.Remove {
-			return except(netlink.RouteDel(&netlink.Route{Dst: ipNet(f.dst), Table: Table}), unix.ESRCH)
+			any := &netlink.Route{Dst: ipNet(f.dst), Table: Table, Scope: unix.RT_SCOPE_NOWHERE}
+			return except(netlink.RouteDel(any), unix.ESRCH)
 		}
 		r := &netlink.Route{
 			LinkIndex: link.Attrs().Index,

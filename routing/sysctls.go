@@ -167,7 +167,7 @@ func (s sysctls) restoreOne(key string) error {
 		return nil
 	}
 	now, err := s.values.Read(key)
-	if err == nil && now == new {
+	if err == nil && now == new && now != old {
 		err = s.values.Write(key, old)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // its link may be gone

@@ -27,6 +27,11 @@ func Watch(ctx context.Context, changed func()) error {
 	if err != nil {
 		return fmt.Errorf("watch links and routes: %w", err)
 	}
+	return watch(ctx, socket, changed)
+}
+
+// watch is Watch with a socket that has subscribed. It closes the socket.
+func watch(ctx context.Context, socket *os.File, changed func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events := make(chan struct{}, 1) // closed by the reader
