@@ -3,6 +3,9 @@ SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS   += --no-print-directory
 
+# ip, iptables and sshd live where a user's PATH may not look.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
 # Namespaces need root; a user is asked by sudo.
 SUDO    := $(if $(filter-out 0,$(shell id -u)),sudo -E)
 VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),unknown)

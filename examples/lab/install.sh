@@ -75,9 +75,9 @@ apt() {
 apt update
 apt install --no-install-recommends "${packages[@]}"
 if [ -n "$new_sshd" ] && [ -d /run/systemd/system ]; then
-	"${sudo[@]}" systemctl disable --quiet ssh.service
+	"${sudo[@]}" systemctl disable --now --quiet ssh.service
 	if "${sudo[@]}" systemctl cat ssh.socket >/dev/null 2>&1; then
-		"${sudo[@]}" systemctl disable --quiet ssh.socket
+		"${sudo[@]}" systemctl disable --now --quiet ssh.socket
 	fi
 	echo "the new ssh server of this machine stays off (systemctl enable --now ssh starts it)"
 fi

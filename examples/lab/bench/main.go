@@ -70,6 +70,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	fmt.Println("this takes about", s.estimate().Round(time.Minute))
 	r := newReport(s)
 	for _, offload := range s.offloads {
 		if err := measure(ctx, s, offload, r); err != nil {
@@ -83,6 +84,13 @@ func run(ctx context.Context, args []string) error {
 	}
 	fmt.Println("\nas JSON:", file)
 	return nil
+}
+
+// estimate is how long a run takes: a round of a system is four transfers, the
+// idle pings and some five seconds of starting and stopping.
+func (s settings) estimate() time.Duration {
+	each := time.Duration(4*s.seconds+8) * time.Second
+	return each * time.Duration(s.rounds*len(s.systems)*len(s.offloads))
 }
 
 // measure opens a lab for each system and takes every figure, alternating.
