@@ -32,8 +32,8 @@
 // A leg is this node's end of one relay: a relay.Session, which does no I/O,
 // and the addresses it may be reached at. Run drives all legs from one
 // goroutine that sleeps until the earliest of them has something to do. Sending
-// and receiving only leave a mark (one atomic load, when it is already there);
-// Run collects the marks a few times a second.
+// and receiving only leave a mark (one atomic load, when it is already there),
+// which Run passes on to the session in time.
 //
 // While no session is up, the newest few datagrams per peer are held, and leave
 // the moment one is: WireGuard would repeat a lost handshake only after five

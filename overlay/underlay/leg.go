@@ -22,9 +22,6 @@ type Relay struct {
 }
 
 const (
-	// collectEvery is how often marks of traffic become known to a session. The
-	// session's own deadlines are seconds.
-	collectEvery = 250 * time.Millisecond
 	// triesPerAddr is how many messages go unanswered before another of the
 	// relay's addresses is tried: one may be lost.
 	triesPerAddr = 2
@@ -50,20 +47,16 @@ type leg struct {
 	session *relay.Session // nil: no ticket, or the relay is in this process
 	ticket  []byte
 	addrs   []netip.AddrPort
-	at      int       // index of the address in use
-	tries   int       // messages sent to it since it last answered
-	up      bool      // there is a session at addrs[at]
-	collect time.Time // marks are not collected before
+	at      int  // index of the address in use
+	tries   int  // messages sent to it since it last answered
+	up      bool // there is a session at addrs[at]
 }
 
-// note leaves a mark. Only what is sent is urgent: its answer is waited for.
+// note leaves a mark. The session is told at its next Tick; while it is up it
+// asks for one at least twice a second, and its own deadlines are seconds.
 func (l *leg) note(mark uint32) {
-	if l.marks.Load()&mark != 0 {
-		return
-	}
-	l.marks.Or(mark)
-	if mark == sentMark {
-		l.wake()
+	if l.marks.Load()&mark == 0 {
+		l.marks.Or(mark)
 	}
 }
 
@@ -119,9 +112,6 @@ func (l *leg) tick(now time.Time, ls *lines) (next time.Time, changed bool) {
 	if floor := now.Add(shortestNap); next.Before(floor) {
 		next = floor
 	}
-	if l.marks.Load() != 0 && l.collect.Before(next) {
-		next = l.collect
-	}
 	changed = l.look(l.at)
 	if frame != nil && len(l.addrs) > 0 {
 		l.transmit(frame, ls)
@@ -131,14 +121,7 @@ func (l *leg) tick(now time.Time, ls *lines) (next time.Time, changed bool) {
 
 // gather tells the session what traffic there was.
 func (l *leg) gather(now time.Time) {
-	if now.Before(l.collect) {
-		return
-	}
 	marks := l.marks.Swap(0)
-	if marks == 0 {
-		return
-	}
-	l.collect = now.Add(collectEvery)
 	if marks&sentMark != 0 {
 		l.session.Sent(now)
 	}
