@@ -15,6 +15,7 @@ const (
 
 	attached    // sessions made
 	moved       // sessions whose node has a new address
+	repeated    // READYs sent once more
 	challenged  // CHALLENGEs sent
 	ponged      // PINGs answered
 	unknownSent // UNKNOWNs sent
@@ -48,6 +49,7 @@ var eventNames = [events]string{
 	delivered:       "delivered_datagrams",
 	attached:        "sessions_attached",
 	moved:           "sessions_moved",
+	repeated:        "readies_repeated",
 	challenged:      "challenges_sent",
 	ponged:          "pongs_sent",
 	unknownSent:     "unknowns_sent",

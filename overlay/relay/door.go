@@ -92,7 +92,7 @@ func (d *door) attach(b []byte, now time.Time, src netip.AddrPort, frame []byte)
 	}
 	what, why := d.table.admit(since, now, admission{src, k, ticket, f.nonce, tokenAt})
 	switch what {
-	case attached, moved:
+	case attached, moved, repeated:
 		r := ready{
 			nonce:     f.nonce,
 			boot:      d.boot,

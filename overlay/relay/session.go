@@ -360,11 +360,14 @@ func (s *Session) handleReady(now time.Time, frame []byte) {
 	s.status.BootID = f.boot
 	s.status.State, s.status.Reason = Up, ReasonNone
 	s.since = time.Time{}
-	if s.try.sent <= 2 { // a repeated ATTACH does not tell which one was answered
-		s.measured(now.Sub(s.try.sentAt))
-	}
+	t := s.try
 	s.try = try{}
 	s.confirmed(now, f.observed)
+	if t.sent == 2 {
+		s.measured(now.Sub(t.sentAt))
+	} else if s.status.RTT == 0 { // of several ATTACHes, which one was answered? A PING tells
+		s.grant.next = now
+	}
 }
 
 func (s *Session) handlePong(now time.Time, frame []byte) {

@@ -141,8 +141,8 @@ func (t *table) admit(now time.Duration, wall time.Time, a admission) (event, Re
 	switch {
 	case l.port != nil:
 		return dropOwnLabel, ReasonNone
-	case a.tokenAt == s.movedAt && a.nonce == s.nonce && a.src == l.addr: // READY was lost: it is said again
-		return attached, ReasonNone
+	case a.tokenAt == s.movedAt && a.nonce == s.nonce && a.src == l.addr: // READY was lost
+		return repeated, ReasonNone
 	case a.tokenAt <= s.movedAt:
 		return dropReplay, ReasonNone
 	}
@@ -165,8 +165,8 @@ func (t *table) open(now time.Duration, a admission) (event, Reason) {
 	}
 	n := t.network(a.ticket.Network)
 	s := &seat{network: n, label: a.ticket.Label}
+	n.labels.put(s.label, s) // first: sit may end another seat, and a network ends with its last
 	t.sit(now, s, a)
-	n.labels.put(s.label, s)
 	return attached, ReasonNone
 }
 

@@ -1,0 +1,571 @@
+package relay
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// world is one relay and some nodes in virtual time: the real door, table and
+// Session, with packets that take time and get lost.
+type world struct {
+	t     testing.TB
+	rng   *rand.Rand
+	now   time.Time
+	door  *door // nil: the relay is down
+	table *table
+	delay time.Duration // one way
+	loss  float64
+	nodes []*simNode
+	queue []packet
+
+	toRelay []packet // all that was ever sent to the relay, for replaying
+	events  map[event]int
+}
+
+type packet struct {
+	at   time.Time
+	src  netip.AddrPort // the node's address, for both directions
+	down bool           // from relay to node
+	data []byte
+}
+
+type simNode struct {
+	*Session
+	label  Label
+	addr   netip.AddrPort
+	next   time.Time
+	heard  int // datagrams of data
+	attach int // ATTACHes sent
+	pings  []time.Duration
+	mute   bool // sends nothing
+}
+
+func newWorld(t testing.TB, seed uint64) *world {
+	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 1)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), delay: 10 * time.Millisecond, events: map[event]int{}}
+	w.start()
+	return w
+}
+
+// start starts the relay, with nothing remembered.
+func (w *world) start() {
+	w.table = newTable(100, 100)
+	w.door = newDoor(testSecret, w.now, w.table)
+}
+
+func (w *world) node(l Label) *simNode {
+	seed := [32]byte{byte(l), byte(len(w.nodes))}
+	ticket, k := pass(testNetwork, l, uint64(l), w.now.Add(10000*time.Hour))
+	n := &simNode{
+		Session: NewSession(SessionOptions{Ticket: ticket, Key: k, Rand: rand.NewChaCha8(seed)}),
+		label:   l,
+		addr:    netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(l)}), 1000),
+		next:    w.now,
+	}
+	w.nodes = append(w.nodes, n)
+	return n
+}
+
+// up sends a packet to the relay.
+func (w *world) up(src netip.AddrPort, b []byte) {
+	p := packet{w.now.Add(w.delay), src, false, bytes.Clone(b)}
+	w.toRelay = append(w.toRelay, p)
+	if len(w.toRelay) > 5000 {
+		w.toRelay = w.toRelay[1000:]
+	}
+	w.put(p)
+}
+
+func (w *world) put(p packet) {
+	if w.rng.Float64() >= w.loss {
+		w.queue = append(w.queue, p)
+	}
+}
+
+// send sends data from a node.
+func (w *world) send(n *simNode, dst Label) {
+	n.Sent(w.now)
+	w.up(n.addr, datagram(dst, 100, 0))
+}
+
+// run lets time pass.
+func (w *world) run(d time.Duration) {
+	w.t.Helper()
+	end := w.now.Add(d)
+	for steps := 0; ; steps++ {
+		if steps > 1_000_000 {
+			w.t.Fatal("the world spins")
+		}
+		at, which := end, -1
+		for i, p := range w.queue {
+			if p.at.Before(at) {
+				at, which = p.at, i
+			}
+		}
+		var ticking *simNode
+		for _, n := range w.nodes {
+			if !n.mute && n.next.Before(at) {
+				at, ticking = n.next, n
+			}
+		}
+		if at.After(w.now) {
+			w.now = at
+		}
+		switch {
+		case ticking != nil:
+			w.tick(ticking)
+		case which >= 0:
+			p := w.queue[which]
+			w.queue = append(w.queue[:which], w.queue[which+1:]...)
+			if p.down {
+				w.atNode(p)
+			} else if w.door != nil {
+				w.atRelay(p)
+			}
+		default:
+			return
+		}
+	}
+}
+
+func (w *world) tick(n *simNode) {
+	frame, next := n.Tick(w.now)
+	n.next = next
+	if frame == nil {
+		if !next.After(w.now) {
+			w.t.Fatalf("Tick sends nothing and wants to be called at once: %+v", n.Status())
+		}
+		return
+	}
+	w.sentBy(n, frame)
+}
+
+func (w *world) sentBy(n *simNode, frame []byte) {
+	switch frame[1] {
+	case frameAttach:
+		n.attach++
+	case framePing:
+		n.pings = append(n.pings, w.now.Sub(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)))
+	}
+	w.up(n.addr, frame)
+}
+
+func (w *world) atNode(p packet) {
+	for _, n := range w.nodes {
+		if n.addr != p.src || n.mute {
+			continue
+		}
+		if p.data[0] != kindControl {
+			n.heard++
+			n.Heard(w.now)
+			return
+		}
+		if reply := n.Handle(w.now, p.data); reply != nil {
+			w.sentBy(n, reply)
+		}
+		n.next = w.now
+	}
+}
+
+func (w *world) atRelay(p packet) {
+	from := w.table.at(p.src)
+	n, d := cut(from, p.data, len(p.data))
+	if n != len(p.data) {
+		w.t.Fatal("a datagram was cut")
+	}
+	if d.leg != nil {
+		w.put(packet{w.now.Add(w.delay), d.leg.addr, true, p.data})
+		return
+	}
+	var reply []byte
+	what := d.why
+	if d.control {
+		reply, what = w.door.control(nil, w.now, p.src, p.data)
+	} else if d.why == dropNoSession {
+		reply, what = w.door.unknown(nil, w.now, p.src)
+	}
+	w.events[what]++
+	if len(reply) > len(p.data) {
+		w.t.Fatalf("%d bytes answer %d", len(reply), len(p.data))
+	}
+	if len(reply) > 0 {
+		w.put(packet{w.now.Add(w.delay), p.src, true, reply})
+	}
+}
+
+func (w *world) wantUp(nodes ...*simNode) {
+	w.t.Helper()
+	for _, n := range nodes {
+		if s := n.Status(); s.State != Up {
+			w.t.Fatalf("node %d: %+v", n.label, s)
+		}
+	}
+}
+
+// wantFlow sends from a to b and wants it to arrive.
+func (w *world) wantFlow(a, b *simNode) {
+	w.t.Helper()
+	before := b.heard
+	w.send(a, b.label)
+	w.run(3*w.delay + time.Millisecond)
+	if b.heard != before+1 {
+		w.t.Fatalf("nothing came from %d to %d", a.label, b.label)
+	}
+}
+
+func TestAttach(t *testing.T) {
+	for _, delay := range []time.Duration{0, time.Millisecond, 50 * time.Millisecond, 400 * time.Millisecond} {
+		t.Run(fmt.Sprint(delay), func(t *testing.T) {
+			w := newWorld(t, 1)
+			w.delay = delay
+			a, b := w.node(1), w.node(2)
+			w.run(4*delay + 4*time.Millisecond)
+			w.wantUp(a, b)
+			w.wantFlow(a, b)
+			w.run(time.Second)
+			if s := a.Status(); delay > 0 && (s.RTT < 2*delay*9/10 || s.RTT > 2*delay*11/10) && delay < 100*time.Millisecond {
+				t.Errorf("RTT %v at %v one way", s.RTT, delay)
+			}
+			if s := a.Status(); s.Observed != a.addr || s.BootID != w.door.boot {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+func TestIdleSessionIsKept(t *testing.T) {
+	w := newWorld(t, 2)
+	a, b := w.node(1), w.node(2)
+	w.run(time.Hour)
+	w.wantUp(a, b)
+	w.table.sweep(w.now.Sub(w.door.start), w.now)
+	w.wantFlow(a, b)
+	if n := len(a.pings); n < 3600/25-2 || n > 3600/20+2 {
+		t.Errorf("%d PINGs in an hour", n)
+	}
+	if a.attach != 2 {
+		t.Errorf("%d ATTACHes", a.attach)
+	}
+}
+
+func TestSilentNodeIsForgotten(t *testing.T) {
+	w := newWorld(t, 3)
+	a := w.node(1)
+	w.run(time.Second)
+	a.mute = true
+	w.run(leaseTime + 30*time.Second)
+	if n, _ := w.table.sweep(w.now.Sub(w.door.start), w.now); n != 1 || w.table.places.len() != 0 || len(w.table.networks) != 0 {
+		t.Errorf("%d swept, %d left", n, w.table.places.len())
+	}
+}
+
+// TestRestartHeals takes the relay away for a while; both nodes must be back
+// within a second of its return, whoever notices first.
+func TestRestartHeals(t *testing.T) {
+	for _, away := range []time.Duration{0, time.Second, 5 * time.Second, 30 * time.Second} {
+		for _, noticed := range []string{"by data", "by kick"} {
+			t.Run(fmt.Sprint(away, " ", noticed), func(t *testing.T) {
+				w := newWorld(t, 4)
+				a, b := w.node(1), w.node(2)
+				w.run(time.Minute)
+				boot := a.Status().BootID
+				w.door = nil
+				for end := w.now.Add(away); w.now.Before(end); w.run(100 * time.Millisecond) {
+					w.send(a, 2)
+					w.send(b, 1)
+				}
+				if noticed == "by kick" {
+					a.Kick(w.now)
+					b.Kick(w.now)
+					a.next, b.next = w.now, w.now
+				}
+				w.start()
+				for range 9 {
+					if noticed == "by data" {
+						w.send(a, 2)
+						w.send(b, 1)
+					}
+					w.run(100 * time.Millisecond)
+				}
+				w.wantUp(a, b)
+				if a.Status().BootID == boot {
+					t.Error("the restart does not show")
+				}
+				w.wantFlow(a, b)
+				w.wantFlow(b, a)
+			})
+		}
+	}
+}
+
+// TestSilenceIsNoticed restarts the relay under a node that only sends now and then.
+func TestSilenceIsNoticed(t *testing.T) {
+	w := newWorld(t, 5)
+	a, b := w.node(1), w.node(2)
+	w.run(time.Second)
+	w.send(a, 2) // unanswered from here on
+	w.run(100 * time.Millisecond)
+	pings := len(a.pings)
+	w.start()
+	w.run(2500 * time.Millisecond)
+	if len(a.pings) == pings {
+		t.Error("no PING after 2 s of silence")
+	}
+	w.wantUp(a)
+	if a.Status().BootID != w.door.boot {
+		t.Error("not attached again")
+	}
+	_ = b
+}
+
+func TestNATRebinding(t *testing.T) {
+	w := newWorld(t, 6)
+	a, b := w.node(1), w.node(2)
+	w.run(time.Minute)
+	for i := range 20 {
+		a.addr = netip.AddrPortFrom(a.addr.Addr(), uint16(2000+i))
+		w.send(a, 2)
+		w.run(8 * w.delay)
+		w.wantUp(a)
+		if a.Status().Observed != a.addr {
+			t.Fatalf("observed %v, is %v", a.Status().Observed, a.addr)
+		}
+		w.wantFlow(a, b)
+		w.wantFlow(b, a)
+		w.run(time.Second)
+	}
+	if n := w.table.places.len(); n != 2 {
+		t.Errorf("%d places", n)
+	}
+}
+
+// TestReplay sends everything that two nodes ever sent once more, from their
+// address, from older ones and from a stranger's. It changes nothing.
+func TestReplay(t *testing.T) {
+	w := newWorld(t, 7)
+	a, b := w.node(1), w.node(2)
+	w.run(time.Minute)
+	old := a.addr
+	a.addr = netip.AddrPortFrom(a.addr.Addr(), 2000)
+	w.send(a, 2)
+	w.run(time.Second)
+	w.wantUp(a, b)
+	record := append([]packet(nil), w.toRelay...)
+	stranger := netip.MustParseAddrPort("198.51.100.1:7")
+	moves := w.events[moved] + w.events[attached]
+	for _, p := range record {
+		for _, src := range []netip.AddrPort{p.src, old, stranger} {
+			if p.data[0] == kindControl {
+				w.put(packet{w.now.Add(w.delay), src, false, p.data})
+			}
+		}
+		w.run(time.Millisecond)
+	}
+	w.run(time.Second)
+	if got := w.events[moved] + w.events[attached]; got != moves {
+		t.Errorf("%d sessions made or moved by replays", got-moves)
+	}
+	if w.table.at(a.addr) == nil || w.table.at(old) != nil || w.table.at(stranger) != nil {
+		t.Error("a replay moved a session")
+	}
+	w.wantFlow(a, b)
+	w.wantFlow(b, a)
+	w.run(30 * time.Second)
+	w.wantUp(a, b)
+}
+
+// TestForgedUnknown floods a node with hints; it stays up and attaches at a
+// bounded rate.
+func TestForgedUnknown(t *testing.T) {
+	w := newWorld(t, 8)
+	a, b := w.node(1), w.node(2)
+	w.run(time.Minute)
+	before := a.attach
+	for range 1000 {
+		w.put(packet{w.now, a.addr, true, appendUnknown(nil)})
+		w.run(10 * time.Millisecond)
+		w.wantUp(a)
+	}
+	if n := a.attach - before; n > 2*10*10+10 {
+		t.Errorf("%d ATTACHes in 10 s", n)
+	}
+	w.wantFlow(a, b)
+	w.wantFlow(b, a)
+}
+
+func TestKickPingsFast(t *testing.T) {
+	w := newWorld(t, 9)
+	a := w.node(1)
+	w.run(time.Second)
+	w.door = nil
+	a.pings = nil
+	a.Kick(w.now)
+	a.next = w.now
+	w.run(3 * time.Second)
+	var gaps []time.Duration
+	for i := 1; i < len(a.pings); i++ {
+		gaps = append(gaps, (a.pings[i] - a.pings[i-1]).Round(time.Millisecond))
+	}
+	if got, want := fmt.Sprint(gaps), "[100ms 200ms 400ms]"; got != want {
+		t.Errorf("gaps %v, want %v", got, want)
+	}
+	if a.Status().State != Attaching {
+		t.Errorf("%+v", a.Status())
+	}
+	w.run(10 * time.Second)
+	if a.Status().State != Lost {
+		t.Errorf("%+v", a.Status())
+	}
+}
+
+// TestAttachPace counts what an unreachable relay costs.
+func TestAttachPace(t *testing.T) {
+	w := newWorld(t, 10)
+	w.door = nil
+	a := w.node(1)
+	w.run(time.Second)
+	if a.attach < 3 || a.attach > 6 {
+		t.Errorf("%d ATTACHes in the first second", a.attach)
+	}
+	w.run(10 * time.Minute)
+	a.attach = 0
+	w.run(10 * time.Minute)
+	if a.attach < 600/5 || a.attach > 600/3 {
+		t.Errorf("%d ATTACHes in 10 minutes", a.attach)
+	}
+}
+
+func TestTicketEnds(t *testing.T) {
+	w := newWorld(t, 11)
+	a := w.node(1)
+	ticket, k := pass(testNetwork, 1, 1, w.now.Add(time.Minute))
+	a.Renew(ticket, k)
+	w.run(10 * time.Minute)
+	w.wantUp(a) // within the grace
+	w.run(ticketGrace)
+	_, out := w.table.sweep(w.now.Sub(w.door.start), w.now)
+	if len(out) != 1 || w.table.places.len() != 0 {
+		t.Fatalf("%d farewells", len(out))
+	}
+	w.put(packet{w.now, out[0].dst, true, out[0].frame})
+	w.run(20 * time.Second)
+	if s := a.Status(); s.State != Lost || s.Reason != ReasonExpired {
+		t.Errorf("%+v", s)
+	}
+	a.Renew(pass(testNetwork, 1, 2, w.now.Add(time.Hour)))
+	a.next = w.now
+	w.run(time.Second)
+	w.wantUp(a)
+}
+
+// TestRenewKeepsSession renews a ticket under traffic: not one datagram is lost.
+func TestRenewKeepsSession(t *testing.T) {
+	w := newWorld(t, 12)
+	a, b := w.node(1), w.node(2)
+	w.run(time.Second)
+	for i := range 10 {
+		a.Renew(pass(testNetwork, 1, uint64(i+10), w.now.Add(time.Hour)))
+		a.next = w.now
+		for range 10 {
+			w.wantFlow(a, b)
+			w.wantUp(a)
+		}
+	}
+	a.Renew(pass(testNetwork, 1, 99, w.now.Add(-time.Hour))) // no good: the old one's session goes on
+	a.next = w.now
+	w.run(10 * time.Minute)
+	w.wantUp(a)
+	w.wantFlow(a, b)
+	if s := a.Status(); s.Reason != ReasonExpired {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestSessionLimits(t *testing.T) {
+	w := newWorld(t, 13)
+	w.table.maxPerNetwork = 2
+	a, b, c := w.node(1), w.node(2), w.node(3)
+	w.run(time.Second)
+	full := 0
+	for _, n := range []*simNode{a, b, c} {
+		if s := n.Status(); s.State == Lost && s.Reason == ReasonFull {
+			full++
+		}
+	}
+	if full != 1 || w.table.places.len() != 2 {
+		t.Errorf("%d refused, %d places", full, w.table.places.len())
+	}
+}
+
+// TestTwoNodesOneAddress lets a node come back under another label from the
+// same address.
+func TestTwoNodesOneAddress(t *testing.T) {
+	w := newWorld(t, 14)
+	a := w.node(1)
+	w.run(time.Second)
+	a.mute = true
+	c, b := w.node(3), w.node(2)
+	c.addr = a.addr
+	a.addr = netip.AddrPort{}
+	w.run(time.Second)
+	w.wantUp(b, c)
+	w.wantFlow(b, c)
+	if n := w.table.networks[testNetwork].labels.len(); n != 2 {
+		t.Errorf("%d labels", n)
+	}
+}
+
+// TestSoak runs some virtual days of loss, restarts, rebinding, kicks, duplicates and
+// replays. Whenever the world is kind for ten seconds, packets flow.
+func TestSoak(t *testing.T) {
+	for seed := range uint64(4) {
+		w := newWorld(t, 100+seed)
+		nodes := []*simNode{w.node(1), w.node(2), w.node(3)}
+		for round := range 400 {
+			w.loss = []float64{0, 0.05, 0.3, 0.9}[w.rng.IntN(4)]
+			w.delay = time.Duration(1+w.rng.IntN(150)) * time.Millisecond
+			for range w.rng.IntN(30) {
+				n := nodes[w.rng.IntN(len(nodes))]
+				switch w.rng.IntN(12) {
+				case 0:
+					w.start()
+				case 1:
+					n.addr = netip.AddrPortFrom(n.addr.Addr(), uint16(1000+w.rng.IntN(60000)))
+				case 2:
+					n.Kick(w.now)
+					n.next = w.now
+				case 3:
+					n.Renew(pass(testNetwork, n.label, uint64(round), w.now.Add(1000*time.Hour)))
+					n.next = w.now
+				case 4:
+					if len(w.toRelay) > 0 {
+						w.put(w.toRelay[w.rng.IntN(len(w.toRelay))])
+					}
+				case 5:
+					w.table.sweep(w.now.Sub(w.door.start), w.now)
+				default:
+					w.send(n, nodes[w.rng.IntN(len(nodes))].label)
+				}
+				w.run(time.Duration(w.rng.IntN(3000)) * time.Millisecond)
+			}
+			w.loss = 0
+			for range 20 {
+				for _, n := range nodes {
+					w.send(n, nodes[0].label)
+				}
+				w.run(500 * time.Millisecond)
+			}
+			w.wantUp(nodes...)
+			for _, n := range nodes[1:] {
+				w.wantFlow(n, nodes[0])
+				w.wantFlow(nodes[0], n)
+			}
+			if w.table.places.len() > len(nodes) {
+				t.Fatalf("%d places", w.table.places.len())
+			}
+		}
+	}
+}
