@@ -1,6 +1,10 @@
 package nat
 
-import "log/slog"
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+)
 
 // Journal keeps what the firewall was like before we changed it, on disk.
 type Journal interface {
@@ -9,7 +13,7 @@ type Journal interface {
 	Note(kind, key, old, new string) error
 	// Noted returns what Note saved.
 	Noted(kind, key string) (old, new string, ok bool)
-	// Keys lists what is noted of a kind, in the order of noting.
+	// Keys lists what is noted of a kind, oldest first.
 	Keys(kind string) []string
 	// Forget drops a note, once its value is restored.
 	Forget(kind, key string) error
@@ -21,3 +25,30 @@ type Options struct {
 	Log     *slog.Logger // nil: no log
 	Path    string       // the iptables program; "": the system's choice
 }
+
+// validate fills in the defaults.
+func (o *Options) validate() error {
+	if o.Journal == nil {
+		return errors.New("nat: no journal")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// Error is something that iptables could not do.
+type Error struct {
+	Act  string // what was tried
+	Err  error
+	hint string
+}
+
+// Error reads like "iptables -t nat -N OVL-POST: permission denied".
+func (e *Error) Error() string { return fmt.Sprintf("%s: %v", e.Act, e.Err) }
+
+// Unwrap returns the reason.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Hint says what to do about it, or nothing.
+func (e *Error) Hint() string { return e.hint }
