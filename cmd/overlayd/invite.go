@@ -16,7 +16,7 @@ func (p *program) inviteCommand() *cobra.Command {
 		wished  name
 		gateway prefixes
 		own     address
-		uses    = 1
+		uses    = number(1)
 		ttl     = span(coord.DefaultInviteTTL)
 	)
 	cmd := &cobra.Command{
@@ -38,13 +38,13 @@ without further approval.`,
 	f.Var(&wished, "name", "what to call the machine (default: its host name)")
 	f.Var(&gateway, "gateway", "network that the machine may offer; may be given several times")
 	f.Var(&own, "address", "its address inside (default: the next free one)")
-	f.IntVar(&uses, "uses", uses, "how many machines may join with it (`N`)")
+	f.Var(&uses, "uses", "how many machines may join with it")
 	f.Var(&ttl, "ttl", "for how long it can be used")
 	p.jsonFlag(cmd)
 	return group(cmd, func(cmd *cobra.Command) error {
 		switch {
 		case uses < 1:
-			return usage("", "--uses: %d is not a number of machines", uses)
+			return usage("", "--uses: at least one machine has to be able to join")
 		case uses > 1 && (wished != "" || own.IsValid()):
 			return usage("leave --name and --address out", "--uses: %d machines cannot share one name or address", uses)
 		}
@@ -52,7 +52,7 @@ without further approval.`,
 			return usage("leave out "+b.String(), "--gateway: %s contains %s", a, b)
 		}
 		return p.invite(cmd.Context(), coord.Invite{
-			Name: string(wished), Address: own.Addr, Routes: gateway, Uses: uses, TTL: time.Duration(ttl),
+			Name: string(wished), Address: own.Addr, Routes: gateway, Uses: int(uses), TTL: time.Duration(ttl),
 		})
 	}, p.listInvitesCommand(), p.revokeInviteCommand())
 }

@@ -32,7 +32,7 @@ packets take, its round trip, bytes, and when the keys were last renewed.`,
 				fmt.Fprintln(p.stderr, "no other machines yet")
 				return nil
 			}
-			peerTable(s.Peers, p.now()).write(p.stdout)
+			peerTable(s.Peers, s.Relays, p.now()).write(p.stdout)
 			return nil
 		},
 	}

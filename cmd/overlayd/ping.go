@@ -10,7 +10,7 @@ import (
 )
 
 func (p *program) pingCommand() *cobra.Command {
-	count, interval := 4, span(time.Second)
+	count, interval := number(4), span(time.Second)
 	cmd := &cobra.Command{
 		Use:   "ping NAME|IP",
 		Short: "try the way to a machine, or to a host behind a gateway",
@@ -20,11 +20,8 @@ print with each answer the way it took. Ends with 7 when nothing answered.`,
   overlayd ping 192.168.1.201 -c 10 -i 200ms`,
 		Args: words(1, 1, "one NAME or IP"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if count < 0 {
-				return usage("0 goes on until Ctrl-C", "--count: %d is below zero", count)
-			}
 			var t pingTally
-			err := p.engine.dial(p.common.socket).Ping(cmd.Context(), args[0], count, time.Duration(interval),
+			err := p.engine.dial(p.common.socket).Ping(cmd.Context(), args[0], int(count), time.Duration(interval),
 				func(pong overlay.Pong) {
 					t.add(pong)
 					fmt.Fprintln(p.stdout, pongText(pong))
@@ -43,7 +40,7 @@ print with each answer the way it took. Ends with 7 when nothing answered.`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.IntVarP(&count, "count", "c", count, "how many (`N`); 0 until Ctrl-C")
+	f.VarP(&count, "count", "c", "how many; 0 goes on until Ctrl-C")
 	f.VarP(&interval, "interval", "i", "pause between two")
 	return cmd
 }

@@ -59,7 +59,7 @@ names goes into the invites.`,
 	f.Var(&prefix, "overlay", "addresses of a new network (default: "+overlay.DefaultOverlay.String()+")")
 	f.Var(&own, "address", "this machine's address inside (default: the first)")
 	f.Var(&wished, "name", "what to call this machine (default: the host's name)")
-	f.StringVar(&cert, "tls-cert", "", "`FILE` with a certificate, instead of a key that invites pin")
-	f.StringVar(&certKey, "tls-key", "", "`FILE` with the certificate's private key")
+	f.Var(text{&cert, "FILE"}, "tls-cert", "certificate for --public, instead of a key that invites pin")
+	f.Var(text{&certKey, "FILE"}, "tls-key", "the certificate's private key")
 	return cmd
 }

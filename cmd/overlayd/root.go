@@ -102,27 +102,50 @@ func help(w io.Writer, cmd *cobra.Command) {
 	if cmd.HasParent() {
 		fmt.Fprintf(w, "\nUsage:\n  %s\n", useLine(cmd))
 	}
-	if f := cmd.LocalNonPersistentFlags(); f.HasAvailableFlags() {
-		fmt.Fprintf(w, "\nFlags:\n%s", flagUsages(f))
+	if cmd.HasParent() && cmd.HasSubCommands() {
+		fmt.Fprintln(w, "\nVerbs below it:")
+		var t table
+		for _, c := range cmd.Commands() {
+			t.row("  "+strings.TrimPrefix(cmd.CommandPath()+" "+c.Use, cmd.Root().Name()+" "), c.Short)
+		}
+		t.write(w)
 	}
-	fmt.Fprintf(w, "\nCommon flags (each also as OVERLAYD_…, or in the --config file):\n%s",
-		flagUsages(cmd.Root().PersistentFlags()))
+	if own := ownFlags(cmd); own != "" {
+		fmt.Fprint(w, "\nFlags:\n", own)
+	}
+	if cmd.HasParent() {
+		fmt.Fprintf(w, "\nAnd the common flags: overlayd help\n")
+		return
+	}
+	fmt.Fprintf(w, "\nCommon flags:\n%s\n%s", usages(cmd.PersistentFlags(), nil), precedence)
 }
+
+const precedence = `Every flag may also come from the environment (--state-dir as OVERLAYD_STATE_DIR,
+ping --count as OVERLAYD_PING_COUNT), or from the --config file (state-dir: /srv/x,
+ping-count: 3), in this order.
+`
 
 func useLine(cmd *cobra.Command) string {
 	line := cmd.CommandPath() + strings.TrimPrefix(cmd.Use, cmd.Name())
-	if cmd.LocalNonPersistentFlags().HasAvailableFlags() {
+	if ownFlags(cmd) != "" {
 		line += " [flags]"
 	}
 	return line
 }
 
-// flagUsages lists flags without the help flag, which everybody knows.
-func flagUsages(f *pflag.FlagSet) string {
+// ownFlags lists the flags of a verb without the common ones, and without help,
+// which everybody knows.
+func ownFlags(cmd *cobra.Command) string {
+	return usages(cmd.Flags(), func(f *pflag.Flag) bool {
+		return f.Name != "help" && cmd.Root().PersistentFlags().Lookup(f.Name) == nil
+	})
+}
+
+func usages(f *pflag.FlagSet, show func(*pflag.Flag) bool) string {
 	shown := pflag.NewFlagSet("", pflag.ContinueOnError)
 	shown.SortFlags = false
 	f.VisitAll(func(f *pflag.Flag) {
-		if f.Name != "help" {
+		if show == nil || show(f) {
 			shown.AddFlag(f)
 		}
 	})

@@ -72,7 +72,7 @@ func (p *program) routeCommand(verb, short, long string,
 		},
 		ValidArgsFunction: p.completeRoutes,
 	}
-	cmd.Flags().StringVar(&node, "node", "", "`NODE` that offers it, when several do")
+	cmd.Flags().Var(text{&node, "NODE"}, "node", "the gateway that offers it, when several do")
 	p.completeFlag(cmd, "node", p.nodeNames)
 	p.jsonFlag(cmd)
 	return cmd

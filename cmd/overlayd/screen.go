@@ -30,34 +30,73 @@ func (s style) bad(word string) string     { return s.paint("31", word) }
 
 // writeStatus prints a status on one screen.
 func writeStatus(w io.Writer, s overlay.Status, now time.Time, st style) {
-	head := statusHead(s, st)
-	health := statusHealth(s, st)
-	routes := routeTable(s.Routes)
-	hidden := 0
-	// Half of what the head leaves is for the routes at most; they are few.
-	if most := max(4, (screenLines-len(head)-len(health))/2); len(routes) > most {
-		hidden = len(routes) - most
-		routes = routes[:most]
+	head, health := statusHead(s, st), statusHealth(s, st)
+	const between = 3 // empty lines between the four parts
+	left := screenLines - between - len(head) - len(health)
+	routes := screenful(len(s.Routes), max(left/3, 3))
+	peers := screenful(len(s.Peers), max(left-routes.lines, 3))
+
+	printLines(w, head)
+	fmt.Fprintln(w)
+	if len(s.Peers) == 0 {
+		fmt.Fprintln(w, "no other machines yet")
+	} else {
+		peerTable(weightiest(s.Peers)[:peers.rows], s.Relays, now).write(w)
+		if rest := len(s.Peers) - peers.rows; rest > 0 {
+			fmt.Fprintf(w, "and %d more, %d of %d online: overlayd peers\n", rest, online(s.Peers), len(s.Peers))
+		}
 	}
-	for _, line := range head {
-		fmt.Fprintln(w, line)
-	}
-	// the peers get the lines that are left, less an empty line before each part and the "more" lines
-	left := screenLines - len(head) - len(health) - len(routes) - 5
-	writePeersWithin(w, s.Peers, now, max(3, left))
 	if len(s.Routes) > 0 {
 		fmt.Fprintln(w)
-		routes.write(w)
-		if hidden > 0 {
-			fmt.Fprintf(w, "and %d more: overlayd routes\n", hidden)
+		routeTable(s.Routes[:routes.rows]).write(w)
+		if rest := len(s.Routes) - routes.rows; rest > 0 {
+			fmt.Fprintf(w, "and %d more: overlayd routes\n", rest)
 		}
 	}
 	if len(health) > 0 {
 		fmt.Fprintln(w)
-		for _, line := range health {
-			fmt.Fprintln(w, line)
+		printLines(w, health)
+	}
+}
+
+// part is a table's share of the screen.
+type part struct{ rows, lines int }
+
+// screenful says how much of a table with n rows fits into most lines, with its
+// head and, when it is cut, a last line that says so.
+func screenful(n, most int) part {
+	switch {
+	case n == 0:
+		return part{0, 1}
+	case n+1 <= most:
+		return part{n, n + 1}
+	}
+	return part{max(most-2, 1), max(most, 3)}
+}
+
+func printLines(w io.Writer, lines []string) {
+	for _, l := range lines {
+		fmt.Fprintln(w, l)
+	}
+}
+
+func online(peers []overlay.StatusPeer) (n int) {
+	for _, p := range peers {
+		if p.Online {
+			n++
 		}
 	}
+	return n
+}
+
+// weightiest returns the peers with those first that others depend on, then
+// those that are there.
+func weightiest(peers []overlay.StatusPeer) []overlay.StatusPeer {
+	sorted := slices.Clone(peers)
+	slices.SortStableFunc(sorted, func(a, b overlay.StatusPeer) int {
+		return cmp.Compare(peerRank(a), peerRank(b))
+	})
+	return sorted
 }
 
 // statusHead says what this machine is and how it is connected.
@@ -146,7 +185,7 @@ func statusHealth(s overlay.Status, st style) []string {
 	})
 	var lines []string
 	for i, h := range items {
-		if i == 4 {
+		if i == 3 {
 			lines = append(lines, fmt.Sprintf("and %d more: overlayd status --json", len(items)-i))
 			break
 		}
@@ -169,33 +208,6 @@ func severityRank(severity string) int {
 	return slices.Index([]string{overlay.SeverityError, overlay.SeverityWarning, overlay.SeverityInfo}, severity)
 }
 
-// writePeersWithin prints the peers that matter most, and how many are left out.
-func writePeersWithin(w io.Writer, peers []overlay.StatusPeer, now time.Time, lines int) {
-	fmt.Fprintln(w)
-	if len(peers) == 0 {
-		fmt.Fprintln(w, "no other machines yet")
-		return
-	}
-	shown := slices.Clone(peers)
-	slices.SortStableFunc(shown, func(a, b overlay.StatusPeer) int {
-		return cmp.Compare(peerRank(a), peerRank(b))
-	})
-	if most := lines - 2; len(shown) > most { // less the head and the last line
-		shown = shown[:max(1, most)]
-	}
-	peerTable(shown, now).write(w)
-	if rest := len(peers) - len(shown); rest > 0 {
-		online := 0
-		for _, p := range peers {
-			if p.Online {
-				online++
-			}
-		}
-		fmt.Fprintf(w, "and %d more, %d of %d online: overlayd peers\n", rest, online, len(peers))
-	}
-}
-
-// peerRank puts first what others depend on, then who is there.
 func peerRank(p overlay.StatusPeer) int {
 	switch {
 	case p.Role == "gateway":
@@ -208,7 +220,7 @@ func peerRank(p overlay.StatusPeer) int {
 	return 3
 }
 
-func peerTable(peers []overlay.StatusPeer, now time.Time) table {
+func peerTable(peers []overlay.StatusPeer, relays []overlay.StatusRelay, now time.Time) table {
 	var t table
 	t.row("PEER", "ADDRESS", "ROLE", "PATH", "RTT", "RECEIVED", "SENT", "HANDSHAKE")
 	for _, p := range peers {
@@ -216,17 +228,19 @@ func peerTable(peers []overlay.StatusPeer, now time.Time) table {
 		if p.LastHandshakeAt != nil {
 			handshake = roughly(now.Sub(*p.LastHandshakeAt)) + " ago"
 		}
-		t.row(p.Name, addrsText(p.IPs), p.Role, pathText(p), msText(p.RTTMS),
+		t.row(p.Name, addrsText(p.IPs), p.Role, pathText(p, relays), msText(p.RTTMS),
 			bytesText(p.RxBytes), bytesText(p.TxBytes), handshake)
 	}
 	return t
 }
 
 // pathText says how packets reach a peer, and why not better.
-func pathText(p overlay.StatusPeer) string {
+func pathText(p overlay.StatusPeer, relays []overlay.StatusRelay) string {
 	path := p.Path
 	text := strings.TrimSpace(path.Kind + " " + path.Transport)
 	switch {
+	case p.Online && path.Kind == "relay":
+		text = strings.TrimSpace("relay " + relayName(relays, path.Endpoint) + path.Transport)
 	case !p.Online:
 		return "offline"
 	case path.Kind == "" || path.Kind == "none":
@@ -238,6 +252,17 @@ func pathText(p overlay.StatusPeer) string {
 		text += " (" + path.Reason + ")"
 	}
 	return text
+}
+
+// relayName finds the relay at an endpoint, and puts a space behind its name.
+// The only one there is may be known by another address.
+func relayName(relays []overlay.StatusRelay, endpoint string) string {
+	for _, r := range relays {
+		if r.Endpoint == endpoint || len(relays) == 1 {
+			return r.Name + " "
+		}
+	}
+	return ""
 }
 
 func routeTable(routes []overlay.StatusRoute) table {

@@ -24,10 +24,11 @@ type common struct {
 }
 
 func (c *common) register(f *pflag.FlagSet) {
-	f.StringVar(&c.stateDir, "state-dir", overlay.DefaultStateDir, "`DIR` with keys and state of this machine")
-	f.StringVar(&c.socket, "socket", overlay.DefaultSocket, "`FILE`, the daemon's Unix socket")
-	f.StringVar(&c.link, "interface", overlay.DefaultInterface, "`NAME` of the network interface")
-	f.StringVar(&c.config, "config", "", "`FILE` with settings, in YAML")
+	c.stateDir, c.socket, c.link = overlay.DefaultStateDir, overlay.DefaultSocket, overlay.DefaultInterface
+	f.Var(text{&c.stateDir, "DIR"}, "state-dir", "keys and state of this machine")
+	f.Var(text{&c.socket, "FILE"}, "socket", "the daemon's Unix socket")
+	f.Var(text{&c.link, "NAME"}, "interface", "the network interface")
+	f.Var(text{&c.config, "FILE"}, "config", "settings, in YAML")
 	f.Var(&c.logLevel, "log-level", "debug, info, warn or error")
 	f.SortFlags = false
 }

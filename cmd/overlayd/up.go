@@ -26,7 +26,7 @@ func (m *member) register(cmd *cobra.Command) {
 	f.SortFlags = false
 	f.Var(&m.name, "name", "what to call this machine (default: the invite's name, or the host's)")
 	f.Var(&m.port, "port", "local UDP port")
-	f.StringVar(&m.linkFile, "link-file", "", "`FILE` that holds the link, - for standard input")
+	f.Var(text{&m.linkFile, "FILE"}, "link-file", "holds the link; - is standard input")
 }
 
 func (p *program) upCommand() *cobra.Command {

@@ -299,3 +299,33 @@ func joinAny[T fmt.Stringer](vs []T, sep string) string {
 	}
 	return strings.Join(words, sep)
 }
+
+// text is a plain string with a word for what it holds.
+type text struct {
+	to   *string
+	kind string
+}
+
+func (t text) Set(s string) error { *t.to = s; return nil }
+func (t text) String() string {
+	if t.to == nil { // the flag package asks zero values for theirs
+		return ""
+	}
+	return *t.to
+}
+func (t text) Type() string { return t.kind }
+
+// number is a count.
+type number int
+
+func (n *number) Set(s string) error {
+	v, err := strconv.ParseUint(s, 10, 31)
+	if err != nil {
+		return fmt.Errorf("%q is not a number", s)
+	}
+	*n = number(v)
+	return nil
+}
+
+func (n *number) String() string { return strconv.Itoa(int(*n)) }
+func (n *number) Type() string   { return "N" }
