@@ -1,0 +1,198 @@
+package coord
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"overlayd/overlay/key"
+)
+
+// crashEnv makes the test binary the victim of TestCrash: it holds the path of
+// the database.
+const crashEnv = "OVERLAYD_COORD_CRASH_DB"
+
+// crashServer opens a coordinator without a network around it.
+func crashServer(path string) (*Server, *Bolt, error) {
+	store, err := OpenBolt(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := NewServer(ServerOptions{Store: store, Overlay: testOverlay, Endpoint: "127.0.0.1:443", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		store.Close()
+		return nil, nil, err
+	}
+	return s, store, nil
+}
+
+// runCrashChild joins, renames, approves and removes until it is killed, and
+// says on standard output what it was told had been kept.
+func runCrashChild() {
+	path := os.Getenv(crashEnv)
+	if path == "" {
+		return
+	}
+	s, _, err := crashServer(path)
+	if err != nil {
+		fmt.Println("failed", err)
+		os.Exit(1)
+	}
+	fmt.Println("open")
+	local := httptest.NewServer(s.AdminHandler())
+	admin, ctx := NewAdmin(local.Client(), local.URL), context.Background()
+	var wg sync.WaitGroup
+	for w := range 4 {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				if err := crashRound(ctx, s, admin, w, i); err != nil {
+					fmt.Println("failed", err)
+					os.Exit(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func crashRound(ctx context.Context, s *Server, admin *Admin, worker, i int) error {
+	link, err := s.Invite(ctx, Invite{})
+	if err != nil {
+		return err
+	}
+	machine := key.NewMachine()
+	var n nodeRecord
+	err = s.ledger.change(ctx, func(snap *snapshot) (changes []Record, err error) {
+		n, changes, err = snap.enroll(machine.Public(), EnrollRequest{
+			Invite: link.Invite, Secret: link.Secret, Name: "n", WireGuard: key.NewPrivate().Public(),
+		}, newID("n", 11), time.Now())
+		return changes, err
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Println("joined", n.ID, n.Label, link.Invite)
+	if _, err := admin.RenameNode(ctx, n.ID, fmt.Sprintf("%s-w%d-%d", n.ID, worker, i)); err != nil {
+		return err
+	}
+	if i%4 == 3 {
+		if _, err := admin.RemoveNode(ctx, n.ID); err != nil {
+			return err
+		}
+		fmt.Println("removed", n.ID, n.Label, link.Invite)
+	}
+	return nil
+}
+
+// crashLedger is what the victims said had been kept.
+type crashLedger struct {
+	owner   map[string]string // label: the node that it was given to
+	invites map[string]string // node: its invite
+	removed map[string]bool
+}
+
+// TestCrash kills a coordinator at random moments. The database opens every
+// time, nothing that was acknowledged is lost or comes back, and no address is
+// given twice.
+func TestCrash(t *testing.T) {
+	kills := 200
+	if testing.Short() {
+		kills = 15
+	}
+	path := filepath.Join(t.TempDir(), "coord.db")
+	l := crashLedger{map[string]string{}, map[string]string{}, map[string]bool{}}
+	r := rand.New(rand.NewPCG(uint64(os.Getpid()), 1))
+	for kill := range kills {
+		// Some die while they create or open the file: those say nothing.
+		l.victim(t, path, time.Duration(r.IntN(60))*time.Millisecond, kill%5 == 0)
+		if t.Failed() {
+			return
+		}
+		if kill%5 == 4 || kill == kills-1 {
+			l.check(t, path)
+		}
+	}
+	t.Logf("%d kills, %d addresses given", kills, len(l.owner))
+}
+
+// victim runs one coordinator for a while after it opened the database, or
+// after it started.
+func (l *crashLedger) victim(t *testing.T, path string, life time.Duration, early bool) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), crashEnv+"="+path)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill := func() { time.AfterFunc(life, func() { cmd.Process.Kill() }) }
+	if early {
+		kill()
+	}
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		f := strings.Fields(lines.Text())
+		switch {
+		case f[0] == "open" && !early:
+			kill()
+		case f[0] == "failed":
+			t.Errorf("the coordinator failed: %s", lines.Text())
+			cmd.Process.Kill()
+		case f[0] == "joined" && len(f) == 4:
+			if other, ok := l.owner[f[2]]; ok {
+				t.Errorf("the label %s was given to %s and %s", f[2], other, f[1])
+			}
+			l.owner[f[2]], l.invites[f[1]] = f[1], f[3]
+		case f[0] == "removed" && len(f) == 4:
+			l.removed[f[1]] = true
+		}
+	}
+	cmd.Wait() // it was killed
+}
+
+func (l *crashLedger) check(t *testing.T, path string) {
+	t.Helper()
+	s, store, err := crashServer(path)
+	if err != nil {
+		t.Fatalf("open after a kill: %v", err)
+	}
+	defer store.Close()
+	snap := s.ledger.now()
+	for label, id := range l.owner {
+		n := snap.nodes[id]
+		switch {
+		case n == nil && !l.removed[id]:
+			if _, retired := snap.retired[labelNumber(t, label)]; !retired { // else: killed before it said so
+				t.Errorf("the node %s was lost", id)
+			}
+		case n != nil && l.removed[id]:
+			t.Errorf("the removed node %s came back", id)
+		case n != nil && fmt.Sprint(n.Label) != label:
+			t.Errorf("the node %s had the label %s, now %d", id, label, n.Label)
+		}
+		if i := snap.invites[l.invites[id]]; i == nil || i.Used != 1 {
+			t.Errorf("the invite of node %s is %+v", id, i)
+		}
+	}
+}
+
+func labelNumber(t *testing.T, s string) (n uint32) {
+	t.Helper()
+	if _, err := fmt.Sscan(s, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

@@ -1,0 +1,277 @@
+package coord
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"overlayd/overlay/key"
+)
+
+func TestMain(m *testing.M) {
+	runCrashChild() // does not return in the child of TestCrash
+	goleak.VerifyTestMain(m)
+}
+
+// patience is for what happens soon, on the slowest machine.
+const patience = 30 * time.Second
+
+var testOverlay = netip.MustParsePrefix("172.18.0.0/16")
+
+// network is a coordinator on loopback, over real TLS.
+type network struct {
+	t       testing.TB
+	server  *Server
+	admin   *Admin
+	pin     key.Pin
+	addr    string
+	log     *syncBuffer
+	now     *clock
+	removed chan uint32
+}
+
+// clock is the wall clock of a test, moved by hand.
+type clock struct {
+	mu  sync.Mutex
+	off time.Duration
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Add(c.off)
+}
+
+func (c *clock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.off += d
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// testPasses makes passes that say what they are for.
+type testPasses struct{}
+
+func (testPasses) Pass(relay string, label uint32, serial uint64, notAfter time.Time) ([]byte, key.Secret) {
+	return []byte(relay + " " + addrOf(testOverlay, label).String() + " " + notAfter.UTC().Format(time.RFC3339)), key.NewSecret()
+}
+
+func newNetwork(t testing.TB) *network {
+	t.Helper()
+	store, err := OpenBolt(filepath.Join(t.TempDir(), "coord.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return startNetwork(t, store, ln)
+}
+
+func startNetwork(t testing.TB, store Store, ln net.Listener) *network {
+	t.Helper()
+	machine := key.NewMachine()
+	cert, pin, err := SelfSigned(machine, "127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &network{t: t, pin: pin, addr: ln.Addr().String(), log: &syncBuffer{}, now: &clock{}, removed: make(chan uint32, 100)}
+	log := slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	n.server, err = NewServer(ServerOptions{
+		Store: store, Log: log, Overlay: testOverlay, Endpoint: n.addr, Pin: pin, Passes: testPasses{},
+		Relay: Relay{ID: "r1", Name: "vps", Endpoint: n.addr}, Now: n.now.Now,
+		Removed: func(l uint32) { n.removed <- l },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	local := httptest.NewServer(n.server.AdminHandler())
+	n.admin = NewAdmin(local.Client(), local.URL)
+	web := NewHTTPServer(n.server.Handler(), cert, log)
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := n.server.Run(ctx); err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	wg.Go(func() {
+		if err := web.ServeTLS(ln, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		down, stop := context.WithTimeout(context.Background(), patience)
+		defer stop()
+		if err := web.Shutdown(down); err != nil {
+			web.Close()
+		}
+		wg.Wait()
+		local.Close()
+	})
+	return n
+}
+
+// node is a simulated node.
+type node struct {
+	c       *Client
+	machine key.Machine
+	private key.Private
+	Enrolled
+}
+
+func (n *network) client(m key.Machine) *Client {
+	n.t.Helper()
+	c, err := NewClient(ClientOptions{Endpoint: n.addr, Pin: n.pin, Machine: m, Now: n.now.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return c
+}
+
+func (n *network) stranger() *node {
+	nd := &node{machine: key.NewMachine(), private: key.NewPrivate()}
+	nd.c = n.client(nd.machine)
+	return nd
+}
+
+func (n *network) invite(i Invite) Link {
+	n.t.Helper()
+	l, err := n.server.Invite(context.Background(), i)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return l
+}
+
+func (nd *node) enroll(l Link, name string, advertise ...netip.Prefix) error {
+	var err error
+	nd.Enrolled, err = nd.c.Enroll(context.Background(), EnrollRequest{
+		Invite: l.Invite, Secret: l.Secret, Name: name, WireGuard: nd.private.Public(), Advertise: advertise,
+	})
+	return err
+}
+
+// join is a stranger that became a member.
+func (n *network) join(i Invite, name string, advertise ...netip.Prefix) *node {
+	n.t.Helper()
+	nd := n.stranger()
+	if err := nd.enroll(n.invite(i), name, advertise...); err != nil {
+		n.t.Fatal(err)
+	}
+	return nd
+}
+
+// following is a node's running Follow, and the maps it got.
+type following struct {
+	t      testing.TB
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // after done
+
+	mu     sync.Mutex
+	newest *Map
+	states []ControlState
+	moved  chan struct{} // closed at each map, then replaced
+}
+
+func (n *network) follow(nd *node, o FollowOptions) *following {
+	n.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	f := &following{t: n.t, cancel: cancel, done: make(chan struct{}), moved: make(chan struct{})}
+	o.OnMap = func(m *Map) { f.note(func() { f.newest = m }) }
+	o.OnState = func(s ControlState) { f.note(func() { f.states = append(f.states, s) }) }
+	go func() {
+		defer close(f.done)
+		f.err = nd.c.Follow(ctx, o)
+	}()
+	n.t.Cleanup(func() { cancel(); <-f.done })
+	return f
+}
+
+func (f *following) note(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+	close(f.moved)
+	f.moved = make(chan struct{})
+}
+
+// await returns the first map from now on that is right.
+func (f *following) await(what string, right func(*Map) bool) *Map {
+	f.t.Helper()
+	timeout := time.After(patience)
+	for {
+		f.mu.Lock()
+		m, moved := f.newest, f.moved
+		f.mu.Unlock()
+		if m != nil && right(m) {
+			return m
+		}
+		select {
+		case <-moved:
+		case <-f.done:
+			f.t.Fatalf("follow ended (%v) while waiting for: %s", f.err, what)
+		case <-timeout:
+			f.t.Fatalf("no map came with: %s; the last is %+v", what, m)
+		}
+	}
+}
+
+func (f *following) ended() error {
+	f.t.Helper()
+	select {
+	case <-f.done:
+		return f.err
+	case <-time.After(patience):
+		f.t.Fatal("follow did not end")
+		return nil
+	}
+}
+
+func wantKind(t testing.TB, err error, k Kind, words ...string) {
+	t.Helper()
+	p, ok := AsProblem(err)
+	if !ok || p.Kind != k {
+		t.Errorf("got %v, want a problem of kind %s", err, k)
+		return
+	}
+	for _, w := range words {
+		if !bytes.Contains([]byte(p.Message+" "+p.Hint), []byte(w)) {
+			t.Errorf("%q (hint: %s) does not say %q", p.Message, p.Hint, w)
+		}
+	}
+}
+
+func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
