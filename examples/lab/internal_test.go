@@ -37,3 +37,16 @@ func TestParseUsage(t *testing.T) {
 		t.Error("a short stat was accepted")
 	}
 }
+
+func TestDifferences(t *testing.T) {
+	for _, c := range []struct{ before, after, want string }{
+		{"a\nb\n", "a\nb\n", ""},
+		{"a\nb\n", "a\nc\n", "- b\n+ c\n"},
+		{"a\n", "a\na\n", "+ a\n"},
+		{"a\nb\n", "b\na\n", "the same lines in another order\n"},
+	} {
+		if got := Differences(c.before, c.after); got != c.want {
+			t.Errorf("Differences(%q, %q) = %q, want %q", c.before, c.after, got, c.want)
+		}
+	}
+}

@@ -216,12 +216,12 @@ func TestSnapshotSeesWhatRulesDo(t *testing.T) {
 		{"a link", "ip link add x type bridge", "ip link del x"},
 	} {
 		labtest.Run(ctx, t, l.Gateway, "sh", "-c", c.do)
-		if snapshot() == before {
+		if lab.Differences(before, snapshot()) == "" {
 			t.Errorf("%s does not show", c.name)
 		}
 		labtest.Run(ctx, t, l.Gateway, "sh", "-c", c.undo)
-		if after := snapshot(); after != before {
-			t.Errorf("%s: undone, the machine is not as before:\n%s\nbefore:\n%s", c.name, after, before)
+		if d := lab.Differences(before, snapshot()); d != "" {
+			t.Errorf("%s: undone, the machine is not as before:\n%s", c.name, d)
 		}
 	}
 }

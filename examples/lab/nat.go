@@ -117,7 +117,9 @@ func (m *Machine) routerSysctls(ctx context.Context, router bool) error {
 	}
 	set := []string{"-qw", "net.ipv4.ip_forward=" + forward,
 		"net.ipv4.conf.all.rp_filter=" + loose, "net.ipv4.conf.default.rp_filter=" + loose,
-		"net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.default.send_redirects=0"}
+		"net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.default.send_redirects=0",
+		// Addresses are ready at once, not after a second of asking around.
+		"net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"}
 	// With br_netfilter loaded, iptables would see the LAN's own frames.
 	if _, err := os.Stat("/proc/sys/net/bridge/bridge-nf-call-iptables"); err == nil && router {
 		set = append(set, "net.bridge.bridge-nf-call-iptables=0")

@@ -43,6 +43,27 @@ func (m *Machine) Snapshot(ctx context.Context) (string, error) {
 	return all.String(), nil
 }
 
+// Differences lists the lines that only one of two snapshots has; nothing when
+// they are equal.
+func Differences(before, after string) string {
+	var all strings.Builder
+	for _, side := range []struct{ sign, lines, others string }{{"- ", before, after}, {"+ ", after, before}} {
+		others := map[string]int{}
+		for line := range strings.Lines(side.others) {
+			others[line]++
+		}
+		for line := range strings.Lines(side.lines) {
+			if others[line]--; others[line] < 0 {
+				all.WriteString(side.sign + line)
+			}
+		}
+	}
+	if all.Len() == 0 && before != after {
+		return "the same lines in another order\n"
+	}
+	return all.String()
+}
+
 func sortLines(s string) string {
 	lines := slices.Collect(strings.Lines(s))
 	slices.Sort(lines)

@@ -158,12 +158,15 @@ func (d *story) whatTheVPSSaw(ctx context.Context) error {
 	if err := errors.Join(atVPS.Stop(), atLAN.Stop()); err != nil {
 		return err
 	}
-	prompt(d.l.VPS, "tcpdump -X -c 1 udp and greater 1000   # while the laptop fetched the page")
-	out, err := d.l.VPS.Command(ctx, "tcpdump", "-n", "-t", "-X", "-c", "1", "-r", atVPS.File, "udp and greater 1000").Output()
+	const filter = "udp and greater 1000 and dst host " + lab.VPSAddr // the page's data on its way in
+	prompt(d.l.VPS, "tcpdump -X -c 1 "+filter+"   # while the laptop fetched the page")
+	out, err := d.l.VPS.Command(ctx, "tcpdump", "-n", "-t", "-X", "-c", "1", "-r", atVPS.File, filter).Output()
 	if err != nil || len(out) == 0 {
 		return fmt.Errorf("no large datagram at the VPS: %w", err)
 	}
-	say(head(string(out), 7) + "...")
+	say(head(string(out), 7) + "     ...")
+	say("After 28 bytes of IP and UDP: 04, a WireGuard data message; 0b0000, whom it is for (.11, the\n" +
+		"laptop); the rest is ciphertext. That is all a relay needs to know.")
 	inLAN, err1 := atLAN.Count([]byte(d.marker))
 	inVPS, err2 := atVPS.Count([]byte(d.marker))
 	if err := errors.Join(err1, err2); err != nil {
@@ -188,8 +191,8 @@ func (d *story) leave(ctx context.Context, before string) error {
 	if err != nil {
 		return err
 	}
-	if after != before {
-		return fmt.Errorf("the gateway is not as it was before; now:\n%s\nbefore:\n%s", after, before)
+	if d := lab.Differences(before, after); d != "" {
+		return fmt.Errorf("the gateway is not as it was:\n%s", d)
 	}
 	say("The gateway's links, addresses, rules, routes, iptables and sysctls are as they were.")
 	return nil
