@@ -114,7 +114,7 @@ func TestCrash(t *testing.T) {
 	r := rand.New(rand.NewPCG(uint64(os.Getpid()), 1))
 	for kill := range kills {
 		// Some die while they create or open the file: those say nothing.
-		l.victim(t, path, time.Duration(r.IntN(60))*time.Millisecond, kill%5 == 0)
+		l.victim(t, path, time.Duration(r.IntN(200))*time.Millisecond, kill%5 == 0)
 		if t.Failed() {
 			return
 		}

@@ -62,6 +62,9 @@ func (i *inviteRecord) usable(role Role, now time.Time) error {
 	if role == RoleRelay && i.Role != RoleRelay {
 		return problem(KindDenied, "ask for an invite for a relay", "the invite %s is not for a relay", i.ID)
 	}
+	if role == RoleMember && i.Role == RoleGateway {
+		return problem(KindInvalid, "run it on the gateway: overlayd gateway LINK", "the invite %s is for a gateway", i.ID)
+	}
 	return nil
 }
 
@@ -87,6 +90,9 @@ func (s *snapshot) admit(i inviteRecord, m key.MachinePublic, r EnrollRequest, a
 	}
 	if n.Role == "" {
 		n.Role = i.Role
+	}
+	if n.Role == RoleGateway && r.Advertise == nil {
+		n.Advertised = i.Routes // a gateway that names no prefix offers what it was invited for
 	}
 	if s.nodes[id] != nil {
 		return nodeRecord{}, nil, problem(KindConflict, "try again", "the node id %s is taken", id)

@@ -28,7 +28,9 @@ func newID(prefix string, n int) string {
 	return prefix + string(b)
 }
 
-// validID reports whether s could have come from newID.
+// validID reports whether s could have come from this or another version's
+// newID.
 func validID(s string) bool {
-	return s != "" && len(s) <= maxID && strings.Trim(s, idAlphabet+"-") == ""
+	const chars = "abcdefghijklmnopqrstuvwxyz0123456789-"
+	return s != "" && len(s) <= maxID && strings.Trim(s, chars) == ""
 }

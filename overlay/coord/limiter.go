@@ -41,8 +41,11 @@ func source(a netip.Addr) netip.Prefix {
 func (l *limiter) wait(a netip.Addr, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	until := time.Time(l.sources[source(a)])
-	return max(0, until.Sub(now)-(limiterBurst-1)*limiterEvery)
+	free := time.Time(l.sources[source(a)]).Add(-(limiterBurst - 1) * limiterEvery)
+	if !free.After(now) { // so it is for a source without failures: Sub of the zero time overflows
+		return 0
+	}
+	return free.Sub(now)
 }
 
 // failed counts a failure. A full table first loses what is forgiven, then

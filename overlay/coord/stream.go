@@ -130,7 +130,7 @@ func (st *stream) sendDirty(ctx context.Context) error {
 // renew adds new passes to a delta when they are due.
 func (st *stream) renew(n *nodeRecord, d *api.Delta) *api.Delta {
 	passes := st.s.passesFor(n, st.s.o.Now())
-	if len(passes) > 0 && !passes[0].NotAfter.Equal(st.passes[0].NotAfter) {
+	if len(passes) > 0 && !passes[0].Key.Equal(st.passes[0].Key) {
 		st.passes, d.Passes = passes, &api.PassList{Passes: passesToWire(passes)}
 	}
 	return d

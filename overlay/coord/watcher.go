@@ -41,15 +41,15 @@ func (w *watcher) mark(now time.Time, relays bool, labels []uint32) {
 		d.since = now
 	}
 	d.relays = d.relays || relays
-	if !d.whole && len(d.labels)+len(labels) > maxDirty {
-		d.whole, d.labels = true, nil
-	}
 	if !d.whole {
 		if d.labels == nil {
 			d.labels = make(map[uint32]struct{}, len(labels))
 		}
 		for _, l := range labels {
 			d.labels[l] = struct{}{}
+		}
+		if len(d.labels) > maxDirty {
+			d.whole, d.labels = true, nil
 		}
 	}
 	w.mu.Unlock()
