@@ -131,10 +131,7 @@ func SocketFault(socket string, err error) error {
 		return fault(ExitNotRunning, "start it with `overlayd up`, `overlayd gateway` or `overlayd relay`",
 			"no overlayd answers on %s", socket)
 	}
-	if _, ok := coord.AsProblem(err); ok {
-		return AsFault(err)
-	}
-	if c, ok := errors.AsType[*connect.Error](err); ok {
+	if c, ok := errors.AsType[*connect.Error](err); ok && len(c.Details()) == 0 {
 		switch c.Code() {
 		case connect.CodeUnimplemented:
 			return fault(ExitFailure, "run this command on the relay", "this machine is not the network's coordinator")
@@ -144,6 +141,9 @@ func SocketFault(socket string, err error) error {
 			return fault(ExitNotJoined, "look at `overlayd status`", "%s", c.Message())
 		}
 		return fault(ExitFailure, "", "%s", c.Message())
+	}
+	if _, ok := coord.AsProblem(err); ok {
+		return AsFault(err)
 	}
 	return err
 }

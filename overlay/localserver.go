@@ -28,8 +28,8 @@ type localServer struct {
 }
 
 // listenLocal opens the socket and serves on it. A socket that a dead daemon
-// left behind is replaced; one that answers is a conflict.
-func (n *Node) listenLocal() (*localServer, error) {
+// left behind is replaced; one that answers is a conflict. Calls end with ctx.
+func (n *Node) listenLocal(ctx context.Context) (*localServer, error) {
 	path := n.o.Socket
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, permissionFault(err, "make directory of socket %s", path)
@@ -63,7 +63,11 @@ func (n *Node) listenLocal() (*localServer, error) {
 	}
 	s := &localServer{
 		path: path,
-		http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second},
+		http: &http.Server{
+			Handler:           mux,
+			ReadHeaderTimeout: 5 * time.Second,
+			BaseContext:       func(net.Listener) context.Context { return ctx },
+		},
 		done: make(chan struct{}),
 	}
 	go func() {
@@ -75,9 +79,14 @@ func (n *Node) listenLocal() (*localServer, error) {
 	return s, nil
 }
 
-// close ends all calls, waits for the server and removes the socket.
+// close waits for the calls, whose contexts have ended by now, and removes the
+// socket.
 func (s *localServer) close() {
-	s.http.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := s.http.Shutdown(ctx); err != nil {
+		s.http.Close()
+	}
 	<-s.done
 	os.Remove(s.path) // already gone: closing a Unix listener unlinks it
 }
@@ -120,8 +129,7 @@ func (s localService) Plan(context.Context, *connect.Request[local.PlanRequest])
 
 func (s localService) Down(context.Context, *connect.Request[local.DownRequest]) (*connect.Response[local.DownResponse], error) {
 	s.n.log.Info("asked to stop")
-	// After the answer is on its way: Stop closes this very server.
-	time.AfterFunc(50*time.Millisecond, s.n.Stop)
+	s.n.Stop() // the server goes last, and lets this answer out
 	return connect.NewResponse(&local.DownResponse{}), nil
 }
 

@@ -110,17 +110,17 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	api, err := n.listenLocal()
-	if err != nil {
-		return err
-	}
-	defer api.close() // last, so that `overlayd down` sees the socket go when all is done
-
 	ctx, quit := context.WithCancel(ctx)
-	defer quit()
 	n.mu.Lock()
 	n.quit = quit
 	n.mu.Unlock()
+	api, err := n.listenLocal(ctx)
+	if err != nil {
+		quit()
+		return err
+	}
+	defer api.close() // last, so that `overlayd down` sees the socket go when all is done
+	defer quit()
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.follow(ctx, cached) })
@@ -263,12 +263,16 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	fresh := make(chan struct{}, 1)
+	var advertise func() []netip.Prefix // nil: what the invite said
+	if offered := n.id.Advertise; offered != nil {
+		advertise = func() []netip.Prefix { return offered }
+	}
 	g.Go(func() error { return n.keepMap(ctx, fresh) })
 	g.Go(func() error {
 		err := c.Follow(ctx, coord.FollowOptions{
 			Have:      cached,
 			BootID:    n.bootID,
-			Advertise: n.advertised,
+			Advertise: advertise,
 			OnMap: func(m *coord.Map) {
 				n.update(func(v *view) { v.m = m })
 				wake(n.changed)
@@ -287,9 +291,6 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 	})
 	return g.Wait()
 }
-
-// advertised is what this node offers now: nil leaves it to its invite.
-func (n *Node) advertised() []netip.Prefix { return n.id.Advertise }
 
 // keepMap saves the last map for a start without the coordinator.
 func (n *Node) keepMap(ctx context.Context, fresh <-chan struct{}) error {

@@ -65,7 +65,7 @@ func TestHubAddresses(t *testing.T) {
 func TestCheckOverlay(t *testing.T) {
 	for p, want := range map[string]string{
 		"172.18.0.0/24": "", "10.0.0.0/8": "", "100.88.0.0/30": "",
-		"172.18.0.9/24": "bits set", "10.0.0.0/7": "bits set", "8.0.0.0/7": "between 8 and 30",
+		"172.18.0.9/24": "bits set", "9.0.0.0/7": "bits set", "8.0.0.0/7": "between 8 and 30",
 		"10.0.0.0/31": "between 8 and 30", "127.0.0.0/8": "another meaning", "224.0.0.0/8": "another meaning", "fd00::/64": "IPv4",
 	} {
 		err := checkOverlay(netip.MustParsePrefix(p))
