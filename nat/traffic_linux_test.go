@@ -103,7 +103,7 @@ func TestTraffic(t *testing.T) {
 		try := func(tt trial) {
 			var err error
 			in(t, tt.from, func() {
-				d := net.Dialer{Timeout: 2 * time.Second}
+				d := net.Dialer{Timeout: 10 * time.Second}
 				if tt.want == "" {
 					d.Timeout = 150 * time.Millisecond
 				}
