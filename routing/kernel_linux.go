@@ -133,13 +133,13 @@ func (k *Kernel) have(link netlink.Link, want []Fact) ([]Fact, error) {
 	return append(facts, rest...), err
 }
 
-// rpFilter returns the reverse path check in force on a link: the stricter of
-// its own and everybody's in the sense of the larger number, so that 2 (loose)
-// beats 1 (strict).
+// rpFilter returns the reverse path check that would be in force on a link
+// without us. The kernel takes the larger number of the link's and everybody's,
+// so that 2 (loose) beats 1 (strict).
 func (k *Kernel) rpFilter(link string) int {
 	mode := 0
 	for _, l := range []string{"all", link} {
-		v, _ := k.sysctls.values.Read(confKey(l, "rp_filter"))
+		v, _ := k.sysctls.original(confKey(l, "rp_filter"))
 		n, _ := strconv.Atoi(v)
 		mode = max(mode, n)
 	}

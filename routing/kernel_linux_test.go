@@ -3,6 +3,7 @@ package routing
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -321,6 +322,36 @@ func TestNamespacesApart(t *testing.T) {
 		})
 		if diff := cmp.Diff(before, picture(t)); diff != "" {
 			t.Error(diff)
+		}
+	})
+}
+
+// TestRelayBehindRoute has the relay inside a network that is reached through
+// the tunnel: what it sends still comes in, though answers to others there would
+// go elsewhere.
+func TestRelayBehindRoute(t *testing.T) {
+	inNetns(t, func(t *testing.T) {
+		machine(t) // checks strictly on eth0
+		tun(t)
+		mode := func() string { return strings.TrimSpace(run(t, "sysctl -n net.ipv4.conf.eth0.rp_filter")) }
+		k := newKernel(t, &memory{})
+		s := laptop
+		s.Routes = prefixes("203.0.113.0/24")
+		s.Outer = []netip.Addr{netip.MustParseAddr("203.0.113.10")}
+		for range 3 {
+			if err := k.Apply(t.Context(), s); err != nil {
+				t.Error(err)
+			}
+			if got := mode(); got != "2" {
+				t.Errorf("eth0 checks with %s", got)
+			}
+		}
+		s.Outer = nil
+		if err := k.Apply(t.Context(), s); err != nil {
+			t.Error(err)
+		}
+		if got := mode(); got != "1" {
+			t.Errorf("left as %s", got)
 		}
 	})
 }

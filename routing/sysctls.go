@@ -47,6 +47,15 @@ func (s sysctls) set(f sysctl) error {
 	return s.values.Write(f.key, f.value)
 }
 
+// original returns the value that a key would have without us.
+func (s sysctls) original(key string) (string, error) {
+	now, err := s.values.Read(key)
+	if old, new, ok := s.journal.Noted(kindSysctl, key); ok && now == new {
+		return old, err
+	}
+	return now, err
+}
+
 // forwardKeys returns the keys that change with forwardKey.
 func (s sysctls) forwardKeys() ([]string, error) {
 	links, err := s.values.Links()
