@@ -63,8 +63,9 @@ func (p *program) report(err error) int {
 	return f.Code
 }
 
-// anyLink matches an invite link, or what is left of one.
-var anyLink = regexp.MustCompile(`(?i)ovl:[^\s"']*`)
+// anyLink matches an invite link, or what is left of one. Six characters are
+// fewer than any address, and more than the scheme's own "//;".
+var anyLink = regexp.MustCompile(`(?i)ovl:[^\s"']{6,}`)
 
 // withoutLinks replaces the links in s: a mistyped command must not put a
 // secret into a log or a bug report.

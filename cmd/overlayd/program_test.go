@@ -241,6 +241,12 @@ func TestCommandLines(t *testing.T) {
 		{name: "invite refused", args: "invite --address 172.18.0.10", set: func(w *world) {
 			w.refusal = &coord.Problem{Kind: coord.KindConflict, Message: "172.18.0.10 belongs to vps", Hint: "choose another"}
 		}, code: 8, err: "overlayd: 172.18.0.10 belongs to vps\nhint: choose another\n"},
+		{name: "invite without daemon", args: "invite", set: func(w *world) {
+			w.down, w.refusal = notRunning, &coord.Problem{Kind: coord.KindUnreachable, Message: "dial unix: no such file"}
+		}, code: 3, err: "overlayd: no overlayd answers\n" + "hint: overlayd up\n"},
+		{name: "invite on a laptop", args: "invite", set: func(w *world) {
+			w.refusal = &coord.Problem{Kind: coord.KindInternal, Message: "404 Not Found"}
+		}, code: 1, err: "overlayd: laptop is not the network's coordinator\nhint: run it on the relay, with the same words\n"},
 		{name: "revoke", args: "invite revoke abcd2345", out: "revoked abcd2345\n"},
 		{name: "revoke by link", args: "invite revoke " + link, out: "revoked abcd2345\n"},
 		{name: "rename", args: "nodes rename debian lab-gw", out: "debian is now called lab-gw\n"},
