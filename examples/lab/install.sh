@@ -4,9 +4,10 @@
 set -euo pipefail
 
 lab=(ip:iproute2 iptables:iptables ethtool:ethtool sysctl:procps ping:iputils-ping tcpdump:tcpdump)
+demo=(curl:curl ssh-keyscan:openssh-client sshd:openssh-server)
 case "${1:-}" in
-demo) want=("${lab[@]}" curl:curl ssh-keyscan:openssh-client sshd:openssh-server) ;;
-test) want=("${lab[@]}" curl:curl traceroute:traceroute tc:iproute2) ;;
+demo) want=("${lab[@]}" "${demo[@]}") ;;
+test) want=("${lab[@]}" "${demo[@]}" traceroute:traceroute tc:iproute2) ;;
 bench) want=("${lab[@]}" iperf3:iperf3 wg:wireguard-tools) ;;
 *)
 	echo "usage: install.sh demo|test|bench" >&2

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -72,6 +73,12 @@ func run(ctx context.Context, args []string) error {
 	}
 	fmt.Println("this takes about", s.estimate().Round(time.Minute))
 	r := newReport(s)
+	if r.Busy, err = busy(ctx); err != nil {
+		return err
+	}
+	if r.Busy > quiet {
+		fmt.Printf("careful: %.0f %% of this machine is busy with something else\n", 100*r.Busy)
+	}
 	for _, offload := range s.offloads {
 		if err := measure(ctx, s, offload, r); err != nil {
 			return err
@@ -84,6 +91,24 @@ func run(ctx context.Context, args []string) error {
 	}
 	fmt.Println("\nas JSON:", file)
 	return nil
+}
+
+// quiet is how busy a machine may be without being warned about.
+const quiet = 0.1
+
+// busy watches the machine for a second before anything of ours runs.
+func busy(ctx context.Context) (float64, error) {
+	before, err := machineCPU()
+	if err != nil {
+		return 0, err
+	}
+	select {
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	case <-time.After(time.Second):
+	}
+	after, err := machineCPU()
+	return (after - before).Seconds() / float64(runtime.NumCPU()), err
 }
 
 // estimate is how long a run takes: a round of a system is four transfers, the

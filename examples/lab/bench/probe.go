@@ -141,12 +141,18 @@ func usage(s system) (map[string]time.Duration, error) {
 		}
 		all[role] = u.CPU
 	}
+	var err error
+	all["machine"], err = machineCPU()
+	return all, err
+}
+
+// machineCPU returns the CPU time of everything on the machine.
+func machineCPU() (time.Duration, error) {
 	stat, err := os.ReadFile("/proc/stat")
 	if err != nil {
-		return nil, fmt.Errorf("read the machine's usage: %w", err)
+		return 0, fmt.Errorf("read the machine's usage: %w", err)
 	}
-	all["machine"], err = parseStat(string(stat))
-	return all, err
+	return parseStat(string(stat))
 }
 
 // parseStat reads the first line of proc(5)'s stat: user, nice, system, idle,

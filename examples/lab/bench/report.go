@@ -33,6 +33,7 @@ type report struct {
 	CPUs    int       `json:"cpus"`
 	Go      string    `json:"go"`
 	Hub     string    `json:"wireguard_go"` // version of the binary
+	Busy    float64   `json:"busy_before"`  // share of the machine that others used before the run
 	Seconds int       `json:"seconds"`
 	Rounds  int       `json:"rounds"`
 

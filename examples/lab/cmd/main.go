@@ -50,7 +50,11 @@ func run(ctx context.Context, args []string) int {
 		flags.Usage()
 		return 2
 	}
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "\nlab: interrupted; the machines are removed")
+		return 1
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "\nlab:", err)
 		return 1
 	}
