@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"os"
 	"time"
 	"unsafe"
 
@@ -77,7 +78,7 @@ func (r *Reader) Read() ([]Train, error) {
 		}
 		r.used = 0
 		if err := r.s.raw.Read(r.call); err != nil {
-			if !errors.Is(err, net.ErrClosed) {
+			if !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrClosed) {
 				r.s.count.recvErrors.Add(1)
 			}
 			return nil, net.ErrClosed
@@ -100,8 +101,12 @@ func (r *Reader) Read() ([]Train, error) {
 // receive makes one call. It returns false when the queue is empty, and the
 // runtime's poller then waits.
 func (r *Reader) receive(fd uintptr) bool {
+	flags := uintptr(unix.MSG_DONTWAIT)
+	if r.s.blocking {
+		flags = unix.MSG_WAITFORONE
+	}
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), flags, 0, 0)
 		switch errno {
 		case unix.EINTR:
 			continue

@@ -22,6 +22,9 @@ func tune(_ uintptr, _ bool, o Options) error {
 
 type offload struct{}
 
+// detach does nothing: every reader waits in the runtime's poller here.
+func (s *Socket) detach() error { return nil }
+
 // Reader receives from a socket. It is not safe for concurrent use.
 type Reader struct {
 	s     *Socket

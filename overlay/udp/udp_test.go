@@ -145,19 +145,35 @@ func TestOrder(t *testing.T) {
 }
 
 func TestCloseWakesReader(t *testing.T) {
-	s := listen(t, loop4)
-	done := make(chan error)
-	go func() {
-		_, err := s.NewReader(1).Read()
-		done <- err
-	}()
-	runtime.Gosched()
-	s.Close()
-	if err := <-done; !errors.Is(err, net.ErrClosed) {
-		t.Errorf("got %v", err)
-	}
-	if err := s.Send(loop4, []byte("x")); err == nil {
-		t.Error("sent on a closed socket")
+	for _, blocking := range []bool{false, true} {
+		for range 20 {
+			s, err := Listen(loop4, Options{Blocking: blocking})
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error)
+			go func() {
+				_, err := s.NewReader(1).Read()
+				done <- err
+			}()
+			runtime.Gosched()
+			if err := s.Send(s.LocalAddr(), []byte("x")); err != nil {
+				t.Error(err)
+			}
+			<-done
+			go func() {
+				_, err := s.NewReader(1).Read()
+				done <- err
+			}()
+			runtime.Gosched()
+			s.Close()
+			if err := <-done; !errors.Is(err, net.ErrClosed) {
+				t.Errorf("got %v", err)
+			}
+			if err := s.Send(loop4, []byte("x")); err == nil {
+				t.Error("sent on a closed socket")
+			}
+		}
 	}
 }
 
