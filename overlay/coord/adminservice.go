@@ -22,13 +22,13 @@ var _ api.AdminHandler = adminService{}
 // AdminHandler serves the Admin service. It asks nobody who he is: serve it
 // only where the operator alone can reach it.
 func (s *Server) AdminHandler() http.Handler {
-	path, h := api.NewAdminHandler(adminService{s}, connect.WithReadMaxBytes(maxRequest), connect.WithInterceptors(s.adminErrors()))
+	path, h := api.NewAdminHandler(adminService{s}, connect.WithReadMaxBytes(maxRequest), uncompressed, connect.WithInterceptors(s.adminErrors()))
 	mux := http.NewServeMux()
 	mux.Handle(path, h)
 	return mux
 }
 
-// adminErrors logs our own failures, and makes all errors ready for the wire.
+// adminErrors makes all errors ready for the wire.
 func (s *Server) adminErrors() connect.UnaryInterceptorFunc {
 	return func(next connect.UnaryFunc) connect.UnaryFunc {
 		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
@@ -36,10 +36,7 @@ func (s *Server) adminErrors() connect.UnaryInterceptorFunc {
 			if err == nil {
 				return resp, nil
 			}
-			if _, ok := AsProblem(err); !ok {
-				s.o.Log.Error("admin call failed", "call", req.Spec().Procedure, "err", err)
-			}
-			return nil, wireError(err)
+			return nil, s.refuse(req.Spec().Procedure, err)
 		}
 	}
 }

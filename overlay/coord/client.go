@@ -199,7 +199,8 @@ func (c *Client) connect() *line {
 			return l.keep(conn)
 		},
 	}
-	l.node = api.NewNodeClient(&http.Client{Transport: l.transport}, "https://"+c.o.Endpoint, connect.WithReadMaxBytes(maxAnswer))
+	l.node = api.NewNodeClient(&http.Client{Transport: l.transport}, "https://"+c.o.Endpoint, connect.WithReadMaxBytes(maxAnswer),
+		connect.WithAcceptCompression("gzip", nil, nil))
 	return l
 }
 

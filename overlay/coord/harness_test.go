@@ -95,12 +95,13 @@ func newNetwork(t testing.TB) *network {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return startNetwork(t, store, ln)
+	return startNetwork(t, store, ln, key.NewMachine())
 }
 
-func startNetwork(t testing.TB, store Store, ln net.Listener) *network {
+// startNetwork starts a coordinator, with the machine's key for TLS, and stops
+// it when the test ends.
+func startNetwork(t testing.TB, store Store, ln net.Listener, machine key.Machine) *network {
 	t.Helper()
-	machine := key.NewMachine()
 	cert, pin, err := SelfSigned(machine, "127.0.0.1")
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package coord
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/netip"
 	"time"
@@ -26,7 +27,7 @@ var _ api.NodeHandler = nodeService{}
 
 // Handler serves the Node service, for the TLS port.
 func (s *Server) Handler() http.Handler {
-	path, h := api.NewNodeHandler(nodeService{s}, connect.WithReadMaxBytes(maxRequest))
+	path, h := api.NewNodeHandler(nodeService{s}, connect.WithReadMaxBytes(maxRequest), uncompressed)
 	mux := http.NewServeMux()
 	mux.Handle(path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
@@ -38,11 +39,24 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
+// uncompressed keeps the length of a message from telling of the secrets in it,
+// and a gzip writer's megabyte from every stream; keys do not shrink anyway.
+var uncompressed = connect.WithCompression("gzip", nil, nil)
+
 type controllerKey struct{}
 
 // controller returns the call's deadlines.
 func controller(ctx context.Context) *http.ResponseController {
 	return ctx.Value(controllerKey{}).(*http.ResponseController)
+}
+
+// refuse makes an error ready for the wire, and logs it when it is our own
+// failure.
+func (s *Server) refuse(call string, err error) error {
+	if _, ok := AsProblem(err); !ok && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		s.o.Log.Error("call failed", "call", call, "err", err)
+	}
+	return wireError(err)
 }
 
 // caller returns the machine that makes a call.
@@ -77,10 +91,8 @@ func (s nodeService) Enroll(ctx context.Context, req *connect.Request[api.Enroll
 	if err != nil {
 		if p, ok := AsProblem(err); ok && (p == errBadInvite || p.Kind == KindInvalid) {
 			s.limiter.failed(from, s.o.Now())
-		} else if !ok {
-			s.o.Log.Error("enrolment failed", "from", from, "err", err)
 		}
-		return nil, wireError(err)
+		return nil, s.refuse("enroll", err)
 	}
 	return connect.NewResponse(resp), nil
 }
@@ -153,7 +165,7 @@ func (s nodeService) Report(ctx context.Context, req *connect.Request[api.Report
 	}
 	if a := req.Msg.Advertise; a != nil {
 		if err := s.advertise(ctx, n.ID, a.Prefixes); err != nil {
-			return nil, wireError(err)
+			return nil, s.refuse("report", err)
 		}
 	}
 	return connect.NewResponse(&api.ReportResponse{}), nil

@@ -31,7 +31,7 @@ type ServerOptions struct {
 	Endpoint string           // host:port, as nodes reach the Node service
 	Pin      key.Pin          // of the TLS key; zero: nodes use ordinary certificate checks
 	Passes   Passes           // nil: nodes get none
-	Removed  func(uint32)     // called with the label of each node that was removed, after that is kept; may be nil
+	Removed  func(uint32)     // called with the label of each node that was removed, after that is kept; must not call the Server; may be nil
 	Now      func() time.Time // nil: time.Now
 }
 
