@@ -3,6 +3,7 @@ package tunnel
 import (
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -37,7 +38,8 @@ func New(o Options) (*Device, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	out, in := newGate(outLimit), newGate(inLimit)
+	room := roomFor(runtime.NumCPU()) // as many workers WireGuard starts
+	out, in := newGate(room), newGate(room)
 	gated := newGatedTUN(o.TUN, out, in)
 	dev := device.NewDevice(gated, &gatedBind{Bind: o.Bind, out: out, in: in}, logger(o.Log))
 	dev.DisableSomeRoamingForBrokenMobileSemantics() // an Endpoint is a peer, and stays it

@@ -6,16 +6,22 @@ import (
 )
 
 const (
-	// outLimit packets of 64 KiB are 16 MiB between the TUN and the Bind. It
-	// takes four super-packets of 47 segments to keep two workers, the reader
-	// and the sender busy at once.
-	outLimit = 256
-	// inLimit is the same for the way back.
-	inLimit = 256
 	// patience is how long nothing has to leave before those inside count as
 	// dropped; a machine that is merely busy gets something out in that time.
 	patience = 10 * time.Millisecond
 )
+
+// superPacket is how many packets one read of a TUN with offload gives: 64 KiB
+// in segments of a 1420-byte link.
+const superPacket = 48
+
+// roomFor returns how many packets of 64 KiB may be inside one way, on a machine
+// with that many processors: a super-packet for each worker, one that waits,
+// and one that leaves. On two processors that is 12 MiB. More than eight
+// workers share what eight get.
+func roomFor(processors int) int64 {
+	return superPacket * int64(min(processors, 8)+2)
+}
 
 // gate bounds how many packets are between one entry of WireGuard and the exit
 // on its other side. WireGuard may drop packets between the two without a word

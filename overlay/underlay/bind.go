@@ -158,8 +158,13 @@ func (b *Bind) SetMark(mark uint32) error {
 	return nil
 }
 
-// BatchSize is the most that one receive returns: a whole train and more.
-func (b *Bind) BatchSize() int { return conn.IdealBatchSize }
+// batchSize is the most that one receive returns: a train of 64 KiB holds 45
+// datagrams of full size. WireGuard keeps a buffer of 64 KiB for each, per
+// receive function, so more than is of use is megabytes.
+const batchSize = 64
+
+// BatchSize is the most that one receive returns. Send takes any number.
+func (b *Bind) BatchSize() int { return batchSize }
 
 // ParseEndpoint takes a string that Endpoint returned. The peer need not be in
 // the map yet.

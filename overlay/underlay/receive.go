@@ -141,7 +141,7 @@ type portReceiver struct {
 }
 
 func newPortReceiver(b *Bind, p *relay.Port) *portReceiver {
-	return &portReceiver{b: b, port: p, src: make([]relay.Label, b.BatchSize())}
+	return &portReceiver{b: b, port: p, src: make([]relay.Label, batchSize)}
 }
 
 // receive is a conn.ReceiveFunc. The relay has cleared the labels already.
