@@ -98,6 +98,7 @@ func TestKilled(t *testing.T) {
 		} {
 			run(t, c)
 		}
+		settle(t, "eth0", "switch")
 		before := picture(t)
 		for range 2 {
 			daemon := exec.Command("/proc/self/exe", "-test.run=^$")

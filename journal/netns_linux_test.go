@@ -47,3 +47,21 @@ func run(t *testing.T, command string) string {
 	}
 	return string(out)
 }
+
+// settle waits until the links carry packets and have the routes that the kernel
+// adds by itself, a moment after they came up.
+func settle(t *testing.T, links ...string) {
+	t.Helper()
+	for range 2000 {
+		ready := true
+		off := strings.TrimSpace(run(t, "sysctl -n net.ipv6.conf.all.disable_ipv6")) == "1"
+		for _, l := range links {
+			ready = ready && strings.Contains(run(t, "ip link show dev "+l), "state UP") &&
+				(off || run(t, "ip -6 route show table local dev "+l) != "")
+		}
+		if ready {
+			return
+		}
+	}
+	t.Errorf("%v did not come up", links)
+}
