@@ -56,8 +56,8 @@ func newDoor(secret key.Secret, start time.Time, t *table) *door {
 	}
 }
 
-// control takes a control message from src. It appends the answer, if there is one,
-// to b, and returns what happened.
+// control takes a control message from src. It appends the answer, if there is
+// one, to b, and returns what happened.
 func (d *door) control(b []byte, now time.Time, src netip.AddrPort, frame []byte) ([]byte, event) {
 	switch frameType(frame) {
 	case frameAttach:
@@ -124,7 +124,7 @@ func (d *door) ping(b []byte, now time.Time, src netip.AddrPort, frame []byte) (
 }
 
 // unknown appends the hint for an address that sent something but has no
-// session, unless it had one just now.
+// session, unless it was told just now.
 func (d *door) unknown(b []byte, now time.Time, src netip.AddrPort) ([]byte, event) {
 	since := now.Sub(d.start)
 	if !d.unknownPorts.allow(d.unknownPorts.port(src), since) || !d.unknownAll.allow(0, since) {

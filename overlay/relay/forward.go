@@ -4,22 +4,19 @@ package relay
 type to struct {
 	leg *leg  // where it goes; nil: nowhere
 	why event // none, or why it is dropped
-	// control marks a single control message, which is handled rather than forwarded.
+	// control marks a control message, which is handled rather than forwarded.
 	control bool
 }
 
 // cut decides on the first datagram of a train of size bytes each, and returns
-// for how many bytes from the start the decision is the same. What is to be
-// forwarded has the sender's label when it returns. from is the sender's seat; nil: it has none.
-// It takes no lock and allocates nothing.
+// for how many bytes from the start the decision holds. What is to be forwarded
+// has the sender's label when it returns. from is the sender's seat; nil: it
+// has none. It takes no lock and allocates nothing.
 func cut(from *seat, train []byte, size int) (n int, d to) {
 	first := train[:min(size, len(train))]
 	d = decide(from, first)
 	n = len(first)
-	if d.control {
-		return n, d
-	}
-	if d.leg == nil {
+	if d.leg == nil { // each is counted or handled by itself
 		return n, d
 	}
 	label := labelOf(first)

@@ -34,9 +34,9 @@ func newLimiter(cells, perSecond, burst int) *limiter {
 	}
 }
 
-// allow reports whether the source may go on, and counts it if so. now is time since the server's start.
-// A cell holds the time at which its source's debt is paid (the generic cell
-// rate algorithm).
+// allow reports whether the source may go on, and counts it if so. now is the
+// time since the server's start. A cell holds the time at which its source's
+// debt is paid (the generic cell rate algorithm).
 func (l *limiter) allow(source uint64, now time.Duration) bool {
 	cell := &l.cells[source&uint64(len(l.cells)-1)]
 	for {

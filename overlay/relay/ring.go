@@ -34,8 +34,8 @@ func newRing(bytes, items int) *ring {
 	return r
 }
 
-// push takes a train of datagrams of size bytes each, the last may be shorter, and
-// returns how many older ones had to go, and were dropped.
+// push takes a train of datagrams of size bytes each, the last may be shorter,
+// and returns how many datagrams were dropped: older ones to make room.
 func (r *ring) push(src Label, train []byte, size int) (dropped int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,7 +96,7 @@ func (r *ring) pop() item {
 }
 
 // take waits for datagrams and copies as many as there are bufs for; one that
-// does not fit its buffer is dropped. It returns ok false when the ring is closed.
+// does not fit its buffer is dropped. ok is false when the ring is closed.
 func (r *ring) take(bufs [][]byte, sizes []int, src []Label) (n, tooLong int, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -111,7 +111,7 @@ func (r *reader) forward(trains []udp.Train) {
 	}
 }
 
-// train queues what is to be forwarded of one train, and returns how much that was.
+// train queues what is to be forwarded of one train, and returns how much it was.
 func (r *reader) train(t *udp.Train) (bytes, datagrams int) {
 	from := r.table.at(t.Src)
 	for rest := t.Buf; len(rest) > 0; {
@@ -144,7 +144,7 @@ func (r *reader) control(src netip.AddrPort, frame []byte) {
 	r.answer(src, reply, what)
 }
 
-// unknown tells a sender that it has no session, if it was not told just now.
+// unknown tells a sender that it has no session, unless it was told just now.
 func (r *reader) unknown(src netip.AddrPort) {
 	reply, what := r.door.unknown(r.reply[:0], time.Now(), src)
 	if what == unknownSent {

@@ -15,7 +15,8 @@ const (
 	// defaultMaxSessions at about 1 KiB each is 64 MiB.
 	defaultMaxSessions           = 1 << 16
 	defaultMaxSessionsPerNetwork = 1 << 14
-	// maxRevoked is how many removed nodes are remembered; the oldest are forgotten first.
+	// maxRevoked is how many removed nodes are remembered; the oldest are
+	// forgotten first.
 	maxRevoked = 1 << 12
 	// leaseTime is how long a session lives without an authenticated PING: five
 	// of the longest keepalives, less a bit.
@@ -120,7 +121,7 @@ type admission struct {
 }
 
 // admit makes a seat, or moves the one that the ticket's node has. It returns
-// what happened, and for a refusal why.
+// what happened, and why in the case of a refusal.
 func (t *table) admit(now time.Duration, wall time.Time, a admission) (event, Reason) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -302,7 +303,8 @@ func (t *table) revoke(id Network, l Label) (farewell, bool) {
 	return t.end(s, ReasonRemoved)
 }
 
-// isRevoked reports whether a ticket was made for a node that has since been removed. mu is held.
+// isRevoked reports whether a ticket was made for a node that has since been
+// removed. mu is held.
 func (t *table) isRevoked(k Ticket) bool {
 	last, ok := t.revoked[revokedKey{k.Network, k.Label}]
 	return ok && k.Serial <= last

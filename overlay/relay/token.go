@@ -14,12 +14,12 @@ import (
 const (
 	// tokenLife is how long an answer to a challenge may take.
 	tokenLife = 10 * time.Second
-	// tokenKeyLife is how long tokens are made with one key; it is recognised for
-	// as long again. At least tokenLife.
+	// tokenKeyLife is how long tokens are made with one key; they are recognised
+	// for as long again. At least tokenLife.
 	tokenKeyLife = time.Minute
 )
 
-// tokens makes and recognises the tokens of CHALLENGE. Nothing is stored per token.
+// tokens makes and recognises the tokens of CHALLENGE. None is stored.
 type tokens struct {
 	mu       sync.Mutex // guards all below
 	current  key.Secret
@@ -54,8 +54,8 @@ func (t *tokens) make(now time.Duration, src netip.AddrPort, f attach) (k token)
 	return k
 }
 
-// made returns when an ATTACH's token was made, if it is one of ours for this very ATTACH
-// and source, and young enough.
+// made returns when an ATTACH's token was made, if it is one of ours for this
+// very ATTACH and source, and young enough.
 func (t *tokens) made(now time.Duration, src netip.AddrPort, f attach) (at time.Duration, ok bool) {
 	current, previous := t.keys(now)
 	at = time.Duration(binary.LittleEndian.Uint64(f.token[:]))
