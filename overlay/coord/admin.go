@@ -160,10 +160,10 @@ func called(act string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if p, ok := AsProblem(err); ok {
+	if p, ok := sentProblem(err); ok {
 		return p
 	}
-	return fmt.Errorf("%s: %w", act, err)
+	return fmt.Errorf("%s: %w", act, err) // the caller knows the way to the coordinator, and why it may be closed
 }
 
 // each converts a list.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -22,6 +23,8 @@ type Client struct {
 	o    ClientOptions
 	aud  string
 	dial dialFunc
+
+	heard atomic.Int64 // Unix nanoseconds; see Heard
 
 	mu    sync.Mutex // guards what follows
 	token string
@@ -61,6 +64,15 @@ func NewClient(o ClientOptions) (*Client, error) {
 		o.Now = time.Now
 	}
 	return &Client{o: o, aud: audience(o.Pin, o.Endpoint), dial: o.Dialer.DialContext}, nil
+}
+
+// Heard returns when Follow last got something from the coordinator, a
+// heartbeat at least; zero: not yet.
+func (c *Client) Heard() time.Time {
+	if ns := c.heard.Load(); ns != 0 {
+		return time.Unix(0, ns)
+	}
+	return time.Time{}
 }
 
 // EnrollRequest asks for a membership.

@@ -112,6 +112,7 @@ func (f *follower) attempt(ctx context.Context) error {
 	defer cancel(nil)
 	for in.Receive() {
 		quiet.Stop() // for as long as the callbacks take
+		f.c.heard.Store(f.c.o.Now().UnixNano())
 		if err := f.take(ctx, in.Msg(), reports); err != nil {
 			return err
 		}
