@@ -320,9 +320,7 @@ func TestDisconnect(t *testing.T) {
 	}
 	a.session.Kick(time.Now()) // it tries again, and is refused
 	a.wake <- struct{}{}
-	for s.Counters()["attaches_refused"] == 0 {
-		a.session.Status()
-	}
+	a.waitFor(func(SessionStatus) bool { return s.Counters()["attaches_refused"] > 0 })
 	a.session.Renew(pass(testNetwork, 11, 12, time.Now().Add(time.Hour))) // the label's next owner
 	a.wake <- struct{}{}
 	a.waitUp()
