@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"testing"
@@ -167,4 +168,46 @@ func talk(ctx context.Context, t *testing.T, m *lab.Machine, addr string, data [
 	if !bytes.HasSuffix(got, data) {
 		t.Error("the echo differs from what was sent")
 	}
+}
+
+// Large TCP gets through what the world puts in its way.
+func TestLargeTransfers(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		o    lab.Options
+	}{
+		{"as it is", lab.Options{}},
+		{"a wire of 1400 in the middle, ICMP filtered", lab.Options{MiddleMTU: 1400, FilterICMP: true}},
+		{"network cards that give no help", lab.Options{NoOffload: true}},
+		{"FORWARD drops, Docker's chains on the gateway", lab.Options{Docker: true}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.o.Home, c.o.Lab = lab.Hard, lab.Hard
+			ctx, l, _ := labtest.Joined(t, c.o)
+			tcp, _ := echoServers(t, l.Host)
+			data := make([]byte, 16<<20)
+			source := rand.NewChaCha8([32]byte{1}) // a fixed stream: a failure can be repeated
+			if _, err := source.Read(data); err != nil {
+				t.Fatal(err)
+			}
+			talk(ctx, t, l.Laptop, tcp, data)
+		})
+	}
+}
+
+// A laptop that itself sits on 192.168.1.0/24 keeps its own LAN: what answers
+// at .201 is its home, not the lab.
+func TestTheOwnLANWins(t *testing.T) {
+	ctx, l, _ := labtest.Joined(t, lab.Options{Clash: true})
+	home, err := l.HomeNAT.Listen("tcp4", lab.HostAddr+":7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer home.Close()
+	conn, err := l.Laptop.DialContext(ctx, "tcp4", home.Addr().String())
+	if err != nil {
+		t.Fatalf("the laptop's own 192.168.1.201 does not answer: %v", err)
+	}
+	conn.Close()
+	labtest.Run(ctx, t, l.Laptop, "ping", "-c", "1", "-W", "2", lab.GatewayOverlay)
 }
