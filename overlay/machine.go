@@ -93,11 +93,10 @@ func (m *machine) applyNAT(ctx context.Context, rules *nat.Ruleset) error {
 
 // close takes back everything apply did.
 func (m *machine) close(ctx context.Context, link string) error {
-	var errs []error
+	errs := []error{m.kernel.Clear(ctx, link)} // forwarding ends before its filters
 	if m.tables != nil {
 		errs = append(errs, m.tables.Clear(ctx))
 	}
-	errs = append(errs, m.kernel.Clear(ctx, link))
 	m.dev.Close()
 	m.stop()
 	m.running.Wait()

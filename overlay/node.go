@@ -44,7 +44,8 @@ type Node struct {
 	changed chan struct{} // buffered 1: map or control changed
 	host    chan struct{} // buffered 1: links, addresses or routes changed
 
-	id *identity // set by Run before its goroutines start, then read-only
+	id    *identity     // set by Run before its goroutines start, then read-only
+	coord *coord.Client // likewise
 
 	mu   sync.Mutex // guards view and quit
 	view view
@@ -93,6 +94,9 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 		return err
 	}
 	if n.id, err = n.join(ctx); err != nil {
+		return err
+	}
+	if n.coord, err = n.client(n.id); err != nil {
 		return err
 	}
 	cached, err := n.dir.cachedMap()
@@ -257,10 +261,6 @@ func (n *Node) client(id *identity) (*coord.Client, error) {
 // follow keeps the map fresh and saves it. It returns an error only when the
 // coordinator says that this node is a member no more.
 func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
-	c, err := n.client(n.id)
-	if err != nil {
-		return err
-	}
 	g, ctx := errgroup.WithContext(ctx)
 	fresh := make(chan struct{}, 1)
 	var advertise func() []netip.Prefix // nil: what the invite said
@@ -269,7 +269,7 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 	}
 	g.Go(func() error { return n.keepMap(ctx, fresh) })
 	g.Go(func() error {
-		err := c.Follow(ctx, coord.FollowOptions{
+		err := n.coord.Follow(ctx, coord.FollowOptions{
 			Have:      cached,
 			BootID:    n.bootID,
 			Advertise: advertise,

@@ -30,7 +30,7 @@ type snapshot struct {
 func (n *Node) Status() Status {
 	s := snapshot{
 		view: n.look(), options: n.o, name: n.id.Name, key: n.id.WireGuard.Public(),
-		endpoint: n.id.Endpoint, ownRelay: n.hub != nil, now: time.Now(),
+		endpoint: n.id.Endpoint, ownRelay: n.hub != nil, heard: n.coord.Heard(), now: time.Now(),
 	}
 	if s.live != nil {
 		s.relays = s.live.bind.Relays()

@@ -46,25 +46,7 @@ func admin[T any](ctx context.Context, p *program, call func(context.Context, co
 	defer cancel()
 	v, err := call(ctx, p.engine.coordinator(p.common.socket))
 	if err != nil {
-		err = p.explainAdmin(ctx, err)
+		err = overlay.SocketFault(p.common.socket, err)
 	}
 	return v, err
-}
-
-// explainAdmin finds out why a coordinator did not answer: there may be no
-// daemon, we may not be allowed to ask it, or it may be a mere member's.
-func (p *program) explainAdmin(ctx context.Context, err error) error {
-	problem, ok := coord.AsProblem(err)
-	if !ok || problem.Kind != coord.KindUnreachable && problem.Kind != coord.KindInternal {
-		return overlay.SocketFault(p.common.socket, err)
-	}
-	s, statusErr := p.engine.dial(p.common.socket).Status(ctx)
-	switch {
-	case statusErr != nil:
-		return statusErr
-	case s.Node.Role != string(coord.RoleRelay):
-		return failure(overlay.ExitFailure, "run it on the relay, with the same words",
-			"%s is not the network's coordinator", s.Node.Name)
-	}
-	return overlay.SocketFault(p.common.socket, err)
 }

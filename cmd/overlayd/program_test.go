@@ -3,13 +3,18 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"connectrpc.com/connect"
 
 	"overlayd/overlay"
 	"overlayd/overlay/coord"
@@ -242,11 +247,11 @@ func TestCommandLines(t *testing.T) {
 			w.refusal = &coord.Problem{Kind: coord.KindConflict, Message: "172.18.0.10 belongs to vps", Hint: "choose another"}
 		}, code: 8, err: "overlayd: 172.18.0.10 belongs to vps\nhint: choose another\n"},
 		{name: "invite without daemon", args: "invite", set: func(w *world) {
-			w.down, w.refusal = notRunning, &coord.Problem{Kind: coord.KindUnreachable, Message: "dial unix: no such file"}
-		}, code: 3, err: "overlayd: no overlayd answers\n" + "hint: overlayd up\n"},
+			w.refusal = connect.NewError(connect.CodeUnavailable, &net.OpError{Op: "dial", Net: "unix", Err: fs.ErrNotExist})
+		}, code: 3, err: "overlayd: no overlayd answers on "},
 		{name: "invite on a laptop", args: "invite", set: func(w *world) {
-			w.refusal = &coord.Problem{Kind: coord.KindInternal, Message: "404 Not Found"}
-		}, code: 1, err: "overlayd: laptop is not the network's coordinator\nhint: run it on the relay, with the same words\n"},
+			w.refusal = connect.NewError(connect.CodeUnimplemented, errors.New("404 Not Found"))
+		}, code: 1, err: "overlayd: this machine is not the network's coordinator\nhint: run this command on the relay\n"},
 		{name: "revoke", args: "invite revoke abcd2345", out: "revoked abcd2345\n"},
 		{name: "revoke by link", args: "invite revoke " + link, out: "revoked abcd2345\n"},
 		{name: "rename", args: "nodes rename debian lab-gw", out: "debian is now called lab-gw\n"},
