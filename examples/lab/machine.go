@@ -30,14 +30,14 @@ type Machine struct {
 // machine makes a namespace with its loopback up.
 func (l *Lab) machine(ctx context.Context, name string, router bool) (*Machine, error) {
 	m := &Machine{Name: name, Namespace: l.prefix + name, lab: l}
-	if err := run(ctx, "ip", "netns", "add", m.Namespace); err != nil {
-		return nil, err
+	err := run(ctx, "ip", "netns", "add", m.Namespace)
+	if err == nil {
+		err = m.ip(ctx, "link", "set", "lo", "up")
 	}
-	err := m.ip(ctx, "link", "set", "lo", "up")
 	if err == nil {
 		err = m.routerSysctls(ctx, router)
 	}
-	if err != nil {
+	if err != nil { // ip may have been killed with its work done
 		return nil, errors.Join(err, removeNamespace(context.Background(), m.Namespace))
 	}
 	return m, nil
