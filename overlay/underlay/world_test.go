@@ -113,8 +113,12 @@ func (h *host) receive(fn conn.ReceiveFunc) {
 			return
 		}
 		for i := range n {
-			if sizes[i] > 0 {
-				h.got <- packet{slices.Clone(bufs[i][:sizes[i]]), eps[i]}
+			if sizes[i] == 0 {
+				continue
+			}
+			select {
+			case h.got <- packet{slices.Clone(bufs[i][:sizes[i]]), eps[i]}:
+			default: // nobody takes that many out; the Bind must still be closable
 			}
 		}
 	}
