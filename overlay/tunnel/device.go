@@ -26,6 +26,7 @@ type Device struct {
 	dev     *device.Device // set by New, then read-only
 	tun     *gatedTUN
 	nudge   *nudger
+	met     *contacts
 	stop    chan struct{} // closed by Close
 	closing sync.Once
 	running sync.WaitGroup // the nudger
@@ -41,9 +42,12 @@ func New(o Options) (*Device, error) {
 	room := roomFor(runtime.NumCPU()) // as many workers WireGuard starts
 	out, in := newGate(room), newGate(room)
 	gated := newGatedTUN(o.TUN, out, in)
-	dev := device.NewDevice(gated, &gatedBind{Bind: o.Bind, out: out, in: in}, logger(o.Log))
+	d := &Device{tun: gated, stop: make(chan struct{})}
+	d.met = newContacts(d.Handshake)
+	d.nudge = newNudger(o.Key.Public(), d.beginHandshake, d.Stats, d.met.initiated)
+	dev := device.NewDevice(gated, &gatedBind{Bind: o.Bind, out: out, in: in, met: d.met}, logger(o.Log))
 	dev.DisableSomeRoamingForBrokenMobileSemantics() // an Endpoint is a peer, and stays it
-	d := &Device{dev: dev, tun: gated, stop: make(chan struct{})}
+	d.dev = dev
 	if err := dev.SetPrivateKey(device.NoisePrivateKey(o.Key.Expose())); err != nil {
 		dev.Close()
 		return nil, fmt.Errorf("set the wireguard key: %w", err)
@@ -52,7 +56,6 @@ func New(o Options) (*Device, error) {
 		dev.Close()
 		return nil, fmt.Errorf("start wireguard: %w", err)
 	}
-	d.nudge = newNudger(o.Key.Public(), d.beginHandshake, d.Stats)
 	d.running.Go(func() { d.nudge.run(d.stop) })
 	return d, nil
 }
@@ -66,6 +69,7 @@ func (d *Device) SetPeers(want []Peer) error {
 	if err != nil {
 		return err
 	}
+	d.met.follow(want) // first: a peer's first message may come at once
 	change := diff(have.peers, want)
 	if change == "" {
 		return nil
@@ -91,7 +95,8 @@ func (d *Device) config() (config, error) {
 }
 
 // Handshake sees to it that a new session with the peer comes up soon: call it
-// on both sides when either was restarted. It returns at once.
+// on both sides when either was restarted. It returns at once. The device does
+// so by itself for a peer that uses a session from before it was made.
 func (d *Device) Handshake(k key.Public) { d.nudge.want(k) }
 
 // beginHandshake sends an initiation now, whether or not one was sent in the

@@ -30,5 +30,10 @@
 // answers the other and forgets its own, and no session comes of it until
 // WireGuard's retry after five seconds. After a restart both sides want one, so
 // Handshake lets the one with the smaller public key begin, and the other only
-// when nothing came of that.
+// when nothing came of that. A handshake that WireGuard began by itself a moment
+// ago, for a packet, counts as one.
+//
+// A peer that does not know of our restart goes on with the old session, whose
+// packets nobody can read. So a peer whose first message is data is wanted a
+// handshake with, whether or not anybody told us of it.
 package tunnel

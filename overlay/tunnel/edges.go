@@ -54,6 +54,7 @@ func (t *gatedTUN) Write(bufs [][]byte, offset int) (int, error) {
 type gatedBind struct {
 	conn.Bind
 	out, in *gate
+	met     *contacts
 }
 
 func (b *gatedBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
@@ -63,6 +64,7 @@ func (b *gatedBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		fns[i] = func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 			b.in.wait(timer)
 			n, err := receive(bufs, sizes, eps)
+			b.met.received(bufs, sizes[:n], eps)
 			b.in.enter(countData(bufs, sizes, n), time.Now().UnixNano())
 			return n, err
 		}
@@ -71,6 +73,7 @@ func (b *gatedBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 }
 
 func (b *gatedBind) Send(bufs [][]byte, ep conn.Endpoint) error {
+	b.met.sends(bufs, ep, time.Now)
 	err := b.Bind.Send(bufs, ep)
 	n := 0
 	for _, p := range bufs {

@@ -23,10 +23,11 @@ const (
 // nudger begins handshakes that were asked for, so that the two sides do not
 // begin at once, and again when nothing came of it.
 type nudger struct {
-	self  key.Public // set by newNudger, then read-only
-	begin func(key.Public)
-	stats func() (map[key.Public]Stat, error)
-	poke  chan struct{}
+	self      key.Public // set by newNudger, then read-only
+	begin     func(key.Public)
+	stats     func() (map[key.Public]Stat, error)
+	initiated func(key.Public) time.Time // when the last initiation was sent, by whomever
+	poke      chan struct{}
 
 	mu    sync.Mutex // guards wants
 	wants map[key.Public]nudge
@@ -39,8 +40,8 @@ type nudge struct {
 	tries int       // initiations so far
 }
 
-func newNudger(self key.Public, begin func(key.Public), stats func() (map[key.Public]Stat, error)) *nudger {
-	return &nudger{self: self, begin: begin, stats: stats, poke: make(chan struct{}, 1), wants: map[key.Public]nudge{}}
+func newNudger(self key.Public, begin func(key.Public), stats func() (map[key.Public]Stat, error), initiated func(key.Public) time.Time) *nudger {
+	return &nudger{self: self, begin: begin, stats: stats, initiated: initiated, poke: make(chan struct{}, 1), wants: map[key.Public]nudge{}}
 }
 
 func (n *nudger) want(k key.Public) {
@@ -50,6 +51,9 @@ func (n *nudger) want(k key.Public) {
 		next = now.Add(yieldFor)
 	}
 	n.mu.Lock()
+	if w, waits := n.wants[k]; waits && w.tries == 0 && w.next.Before(next) {
+		next = w.next // asked twice, it is no later
+	}
 	n.wants[k] = nudge{since: now, next: next}
 	n.mu.Unlock()
 	select {
@@ -97,9 +101,16 @@ func (n *nudger) step(now time.Time) (due []key.Public, next time.Duration) {
 				delete(n.wants, k)
 				continue
 			}
-			due = append(due, k)
 			w.tries++
 			w.next = now.Add(checkAfter)
+			// A packet for the peer may have begun one just now. A second would
+			// spoil it: the answer to the first comes to nothing then, and the
+			// peer takes no two within 20 ms.
+			if at := n.initiated(k); now.Sub(at) < yieldFor {
+				w.next = at.Add(checkAfter)
+			} else {
+				due = append(due, k)
+			}
 			n.wants[k] = w
 		}
 		next = min(next, w.next.Sub(now))

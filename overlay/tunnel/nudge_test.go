@@ -17,13 +17,16 @@ func TestNudger(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		self, peer key.Public
+		initiated  time.Duration // before the start; 0: never
 		done       time.Duration // when a handshake completes by itself; 0: never
 		want       []time.Duration
 	}{
-		"smaller key, answered":     {low, high, 10 * time.Millisecond, []time.Duration{0}},
-		"greater key, other begins": {high, low, 10 * time.Millisecond, nil},
-		"smaller key, no answer":    {low, high, 0, []time.Duration{0, time.Second, 2 * time.Second}},
-		"greater key, no answer":    {high, low, 0, []time.Duration{300 * time.Millisecond, 1300 * time.Millisecond, 2300 * time.Millisecond}},
+		"smaller key, answered":     {low, high, 0, 10 * time.Millisecond, []time.Duration{0}},
+		"greater key, other begins": {high, low, 0, 10 * time.Millisecond, nil},
+		"smaller key, no answer":    {low, high, 0, 0, []time.Duration{0, time.Second, 2 * time.Second}},
+		"greater key, no answer":    {high, low, 0, 0, []time.Duration{300 * time.Millisecond, 1300 * time.Millisecond, 2300 * time.Millisecond}},
+		"begun just before":         {low, high, 5 * time.Millisecond, 0, []time.Duration{995 * time.Millisecond, 1995 * time.Millisecond}},
+		"begun long before":         {low, high, time.Second, 0, []time.Duration{0, time.Second, 2 * time.Second}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -42,7 +45,13 @@ func TestNudger(t *testing.T) {
 					}
 					return map[key.Public]Stat{c.peer: s}, nil
 				}
-				n := newNudger(c.self, begin, stats)
+				initiated := func(key.Public) time.Time {
+					if c.initiated == 0 {
+						return time.Time{}
+					}
+					return start.Add(-c.initiated)
+				}
+				n := newNudger(c.self, begin, stats, initiated)
 				stop, ended := make(chan struct{}), make(chan struct{})
 				go func() { n.run(stop); close(ended) }()
 				n.want(c.peer)

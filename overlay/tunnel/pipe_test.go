@@ -101,7 +101,12 @@ type node struct {
 
 func newNode(t *testing.T, bind conn.Bind, ip string, log io.Writer) *node {
 	t.Helper()
-	n := &node{tun: tuntest.NewChannelTUN(), key: key.NewPrivate(), ip: netip.MustParseAddr(ip)}
+	return newNodeWith(t, bind, key.NewPrivate(), ip, log)
+}
+
+func newNodeWith(t *testing.T, bind conn.Bind, k key.Private, ip string, log io.Writer) *node {
+	t.Helper()
+	n := &node{tun: tuntest.NewChannelTUN(), key: k, ip: netip.MustParseAddr(ip)}
 	n.dev = &onceTUN{Device: n.tun.TUN()}
 	var err error
 	n.Device, err = New(Options{

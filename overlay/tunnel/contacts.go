@@ -1,0 +1,103 @@
+package tunnel
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+
+	"overlayd/overlay/key"
+)
+
+// contacts knows what passed between this device and its peers besides packets:
+// it stands where both edges meet, since WireGuard itself tells nobody.
+//
+// It finds the peers that still use a session which ended when this device's
+// predecessor did. WireGuard drops their packets without a word, and they notice
+// after fifteen seconds. They are known by their first message: a peer that
+// begins with data means a session that we do not have. Who can make a peer's
+// endpoint send that can make us wish for one handshake with the peer, once.
+type contacts struct {
+	stranded func(key.Public) // set by newContacts, then read-only
+
+	byName sync.Map // string, an endpoint's name, to *contact
+
+	mu    sync.Mutex // guards byKey, and the changes of byName
+	byKey map[key.Public]*contact
+}
+
+// contact is one peer.
+type contact struct {
+	key       key.Public // these are set by follow, then read-only
+	name      string
+	met       atomic.Bool  // something has come from it
+	initiated atomic.Int64 // when we last sent it an initiation, Unix ns; 0: never
+}
+
+func newContacts(stranded func(key.Public)) *contacts {
+	return &contacts{stranded: stranded, byKey: map[key.Public]*contact{}}
+}
+
+// follow makes the contacts those of want; those that stay are kept.
+func (c *contacts) follow(want []Peer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stays := make(map[key.Public]bool, len(want))
+	for _, p := range want {
+		stays[p.Key] = true
+		if old := c.byKey[p.Key]; old == nil || old.name != p.Endpoint {
+			n := &contact{key: p.Key, name: p.Endpoint}
+			c.byKey[p.Key] = n
+			c.byName.Store(n.name, n)
+		}
+	}
+	for k, old := range c.byKey {
+		if !stays[k] {
+			delete(c.byKey, k)
+			c.byName.CompareAndDelete(old.name, old)
+		}
+	}
+}
+
+// received takes note of who sent a batch.
+func (c *contacts) received(bufs [][]byte, sizes []int, eps []conn.Endpoint) {
+	last := "" // batches come from few
+	for i, size := range sizes {
+		if size == 0 {
+			continue
+		}
+		name := eps[i].DstToString()
+		if name == last {
+			continue
+		}
+		last = name
+		if v, ok := c.byName.Load(name); ok {
+			if n := v.(*contact); !n.met.Swap(true) && bufs[i][0] == device.MessageTransportType {
+				c.stranded(n.key)
+			}
+		}
+	}
+}
+
+// sends takes note of a batch that goes to a peer.
+func (c *contacts) sends(bufs [][]byte, ep conn.Endpoint, now func() time.Time) {
+	if len(bufs) == 0 || len(bufs[0]) == 0 || bufs[0][0] != device.MessageInitiationType {
+		return
+	}
+	if v, ok := c.byName.Load(ep.DstToString()); ok {
+		v.(*contact).initiated.Store(now().UnixNano())
+	}
+}
+
+// initiated returns when a peer was last sent an initiation; zero: never.
+func (c *contacts) initiated(k key.Public) time.Time {
+	c.mu.Lock()
+	n := c.byKey[k]
+	c.mu.Unlock()
+	if n == nil || n.initiated.Load() == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n.initiated.Load())
+}
