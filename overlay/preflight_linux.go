@@ -31,12 +31,22 @@ func preflight(gateway bool) error {
 	return nil
 }
 
+// controlMSS is the most that a segment to or from the coordinator carries:
+// what fits into 1280 bytes, which every IPv6 network and any tunnel in use
+// passes, less 40 for IPv6 and 20 for TCP. A TLS greeting of today is longer
+// than a segment, so where a wire in the middle is short and ICMP is filtered,
+// even that would never arrive.
+const controlMSS = 1280 - 40 - 20
+
 // markedDialer makes TCP connections that never enter the tunnel.
 func markedDialer() *net.Dialer {
 	return &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		cerr := c.Control(func(fd uintptr) {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, routing.Mark)
+			err = errors.Join(
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, routing.Mark),
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, controlMSS), // tells the other side, too
+			)
 		})
 		return errors.Join(cerr, err)
 	}}
