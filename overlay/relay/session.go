@@ -25,13 +25,14 @@ const (
 	// the caller, so Tick must look for silence by itself.
 	pollEvery = 500 * time.Millisecond
 
-	// attachFirst to attachFast are the first retries; a relay that restarts
-	// within fastFor is found again within attachFast, and after that within
-	// attachMax.
+	// attachFirst to attachMost are the gaps between retries. However long the
+	// relay was away, a node is back within attachMost and two round trips: it
+	// cannot know whether another one waits for it. That costs 200 bytes a
+	// second; the knocks of the largest network fit into attachTotalBurst.
 	attachFirst = 100 * time.Millisecond
-	attachFast  = 800 * time.Millisecond
-	attachMax   = 5 * time.Second
-	fastFor     = time.Minute
+	attachMost  = 800 * time.Millisecond
+	// attachRefused is the gap while the relay says no: only a new ticket helps.
+	attachRefused = 5 * time.Second
 	// lostAfter is how long attaching goes unanswered before the status says lost.
 	lostAfter = 5 * time.Second
 	// tryBeforeDoubt is how many ATTACHes an UNKNOWN may cost before the
@@ -50,7 +51,7 @@ const (
 // last one the session is attached again.
 var (
 	doubtPings = []time.Duration{500 * time.Millisecond, time.Second, time.Second}
-	kickPings  = []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond}
+	kickPings  = []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, 400 * time.Millisecond}
 )
 
 // State is what a Session knows of itself.
@@ -216,7 +217,7 @@ func (s *Session) Tick(now time.Time) (frame []byte, next time.Time) {
 
 // wake returns when Tick has something to do next.
 func (s *Session) wake(now time.Time) time.Time {
-	next := now.Add(attachMax)
+	next := now.Add(attachRefused)
 	if s.status.State == Up {
 		next = now.Add(pollEvery)
 		if s.grant.next.Before(next) {
@@ -285,12 +286,10 @@ func (s *Session) attach(now time.Time) []byte {
 	switch {
 	case t.patience == 0:
 		t.patience = attachFirst
-	case t.patience < attachFast:
-		t.patience = min(2*t.patience, attachFast)
 	case s.status.Reason > ReasonStopping && s.status.State != Up:
-		t.patience = attachMax
-	case !s.since.IsZero() && now.Sub(s.since) > fastFor:
-		t.patience = min(t.patience*3/2, attachMax)
+		t.patience = attachRefused
+	default:
+		t.patience = min(2*t.patience, attachMost)
 	}
 	t.sent++
 	t.sentAt = now
@@ -433,8 +432,8 @@ func (s *Session) handleGoAway(now time.Time, frame []byte) {
 	s.status.Reason = f.reason
 	if f.reason > ReasonStopping { // refused for good, until something changes
 		s.status.State = Lost
-		s.try.patience = attachMax
-		s.try.next = now.Add(s.jitter(attachMax/2, attachMax))
+		s.try.patience = attachRefused
+		s.try.next = now.Add(s.jitter(attachRefused/2, attachRefused))
 	}
 }
 

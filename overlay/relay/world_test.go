@@ -433,9 +433,22 @@ func TestAttachPace(t *testing.T) {
 	w.run(10 * time.Minute)
 	a.attach = 0
 	w.run(10 * time.Minute)
-	if a.attach < 600/5 || a.attach > 600/3 {
+	if a.attach < 600*10/8 || a.attach > 600*10/6 {
 		t.Errorf("%d ATTACHes in 10 minutes", a.attach)
 	}
+}
+
+// TestLongAbsence: nobody sends, and the relay was away for an hour.
+func TestLongAbsence(t *testing.T) {
+	w := newWorld(t, 20)
+	a, b := w.node(1), w.node(2)
+	w.run(time.Minute)
+	w.door = nil
+	w.run(time.Hour)
+	w.start()
+	w.run(attachMost + 5*w.delay)
+	w.wantUp(a, b)
+	w.wantFlow(a, b)
 }
 
 func TestTicketEnds(t *testing.T) {
