@@ -199,22 +199,30 @@ func TestPlanLANNotConnected(t *testing.T) {
 	}
 }
 
-func TestRestarted(t *testing.T) {
+func TestStrangers(t *testing.T) {
 	node := func(label uint32, boot uint64, online bool) coord.Node {
 		n := testNode("n", label, coord.RoleMember, online)
 		n.BootID = boot
 		return n
 	}
-	before := &coord.Map{Peers: []coord.Node{node(1, 10, true), node(2, 20, true), node(3, 30, true)}}
-	after := &coord.Map{Peers: []coord.Node{node(1, 10, true), node(2, 21, true), node(3, 31, false), node(4, 40, true)}}
-	var got []uint32
-	for _, n := range restarted(before, after) {
-		got = append(got, n.Label)
-	}
-	if d := cmp.Diff([]uint32{2, 4}, got); d != "" {
-		t.Errorf("restarted (-want +got):\n%s", d)
-	}
-	if n := len(restarted(nil, after)); n != 3 {
-		t.Errorf("at our own start %d peers are greeted, want the 3 that are online", n)
+	known := boots{}
+	for _, step := range []struct {
+		name  string
+		peers []coord.Node
+		want  []uint32
+	}{
+		{"our own start", []coord.Node{node(1, 10, true), node(2, 20, true), node(3, 30, false)}, []uint32{1, 2}},
+		{"nothing new", []coord.Node{node(1, 10, true), node(2, 20, true), node(3, 30, false)}, nil},
+		{"one restarted, one is new", []coord.Node{node(1, 10, true), node(2, 21, true), node(4, 40, true)}, []uint32{2, 4}},
+		{"the coordinator restarted", []coord.Node{node(1, 0, false), node(2, 0, false), node(4, 0, false)}, nil},
+		{"and everybody is back", []coord.Node{node(1, 10, true), node(2, 21, true), node(4, 41, true)}, []uint32{4}},
+	} {
+		var got []uint32
+		for _, n := range known.strangers(step.peers) {
+			got = append(got, n.Label)
+		}
+		if d := cmp.Diff(step.want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", step.name, d)
+		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 // makes it true. It alone touches the kernel, and takes everything back before
 // it returns.
 func (n *Node) reconcile(ctx context.Context, kernel *routing.Kernel, notes *journal.Journal) (err error) {
-	r := reconciler{node: n, kernel: kernel, notes: notes, addrs: resolver{}}
+	r := reconciler{node: n, kernel: kernel, notes: notes, boots: boots{}, addrs: resolver{}}
 	defer func() {
 		if cerr := r.close(); err == nil {
 			err = cerr
@@ -51,7 +51,7 @@ type reconciler struct {
 	notes  *journal.Journal
 
 	live    *machine // nil before the first plan
-	last    *coord.Map
+	boots   boots
 	control coord.ControlState
 	addrs   resolver
 }
@@ -87,10 +87,14 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 	if lostControl(r.control, v.control) {
 		r.live.bind.Kick() // what took the coordinator away may have taken the relay
 	}
-	for _, peer := range restarted(r.last, v.m) {
-		r.live.dev.Handshake(peer.WireGuard)
+	for _, peer := range r.boots.strangers(v.m.Peers) {
+		if first {
+			r.live.dev.Handshake(peer.WireGuard)
+		} else {
+			r.live.dev.ExpectHandshake(peer.WireGuard)
+		}
 	}
-	r.last, r.control = v.m, v.control
+	r.control = v.control
 	if first {
 		n.log.Info("ready", "name", v.m.Self.Name, "addr", joinText(v.m.Self.Addrs), "interface", n.o.Interface)
 		n.o.Ready()
@@ -101,18 +105,19 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 	return reassertEvery, nil
 }
 
-// restarted lists the peers that have no session keys of ours: all that are
-// online when we have just started, and later those that started anew.
-func restarted(last, now *coord.Map) []coord.Node {
-	boot := map[uint32]uint64{}
-	if last != nil {
-		for _, p := range last.Peers {
-			boot[p.Label] = p.BootID
-		}
-	}
+// boots remembers, by label, the start of each peer that was greeted. It does
+// not forget a peer that is away, nor when the coordinator restarts and knows
+// nobody for a moment: their sessions live on.
+type boots map[uint32]uint64
+
+// strangers lists the peers that have no session with us, and remembers them:
+// all that are online when we have just started, and later those that started
+// anew.
+func (b boots) strangers(peers []coord.Node) []coord.Node {
 	var out []coord.Node
-	for _, p := range now.Peers {
-		if p.Online && boot[p.Label] != p.BootID {
+	for _, p := range peers {
+		if p.Online && b[p.Label] != p.BootID {
+			b[p.Label] = p.BootID
 			out = append(out, p)
 		}
 	}

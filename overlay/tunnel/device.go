@@ -94,10 +94,15 @@ func (d *Device) config() (config, error) {
 	return parseConfig(text)
 }
 
-// Handshake sees to it that a new session with the peer comes up soon: call it
-// on both sides when either was restarted. It returns at once. The device does
-// so by itself for a peer that uses a session from before it was made.
-func (d *Device) Handshake(k key.Public) { d.nudge.want(k) }
+// Handshake begins a new session with the peer: call it after our own restart.
+// It returns at once. The device does so by itself for a peer that uses a
+// session from before it was made.
+func (d *Device) Handshake(k key.Public) { d.nudge.want(k, false) }
+
+// ExpectHandshake leaves the beginning to the peer, which was restarted, and
+// begins only if nothing comes: two that begin in the same moment spoil each
+// other's handshake, and WireGuard tries again after five seconds only.
+func (d *Device) ExpectHandshake(k key.Public) { d.nudge.want(k, true) }
 
 // beginHandshake sends an initiation now, whether or not one was sent in the
 // last five seconds. Until the new session is up, packets wait for it: the

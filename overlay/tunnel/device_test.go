@@ -69,7 +69,7 @@ func TestTwoDevices(t *testing.T) {
 	}
 
 	a.Handshake(b.key.Public())
-	b.Handshake(a.key.Public())
+	b.ExpectHandshake(a.key.Public())
 	for end := time.Now().Add(deadline); ; {
 		now, err := a.Stats()
 		if err != nil {

@@ -9,9 +9,8 @@ import (
 )
 
 const (
-	// yieldFor is how long the side with the greater key leaves the first move
-	// to the other: some round trips of a bad line, and still well below what a
-	// user notices.
+	// yieldFor is how long one side leaves the move to the other: some round
+	// trips of a bad line, and still well below what a user notices.
 	yieldFor = 300 * time.Millisecond
 	// checkAfter is when a handshake that was begun must have led to something.
 	checkAfter = time.Second
@@ -44,10 +43,11 @@ func newNudger(self key.Public, begin func(key.Public), stats func() (map[key.Pu
 	return &nudger{self: self, begin: begin, stats: stats, initiated: initiated, poke: make(chan struct{}, 1), wants: map[key.Public]nudge{}}
 }
 
-func (n *nudger) want(k key.Public) {
+// want asks for a session with k: the move is ours at once, or the peer's first.
+func (n *nudger) want(k key.Public, yield bool) {
 	now := time.Now()
 	next := now
-	if bytes.Compare(n.self.Bytes(), k.Bytes()) > 0 {
+	if yield {
 		next = now.Add(yieldFor)
 	}
 	n.mu.Lock()
@@ -102,12 +102,12 @@ func (n *nudger) step(now time.Time) (due []key.Public, next time.Duration) {
 				continue
 			}
 			w.tries++
-			w.next = now.Add(checkAfter)
+			w.next = now.Add(checkAfter + n.patience(k))
 			// A packet for the peer may have begun one just now. A second would
 			// spoil it: the answer to the first comes to nothing then, and the
 			// peer takes no two within 20 ms.
 			if at := n.initiated(k); now.Sub(at) < yieldFor {
-				w.next = at.Add(checkAfter)
+				w.next = at.Add(checkAfter + n.patience(k))
 			} else {
 				due = append(due, k)
 			}
@@ -116,4 +116,12 @@ func (n *nudger) step(now time.Time) (due []key.Public, next time.Duration) {
 		next = min(next, w.next.Sub(now))
 	}
 	return due, next
+}
+
+// patience sets the next tries of two sides apart that both began at once.
+func (n *nudger) patience(k key.Public) time.Duration {
+	if bytes.Compare(n.self.Bytes(), k.Bytes()) > 0 {
+		return yieldFor
+	}
+	return 0
 }

@@ -17,16 +17,19 @@ func TestNudger(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		self, peer key.Public
+		yield      bool
 		initiated  time.Duration // before the start; 0: never
 		done       time.Duration // when a handshake completes by itself; 0: never
 		want       []time.Duration
 	}{
-		"smaller key, answered":     {low, high, 0, 10 * time.Millisecond, []time.Duration{0}},
-		"greater key, other begins": {high, low, 0, 10 * time.Millisecond, nil},
-		"smaller key, no answer":    {low, high, 0, 0, []time.Duration{0, time.Second, 2 * time.Second}},
-		"greater key, no answer":    {high, low, 0, 0, []time.Duration{300 * time.Millisecond, 1300 * time.Millisecond, 2300 * time.Millisecond}},
-		"begun just before":         {low, high, 5 * time.Millisecond, 0, []time.Duration{995 * time.Millisecond, 1995 * time.Millisecond}},
-		"begun long before":         {low, high, time.Second, 0, []time.Duration{0, time.Second, 2 * time.Second}},
+		"answered":                       {low, high, false, 0, 10 * time.Millisecond, []time.Duration{0}},
+		"the peer begins":                {high, low, true, 0, 10 * time.Millisecond, nil},
+		"no answer, smaller key":         {low, high, false, 0, 0, []time.Duration{0, time.Second, 2 * time.Second}},
+		"no answer, greater key":         {high, low, false, 0, 0, []time.Duration{0, 1300 * time.Millisecond, 2600 * time.Millisecond}},
+		"the peer does not, smaller key": {low, high, true, 0, 0, []time.Duration{300 * time.Millisecond, 1300 * time.Millisecond, 2300 * time.Millisecond}},
+		"the peer does not, greater key": {high, low, true, 0, 0, []time.Duration{300 * time.Millisecond, 1600 * time.Millisecond, 2900 * time.Millisecond}},
+		"a packet began one just before": {low, high, false, 5 * time.Millisecond, 0, []time.Duration{995 * time.Millisecond, 1995 * time.Millisecond}},
+		"a packet began one long before": {low, high, false, time.Second, 0, []time.Duration{0, time.Second, 2 * time.Second}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -54,7 +57,7 @@ func TestNudger(t *testing.T) {
 				n := newNudger(c.self, begin, stats, initiated)
 				stop, ended := make(chan struct{}), make(chan struct{})
 				go func() { n.run(stop); close(ended) }()
-				n.want(c.peer)
+				n.want(c.peer, c.yield)
 				time.Sleep(time.Minute)
 				close(stop)
 				<-ended
