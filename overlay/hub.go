@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -235,6 +236,12 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener, cert tls.Certificate, 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	web := coord.NewHTTPServer(h.coord.Handler(), cert, h.log)
+
+	// The relay's readers keep their processors while they rest between two
+	// bursts: the rest of the program gets as many as there are.
+	usual := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(2 * usual)
+	defer runtime.GOMAXPROCS(usual)
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.relay.Run(ctx) })

@@ -52,12 +52,29 @@ func plan(in planInput) *Plan {
 		MTU:   routing.TunnelMTU(in.Host.UnderlayMTU()),
 		Addrs: withLength(m.Self.Addrs, m.Overlay.Bits()),
 	}}
+	if m.Self.Role != coord.RoleGateway {
+		p.Routing.GSO = trainSize(p.Routing.MTU)
+	}
 	p.planOverlayClash(in)
 	carried := p.planRoutes(in)
 	p.planPeers(m, carried)
 	p.planLANs(in)
 	p.planRelays(in)
 	return p
+}
+
+// trainSize is the largest packet that our own TCP may hand to the interface:
+// its pieces, encrypted, then fill one UDP message and not one and a bit. Where
+// packets of others are forwarded into the tunnel the kernel would cut those
+// that are larger all the way down, so gateways do not use it.
+func trainSize(mtu int) int {
+	const (
+		message = 65507   // bytes in the largest UDP message over IPv4
+		sealed  = 16 + 16 // WireGuard's header and tag on each piece
+		headers = 20 + 20 // IPv4 and TCP in each piece
+		reserve = 400     // what the kernel keeps of it for headers (MAX_TCP_HEADER), rounded up
+	)
+	return message/(mtu+sealed)*(mtu-headers) + reserve
 }
 
 // planOverlayClash warns of a real network that shadows part of the overlay.

@@ -42,6 +42,11 @@ type (
 		link string
 		mtu  int
 	}
+	// linkGSO is the largest packet that a link takes to cut by itself.
+	linkGSO struct {
+		link string
+		size int
+	}
 	// linkUp is a link that carries packets.
 	linkUp struct{ link string }
 	// addr is an address of this machine.
@@ -66,6 +71,7 @@ type (
 )
 
 func (f linkMTU) slot() string { return "mtu " + f.link }
+func (f linkGSO) slot() string { return "gso " + f.link }
 func (f linkUp) slot() string  { return "up " + f.link }
 func (f addr) slot() string    { return "addr " + f.prefix.String() + " " + f.link }
 func (f sysctl) slot() string  { return "sysctl " + f.key }
@@ -73,6 +79,7 @@ func (f rule) slot() string    { return f.line("") }
 func (f route) slot() string   { return "route " + f.dst.String() }
 
 func (linkMTU) lasting() bool { return true }
+func (linkGSO) lasting() bool { return true }
 func (linkUp) lasting() bool  { return true }
 func (addr) lasting() bool    { return false }
 func (sysctl) lasting() bool  { return true } // put back from the journal
@@ -80,6 +87,9 @@ func (rule) lasting() bool    { return false }
 func (route) lasting() bool   { return false }
 
 func (f linkMTU) line(string) string { return fmt.Sprintf("link set %s mtu %d", f.link, f.mtu) }
+func (f linkGSO) line(string) string {
+	return fmt.Sprintf("link set %s gso_max_size %d", f.link, f.size)
+}
 func (f linkUp) line(string) string  { return fmt.Sprintf("link set %s up", f.link) }
 func (f addr) line(op string) string { return fmt.Sprintf("addr %s %s dev %s", op, f.prefix, f.link) }
 

@@ -111,7 +111,7 @@ func (k *Kernel) Clear(ctx context.Context, link string) error {
 // those facts that can only be changed.
 func (k *Kernel) have(link netlink.Link, want []Fact) ([]Fact, error) {
 	attrs := link.Attrs()
-	facts := []Fact{linkMTU{attrs.Name, attrs.MTU}}
+	facts := []Fact{linkMTU{attrs.Name, attrs.MTU}, linkGSO{attrs.Name, int(attrs.GSOMaxSize)}}
 	if attrs.Flags&net.FlagUp != 0 {
 		facts = append(facts, linkUp{attrs.Name})
 	}
@@ -151,6 +151,9 @@ func (k *Kernel) do(link netlink.Link, c Change) error {
 	switch f := c.Fact.(type) {
 	case linkMTU:
 		return netlink.LinkSetMTU(link, f.mtu)
+	case linkGSO:
+		// A kernel that cannot is slower, and that is all.
+		return except(netlink.LinkSetGSOMaxSize(link, f.size), unix.EOPNOTSUPP)
 	case linkUp:
 		return netlink.LinkSetUp(link)
 	case addr:

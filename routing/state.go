@@ -13,6 +13,7 @@ import (
 type State struct {
 	Link   string         // name of the tunnel interface, which must exist
 	MTU    int            // of the link; 0: left alone
+	GSO    int            // bytes of the largest packet the link takes to cut by itself; 0: left alone
 	Addrs  []netip.Prefix // own addresses, each with the length of the overlay prefix
 	Routes []netip.Prefix // to reach through Link, besides the overlay prefixes of Addrs
 
@@ -41,6 +42,9 @@ func (s State) Facts() []Fact {
 	var facts []Fact
 	if s.MTU > 0 {
 		facts = append(facts, linkMTU{s.Link, s.MTU})
+	}
+	if s.GSO > 0 {
+		facts = append(facts, linkGSO{s.Link, s.GSO})
 	}
 	facts = append(facts, linkUp{s.Link})
 	for _, a := range s.Addrs {
@@ -132,6 +136,9 @@ func (s State) validate() error {
 	}
 	if s.MTU < 0 || s.MTU > 65535 {
 		return fmt.Errorf("mtu %d: out of range", s.MTU)
+	}
+	if s.GSO < 0 || s.GSO > 65536 {
+		return fmt.Errorf("gso size %d: out of range", s.GSO)
 	}
 	for _, p := range slices.Concat(s.Addrs, s.Routes) {
 		if !p.IsValid() || p.Addr().Zone() != "" || p.Addr().Is4In6() {

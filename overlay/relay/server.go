@@ -83,9 +83,7 @@ func (s *Server) bind(listen netip.AddrPort, shards int) error {
 	port := probe.LocalAddr().Port()
 	probe.Close()
 	listen = netip.AddrPortFrom(listen.Addr().Unmap(), port)
-	// A reader that waits in the kernel keeps its processor for a while. With a
-	// single one everything else would have to wait, so there it uses the poller.
-	o := udp.Options{ReusePort: shards > 1, Blocking: runtime.GOMAXPROCS(0) > 1}
+	o := udp.Options{ReusePort: shards > 1, Moderate: true}
 	s.shards = make([]*shard, shards)
 	for i := range s.shards {
 		h := &shard{}

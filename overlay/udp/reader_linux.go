@@ -35,6 +35,7 @@ type Reader struct {
 	call   func(uintptr) bool // made once: a closure per call would be an allocation per call
 	n      int                // result of call
 	errno  unix.Errno         // result of call
+	pace   pace
 }
 
 // NewReader returns a reader with room for that many messages per call.
@@ -69,6 +70,9 @@ func (s *Socket) NewReader(slots int) *Reader {
 // slot count. What it returns is borrowed until the next Read. The only error
 // is net.ErrClosed; any other is counted and the call repeated.
 func (r *Reader) Read() ([]Train, error) {
+	if r.s.moderate {
+		r.rest()
+	}
 	for failures := 0; ; failures++ {
 		for i := range r.used {
 			h := &r.hdrs[i].hdr
@@ -99,14 +103,11 @@ func (r *Reader) Read() ([]Train, error) {
 }
 
 // receive makes one call. It returns false when the queue is empty, and the
-// runtime's poller then waits.
+// runtime's poller then waits. The call never blocks, so the scheduler is not
+// told of it: its monitor would wake up for every message.
 func (r *Reader) receive(fd uintptr) bool {
-	flags := uintptr(unix.MSG_DONTWAIT)
-	if r.s.blocking {
-		flags = unix.MSG_WAITFORONE
-	}
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), flags, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case unix.EINTR:
 			continue
@@ -116,6 +117,20 @@ func (r *Reader) receive(fd uintptr) bool {
 		r.n, r.errno = int(n), errno
 		return true
 	}
+}
+
+// rest lets more datagrams come, where they come fast. It too is hidden from
+// the scheduler, whose own timers are no finer than a millisecond.
+func (r *Reader) rest() {
+	bytes := 0
+	for i := range r.trains {
+		bytes += len(r.trains[i].Buf)
+	}
+	if !r.pace.fast(time.Now(), bytes) {
+		return
+	}
+	ts := unix.NsecToTimespec(int64(restFor))
+	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0) // cut short by a signal: no harm
 }
 
 // take makes trains of the messages just received.

@@ -15,11 +15,10 @@ type Options struct {
 	Mark      uint32 // SO_MARK; 0: none. It needs CAP_NET_ADMIN.
 	ReusePort bool   // several sockets share the port; the kernel spreads sources over them
 	Buffer    int    // bytes of kernel buffer each way; 0: 7 MiB
-	// Blocking makes Read wait inside the system call instead of in the
-	// runtime's poller. A reader then has a thread to itself, and its processor
-	// may be some milliseconds late to serve other goroutines; in turn a message
-	// costs 15 to 25 % less. For a program whose main job is forwarding. Linux only.
-	Blocking bool
+	// Moderate makes Read wait a little at high rates, so that more comes at
+	// once, as network cards moderate their interrupts: see pace. The wait keeps
+	// its processor, so GOMAXPROCS should count the readers on top. Linux only.
+	Moderate bool
 }
 
 // defaultBuffer holds 20 ms of 3 Gbit/s. The kernel's default of 208 KiB holds
@@ -36,10 +35,9 @@ func (o Options) buffer() int {
 // Socket is one UDP socket of one address family. Its methods may be called
 // concurrently.
 type Socket struct {
-	conn     *net.UDPConn    // set by Listen, then read-only, as the next four; nil: blocking
-	raw      syscall.RawConn // of conn, or of what replaced it
-	shut     func() error    // closes what raw belongs to
-	blocking bool
+	conn     *net.UDPConn // set by Listen, then read-only, as the next three
+	raw      syscall.RawConn
+	moderate bool
 	local    netip.AddrPort
 	ones     sync.Pool // *Writer, for Send
 
@@ -73,13 +71,7 @@ func Listen(addr netip.AddrPort, o Options) (*Socket, error) {
 		return nil, fmt.Errorf("open udp socket %s: %w", addr, err)
 	}
 	local := conn.LocalAddr().(*net.UDPAddr).AddrPort()
-	s := &Socket{conn: conn, raw: raw, shut: conn.Close, local: netip.AddrPortFrom(local.Addr().Unmap(), local.Port())}
-	if o.Blocking {
-		if err := s.detach(); err != nil {
-			conn.Close()
-			return nil, fmt.Errorf("open udp socket %s: %w", addr, err)
-		}
-	}
+	s := &Socket{conn: conn, raw: raw, moderate: o.Moderate, local: netip.AddrPortFrom(local.Addr().Unmap(), local.Port())}
 	s.ones.New = func() any { return s.NewWriter() }
 	return s, nil
 }
@@ -88,7 +80,7 @@ func Listen(addr netip.AddrPort, o Options) (*Socket, error) {
 func (s *Socket) LocalAddr() netip.AddrPort { return s.local }
 
 // Close closes the socket. Readers that wait return net.ErrClosed.
-func (s *Socket) Close() error { return s.shut() }
+func (s *Socket) Close() error { return s.conn.Close() }
 
 // Send sends one datagram. It never blocks: a full queue is an error.
 func (s *Socket) Send(dst netip.AddrPort, b []byte) error {

@@ -46,39 +46,6 @@ func tune(fd uintptr, v6 bool, o Options) error {
 	return nil
 }
 
-// detach takes the socket away from the runtime's poller, which would be woken
-// by every message even if nobody waits there.
-func (s *Socket) detach() error {
-	var fd int
-	var err error
-	if e := s.raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); e != nil {
-		return e
-	}
-	if err != nil {
-		return os.NewSyscallError("dup", err)
-	}
-	s.conn.Close() // leaves the poller; the copy lives on
-	s.conn = nil
-	if err := unix.SetNonblock(fd, false); err != nil {
-		unix.Close(fd)
-		return os.NewSyscallError("set blocking", err)
-	}
-	file := os.NewFile(uintptr(fd), "udp") // blocking, so it stays out of the poller
-	raw, err := file.SyscallConn()
-	if err != nil {
-		file.Close()
-		return err
-	}
-	s.raw, s.blocking = raw, true
-	s.shut = func() error {
-		// A close does not wake who waits in recvmmsg. A shutdown does, although
-		// it reports ENOTCONN.
-		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
-		return file.Close()
-	}
-	return nil
-}
-
 // kernelAtLeast reports whether the running kernel is of this version or later.
 func kernelAtLeast(major, minor int) bool {
 	var u unix.Utsname

@@ -145,9 +145,9 @@ func TestOrder(t *testing.T) {
 }
 
 func TestCloseWakesReader(t *testing.T) {
-	for _, blocking := range []bool{false, true} {
+	for _, moderate := range []bool{false, true} {
 		for range 20 {
-			s, err := Listen(loop4, Options{Blocking: blocking})
+			s, err := Listen(loop4, Options{Moderate: moderate})
 			if err != nil {
 				t.Fatal(err)
 			}

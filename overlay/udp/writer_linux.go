@@ -11,7 +11,7 @@ import (
 
 const (
 	// maxBytes of one message: the largest IP packet, less its headers and a margin.
-	maxBytes = 65000
+	maxBytes = 65507
 	// lookBack is how many recent messages Add searches for one that goes to
 	// the same destination. Traffic that mixes more destinations than this gains little
 	// from merging.
@@ -261,7 +261,7 @@ func (w *Writer) drop(n int, err error) {
 // takes none.
 func sendmmsg(fd uintptr, hdrs []mmsghdr) (int, unix.Errno) {
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&hdrs[0])), uintptr(len(hdrs)), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&hdrs[0])), uintptr(len(hdrs)), unix.MSG_DONTWAIT, 0, 0)
 		if errno == unix.EINTR {
 			continue
 		}
