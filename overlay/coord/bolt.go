@@ -69,7 +69,7 @@ func OpenBolt(path string) (*Bolt, error) {
 
 // damaged says that a file is refused, and what to do.
 func damaged(path, why string) error {
-	return problem(KindInvalid,
+	return problem(KindInternal,
 		"the file was kept; put back a copy of it, or move it away to start a new network, which every machine has to join again",
 		"the database %s is damaged or not one of overlayd: %s", path, why)
 }
@@ -138,7 +138,7 @@ func checkBolt(tx *bbolt.Tx, path string) error {
 		return damaged(path, "it is a database of another program")
 	}
 	if f := meta.Get(boltFormatKey); string(f) != boltFormat {
-		return problem(KindInvalid, "use the version of overlayd that wrote it; the file was kept",
+		return problem(KindConflict, "use the version of overlayd that wrote it; the file was kept",
 			"the database %s has format %.20q, and this version knows %s", path, f, boltFormat)
 	}
 	if len(meta.Get(boltRevisionKey)) != 8 {
