@@ -103,7 +103,7 @@ func (p *Plan) planRoutes(in planInput) (carried map[uint32][]netip.Prefix) {
 				ID:       "route_pending",
 				Severity: SeverityWarning,
 				Title:    fmt.Sprintf("%s waits for approval", r.Prefix),
-				Fix:      fmt.Sprintf("on the relay: overlayd routes approve %s %s", m.Self.Name, r.Prefix),
+				Fix:      fmt.Sprintf("on the relay: overlayd routes approve %s --node %s", r.Prefix, m.Self.Name),
 			})
 		}
 		p.Routes = append(p.Routes, s)
