@@ -80,8 +80,13 @@ func Overlayd(t testing.TB) string {
 // test's daemons are shown first. The context ends after Patience.
 func New(t testing.TB, o lab.Options) (context.Context, *lab.Lab) {
 	t.Helper()
+	return newFor(t, Patience, o)
+}
+
+func newFor(t testing.TB, patience time.Duration, o lab.Options) (context.Context, *lab.Lab) {
+	t.Helper()
 	NeedRoot(t)
-	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	l, err := lab.New(ctx, o)
 	if err != nil {
@@ -101,9 +106,15 @@ func New(t testing.TB, o lab.Options) (context.Context, *lab.Lab) {
 // Joined is New with overlayd built and all three machines joined.
 func Joined(t testing.TB, o lab.Options) (context.Context, *lab.Lab, *lab.Joined) {
 	t.Helper()
+	return JoinedFor(t, Patience, o)
+}
+
+// JoinedFor is Joined with another patience.
+func JoinedFor(t testing.TB, patience time.Duration, o lab.Options) (context.Context, *lab.Lab, *lab.Joined) {
+	t.Helper()
 	NeedRoot(t)
 	o.Overlayd = Overlayd(t)
-	ctx, l := New(t, o)
+	ctx, l := newFor(t, patience, o)
 	j, err := l.Join(ctx)
 	if err != nil {
 		t.Fatal(err)
