@@ -20,6 +20,10 @@ type buildInfo struct {
 	WireGuard string `json:"wireguard_go"`
 }
 
+// version is set by the linker (-X main.version=…); the Makefile takes it from
+// git describe.
+var version string
+
 // wireguardModule is the module whose version decides how the tunnel behaves.
 const wireguardModule = "golang.zx2c4.com/wireguard"
 
@@ -36,6 +40,9 @@ func buildOf(info *debug.BuildInfo) buildInfo {
 	b := buildInfo{
 		Schema: "overlayd.version/v1", Version: info.Main.Version, Go: runtime.Version(),
 		Platform: runtime.GOOS + "/" + runtime.GOARCH,
+	}
+	if version != "" {
+		b.Version = version
 	}
 	if b.Version == "" || b.Version == "(devel)" {
 		b.Version = "devel"
