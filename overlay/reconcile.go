@@ -87,6 +87,8 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 	if lostControl(r.control, v.control) {
 		r.live.bind.Kick() // what took the coordinator away may have taken the relay
 	}
+	// And while it is away, nobody would tell of the relay's next restart.
+	r.live.bind.Watch(v.control.Phase != coord.PhaseConnected)
 	for _, peer := range r.boots.strangers(v.m.Peers) {
 		if first {
 			r.live.dev.Handshake(peer.WireGuard)

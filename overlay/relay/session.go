@@ -18,6 +18,11 @@ const (
 	// started together apart.
 	keepaliveMin = 20 * time.Second
 	keepaliveMax = 25 * time.Second
+	// closeMin and closeMax are the gaps between PINGs while nobody else would
+	// tell of the relay's end. A node that only waits for others to send would
+	// not notice that a restarted relay has forgotten it.
+	closeMin = 600 * time.Millisecond
+	closeMax = 800 * time.Millisecond
 	// silence is how long data may go unanswered before the session is
 	// doubted. A peer that is away is silent too; a PONG settles it.
 	silence = 2 * time.Second
@@ -95,10 +100,11 @@ type Session struct {
 	ticket [ticketSize]byte
 	key    key.Secret
 
-	status SessionStatus
-	since  time.Time // when attaching began; zero: it has not
-	try    try
-	grant  grant
+	status  SessionStatus
+	since   time.Time // when attaching began; zero: it has not
+	closely bool      // see Watch
+	try     try
+	grant   grant
 }
 
 // try is one attempt at attaching. Its nonce stays the same over retries, or a
@@ -187,6 +193,29 @@ func (s *Session) Kick(now time.Time) {
 	}
 	s.grant.gaps = kickPings
 	s.grant.next = now
+}
+
+// Watch says whether the session is to be looked after closely, which finds out
+// within a second that the relay has lost it: while the control stream is down,
+// whose end would have told of the relay's. Call Tick when it has changed.
+func (s *Session) Watch(now time.Time, closely bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closely == closely {
+		return
+	}
+	s.closely = closely
+	if s.status.State == Up && s.grant.gaps == nil {
+		s.grant.next = s.nextPing(now)
+	}
+}
+
+// nextPing returns when a session that was confirmed just now is asked again.
+func (s *Session) nextPing(now time.Time) time.Time {
+	if s.closely {
+		return now.Add(s.jitter(closeMin, closeMax))
+	}
+	return now.Add(s.jitter(keepaliveMin, keepaliveMax))
 }
 
 // begin starts a new attempt, whose first ATTACH is due now.
@@ -302,6 +331,9 @@ func (s *Session) ping(now time.Time) []byte {
 	e := &s.grant
 	if e.gaps == nil { // the idle one; unanswered, it is repeated
 		e.gaps = doubtPings
+		if s.closely {
+			e.gaps = kickPings
+		}
 	}
 	if len(e.gaps) > 0 {
 		e.next = now.Add(e.gaps[0])
@@ -392,7 +424,7 @@ func (s *Session) confirmed(now time.Time, observed netip.AddrPort) {
 	s.status.Observed = observed
 	s.sentSince.Store(0)
 	s.grant.gaps = nil
-	s.grant.next = now.Add(s.jitter(keepaliveMin, keepaliveMax))
+	s.grant.next = s.nextPing(now)
 }
 
 // measured smooths the round trip as TCP does (RFC 6298).

@@ -451,6 +451,38 @@ func TestLongAbsence(t *testing.T) {
 	w.wantFlow(a, b)
 }
 
+// TestWatchedClosely restarts the relay again and again under a node that never
+// sends, and that nobody tells of it.
+func TestWatchedClosely(t *testing.T) {
+	w := newWorld(t, 21)
+	a, b := w.node(1), w.node(2)
+	w.run(time.Second)
+	for i := range 50 {
+		b.Watch(w.now, true)
+		b.next = w.now
+		w.run(time.Duration(i*37) * time.Millisecond)
+		w.start()
+		for range 10 {
+			w.send(a, 2)
+			w.run(100 * time.Millisecond)
+		}
+		w.wantUp(a, b)
+		w.wantFlow(a, b)
+	}
+	b.pings = nil
+	w.run(time.Minute)
+	if n := len(b.pings); n < 60 || n > 101 {
+		t.Errorf("%d PINGs in a minute", n)
+	}
+	b.Watch(w.now, false)
+	w.run(time.Second)
+	b.pings = nil
+	w.run(10 * time.Minute)
+	if n := len(b.pings); n > 31 {
+		t.Errorf("%d PINGs in 10 minutes of calm", n)
+	}
+}
+
 func TestTicketEnds(t *testing.T) {
 	w := newWorld(t, 11)
 	a := w.node(1)

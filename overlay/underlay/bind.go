@@ -51,6 +51,7 @@ type Bind struct {
 	configs map[key.Public]Peer
 	retired map[key.Public]weak.Pointer[peer] // no longer in the map, perhaps still with WireGuard
 	legs    []*leg                            // in order of preference
+	closely bool                              // see Watch
 }
 
 var _ conn.Bind = (*Bind)(nil)
@@ -269,6 +270,7 @@ func (b *Bind) SetRelays(relays []Relay) {
 		legs = append(legs, l)
 	}
 	b.legs = legs
+	b.watch()
 	b.rebuild()
 	b.wake()
 }
@@ -322,6 +324,27 @@ func (b *Bind) Kick() {
 		l.kick(now)
 	}
 	b.wake()
+}
+
+// Watch says whether the sessions are to be looked after closely: while there is
+// no other sign of life from the relays, whose restart a node that only waits
+// for others to send would not notice.
+func (b *Bind) Watch(closely bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closely != closely {
+		b.closely = closely
+		b.watch()
+		b.wake()
+	}
+}
+
+// watch tells the legs; the caller holds mu.
+func (b *Bind) watch() {
+	now := time.Now()
+	for _, l := range b.legs {
+		l.watch(now, b.closely)
+	}
 }
 
 // Relays returns the relays in order of preference.

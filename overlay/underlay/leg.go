@@ -191,6 +191,15 @@ func (l *leg) kick(now time.Time) {
 	}
 }
 
+// watch says whether to look after the session closely.
+func (l *leg) watch(now time.Time, closely bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.session != nil {
+		l.session.Watch(now, closely)
+	}
+}
+
 // reach returns what choose wants to know.
 func (l *leg) reach(ls *lines) reach {
 	if l.port != nil {
