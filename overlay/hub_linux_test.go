@@ -151,6 +151,22 @@ func runHub(t *testing.T, dir, laptop string) Status {
 	if text, err := l.Plan(ctx); err != nil || !strings.Contains(text, "172.18.0.10") {
 		t.Errorf("plan %q, %v", text, err)
 	}
+	command(t, "ip", "link", "delete", DefaultInterface)
+	for exec.Command("ip", "link", "show", DefaultInterface).Run() != nil {
+		if ctx.Err() != nil {
+			t.Fatal("the deleted interface does not come back")
+		}
+	}
+	pongs = 0
+	for pongs == 0 && ctx.Err() == nil {
+		if err := l.Ping(ctx, "172.18.0.10", 1, 0, func(p Pong) {
+			if !p.Lost {
+				pongs++
+			}
+		}); err != nil && AsFault(err).Code != ExitNotJoined {
+			t.Fatal(err)
+		}
+	}
 	if err := l.Down(ctx); err != nil {
 		t.Errorf("down: %v", err)
 	}

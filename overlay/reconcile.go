@@ -30,6 +30,11 @@ func (n *Node) reconcile(ctx context.Context, kernel *routing.Kernel, notes *jou
 			force = false
 		case <-n.host:
 			r.hostChanged()
+		case <-r.ended():
+			n.log.Warn("the interface was deleted; making it anew", "interface", n.o.Interface)
+			if err := r.close(); err != nil {
+				n.log.Warn("not all of the old state is gone", "err", err)
+			}
 		case <-timer.C:
 		}
 		v := n.look()
@@ -51,6 +56,7 @@ type reconciler struct {
 	notes  *journal.Journal
 
 	live    *machine // nil before the first plan
+	told    bool     // that the node is ready
 	boots   boots
 	control coord.ControlState
 	addrs   resolver
@@ -73,6 +79,7 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 	})
 	first := r.live == nil
 	if first {
+		clear(r.boots) // a new tunnel has no session with anybody
 		r.live, err = bringUp(n.log, r.notes, r.kernel, p.Routing, n.id.WireGuard, n.o.Port, n.ownPort(v.m))
 		if err != nil {
 			return 0, err
@@ -97,7 +104,8 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 		}
 	}
 	r.control = v.control
-	if first {
+	if first && !r.told {
+		r.told = true
 		n.log.Info("ready", "name", v.m.Self.Name, "addr", joinText(v.m.Self.Addrs), "interface", n.o.Interface)
 		n.o.Ready()
 	}
@@ -130,6 +138,14 @@ func lostControl(before, now coord.ControlState) bool {
 	return before.Phase == coord.PhaseConnected && now.Phase != coord.PhaseConnected
 }
 
+// ended is closed when the interface has gone without our doing.
+func (r *reconciler) ended() <-chan struct{} {
+	if r.live == nil {
+		return nil
+	}
+	return r.live.dev.Done()
+}
+
 func (r *reconciler) hostChanged() {
 	if r.live != nil {
 		r.live.bind.Kick()
@@ -141,10 +157,12 @@ func (r *reconciler) close() error {
 	if r.live == nil {
 		return nil
 	}
+	live := r.live
+	r.live = nil
 	r.node.update(func(v *view) { v.live = nil })
 	ctx, cancel := context.WithTimeout(context.Background(), clearTimeout)
 	defer cancel()
-	err := r.live.close(ctx, r.node.o.Interface)
+	err := live.close(ctx, r.node.o.Interface)
 	r.node.log.Info("stopped", "interface", r.node.o.Interface)
 	return err
 }
