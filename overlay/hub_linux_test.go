@@ -38,6 +38,9 @@ func inNamespace(t *testing.T) bool {
 		} {
 			command(t, "ip", strings.Fields(args)...)
 		}
+		for strings.Count(command(t, "ip", "-o", "link"), "state UP") < 2 {
+			// a veth's two ends see each other a moment later
+		}
 		return true
 	}
 	if os.Geteuid() != 0 {
