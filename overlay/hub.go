@@ -216,13 +216,16 @@ func (h *Hub) Run(ctx context.Context) (err error) {
 		Store: store, Log: h.log, Overlay: h.newOverlay(store),
 		Relay:    coord.Relay{ID: relayID, Name: relayName, Endpoint: state.public},
 		Endpoint: state.public, Pin: pin, Passes: passes,
-		Removed: func(label uint32) { h.relay.Disconnect(passes.network, relay.Label(label)) },
+		Removed: func(r coord.Removal) { h.relay.Disconnect(passes.network, relay.Label(r.Label), r.Serial) },
 	})
 	if err != nil {
 		h.relay.Close()
 		return err
 	}
 	passes.network = relay.Network(h.coord.Network())
+	for _, r := range h.coord.Removals() { // the relay forgets with each start, and passes live for days
+		h.relay.Disconnect(passes.network, relay.Label(r.Label), r.Serial)
+	}
 	return h.serve(ctx, ln, cert, pin)
 }
 

@@ -39,7 +39,7 @@ type network struct {
 	addr    string
 	log     *syncBuffer
 	now     *clock
-	removed chan uint32
+	removed chan Removal
 }
 
 // clock is the wall clock of a test, moved by hand.
@@ -106,12 +106,12 @@ func startNetwork(t testing.TB, store Store, ln net.Listener, machine key.Machin
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &network{t: t, pin: pin, addr: ln.Addr().String(), log: &syncBuffer{}, now: &clock{}, removed: make(chan uint32, 100)}
+	n := &network{t: t, pin: pin, addr: ln.Addr().String(), log: &syncBuffer{}, now: &clock{}, removed: make(chan Removal, 100)}
 	log := slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.server, err = NewServer(ServerOptions{
 		Store: store, Log: log, Overlay: testOverlay, Endpoint: n.addr, Pin: pin, Passes: testPasses{},
 		Relay: Relay{ID: "r1", Name: "vps", Endpoint: n.addr}, Now: n.now.Now,
-		Removed: func(l uint32) { n.removed <- l },
+		Removed: func(r Removal) { n.removed <- r },
 	})
 	if err != nil {
 		t.Fatal(err)

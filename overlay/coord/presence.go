@@ -123,16 +123,29 @@ const (
 	passRenew = 5 * 24 * time.Hour
 )
 
+// serialAt is the serial that a moment stands for: time makes serials grow over
+// restarts too.
+func serialAt(t time.Time) uint64 { return uint64(t.UnixMicro()) }
+
+// lastSerial returns a serial that every pass made so far is below or at, and
+// every later one above.
+func (p *presence) lastSerial(now time.Time) uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.serial = max(p.serial, serialAt(now))
+	return p.serial
+}
+
 // pass returns a node's pass for this machine's relay, made by mint when there
-// is none that lives long enough.
-func (p *presence) pass(node string, now time.Time, mint func(serial uint64, notAfter time.Time) Pass) Pass {
+// is none that lives long enough. Its serial is above that of when the node
+// joined, wherever the clock went since.
+func (p *presence) pass(node string, joined, now time.Time, mint func(serial uint64, notAfter time.Time) Pass) Pass {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if old, ok := p.passes[node]; ok && old.NotAfter.Sub(now) >= passRenew && old.NotAfter.Sub(now) <= passLife {
 		return old
 	}
-	// Time makes serials grow over restarts too.
-	p.serial = max(p.serial+1, uint64(now.UnixMicro()))
+	p.serial = max(p.serial+1, serialAt(now), serialAt(joined)+1)
 	next := mint(p.serial, now.Add(passLife).Truncate(time.Second))
 	p.passes[node] = next
 	return next

@@ -31,7 +31,7 @@ type ServerOptions struct {
 	Endpoint string           // host:port, as nodes reach the Node service
 	Pin      key.Pin          // of the TLS key; zero: nodes use ordinary certificate checks
 	Passes   Passes           // nil: nodes get none
-	Removed  func(uint32)     // called with the label of each node that was removed, after that is kept; must not call the Server; may be nil
+	Removed  func(Removal)    // called for each node that was removed, after that is kept; must not call the Server; may be nil
 	Now      func() time.Time // nil: time.Now
 }
 
@@ -39,6 +39,13 @@ type ServerOptions struct {
 // a larger one.
 type Passes interface {
 	Pass(relayID string, label uint32, serial uint64, notAfter time.Time) (ticket []byte, k key.Secret)
+}
+
+// Removal says which passes are worth nothing any more: those for a label whose
+// serials go up to Serial.
+type Removal struct {
+	Label  uint32
+	Serial uint64
 }
 
 func (o *ServerOptions) validate() error {
@@ -57,7 +64,7 @@ func (o *ServerOptions) validate() error {
 		o.Log = slog.Default()
 	}
 	if o.Removed == nil {
-		o.Removed = func(uint32) {}
+		o.Removed = func(Removal) {}
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -132,12 +139,29 @@ func (s *Server) changed(old, next *snapshot) {
 	labels, gone := changedLabels(old, next)
 	for _, n := range gone {
 		s.presence.forget(n.ID, errNotMember)
-		s.o.Removed(n.Label)
+		s.o.Removed(Removal{n.Label, s.presence.lastSerial(s.o.Now())})
 		s.o.Log.Info("node removed", "node", n.Name, "addr", addrOf(next.network.Overlay, n.Label))
 	}
 	if relays := s.relayLabel(old) != s.relayLabel(next); relays || len(labels) > 0 {
 		s.presence.mark(s.o.Now(), relays, labels)
 	}
+}
+
+// Removals returns what Removed was told before this start, as far as the passes
+// would still be good: whoever refuses them may have forgotten it.
+func (s *Server) Removals() (rs []Removal) {
+	snap, now := s.ledger.now(), s.o.Now()
+	for label, when := range snap.retired {
+		if now.Sub(when) <= passLife {
+			rs = append(rs, Removal{label, serialAt(when)})
+		}
+	}
+	for label, n := range snap.byLabel { // which may have been another's before
+		if now.Sub(n.Joined) <= passLife {
+			rs = append(rs, Removal{label, serialAt(n.Joined)})
+		}
+	}
+	return rs
 }
 
 // Invite makes an invite. Its secret is in the link, and nowhere else.

@@ -251,8 +251,18 @@ func TestRemoved(t *testing.T) {
 	if _, err := n.admin.RemoveNode(t.Context(), "b"); err != nil {
 		t.Fatal(err)
 	}
-	if l := <-n.removed; l != b.Label {
-		t.Errorf("Removed was called with %d", l)
+	gone := <-n.removed
+	if gone.Label != b.Label {
+		t.Errorf("Removed was called with %d", gone.Label)
+	}
+	n.server.presence.pass("next", time.Time{}, time.Unix(0, 0), func(serial uint64, _ time.Time) Pass {
+		if serial <= gone.Serial {
+			t.Errorf("a pass made after the removal has the serial %d: passes up to %d are refused", serial, gone.Serial)
+		}
+		return Pass{}
+	})
+	if rs := n.server.Removals(); !slices.ContainsFunc(rs, func(r Removal) bool { return r.Label == b.Label }) {
+		t.Errorf("after a restart nobody would hear of the removal: %v", rs)
 	}
 	wantKind(t, fb.ended(), KindDenied, "removed")
 	wantKind(t, n.follow(b, FollowOptions{}).ended(), KindDenied, "join again")
@@ -334,7 +344,7 @@ func TestPassesAreRenewed(t *testing.T) {
 	p, now := newPresence(), time.Unix(1e9, 0)
 	minted := 0
 	get := func() Pass {
-		return p.pass("n", now, func(serial uint64, notAfter time.Time) Pass { minted++; return Pass{NotAfter: notAfter} })
+		return p.pass("n", time.Time{}, now, func(serial uint64, notAfter time.Time) Pass { minted++; return Pass{NotAfter: notAfter} })
 	}
 	first := get()
 	if got := first.NotAfter.Sub(now); got != passLife {
@@ -351,6 +361,20 @@ func TestPassesAreRenewed(t *testing.T) {
 	now = now.Add(-30 * 24 * time.Hour) // the clock was set back: no relay would take a pass from the future for long
 	if get(); minted != 3 {
 		t.Error("a pass that lives too long was kept")
+	}
+}
+
+// TestPassSerials: what Removals says of a label's earlier nodes must not fall on
+// the one that has it now, wherever the clock went.
+func TestPassSerials(t *testing.T) {
+	joined := time.Unix(1e9, 0)
+	for _, now := range []time.Time{joined, joined.Add(time.Second), joined.Add(-time.Hour)} {
+		newPresence().pass("n", joined, now, func(serial uint64, _ time.Time) Pass {
+			if serial <= serialAt(joined) {
+				t.Errorf("%s after joining the serial is %d, of before", now.Sub(joined), serial)
+			}
+			return Pass{}
+		})
 	}
 }
 

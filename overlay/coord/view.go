@@ -85,13 +85,18 @@ func (s *Server) relayLabel(snap *snapshot) uint32 {
 	return first.Label
 }
 
-// passesFor returns a node's passes, renewed when they are due.
+// passesFor returns a node's passes, renewed when they are due, and none for a
+// node that was removed meanwhile: its Removal may not cover them.
 func (s *Server) passesFor(n *nodeRecord, now time.Time) []Pass {
 	if s.o.Passes == nil || s.o.Relay.ID == "" {
 		return nil
 	}
-	return []Pass{s.presence.pass(n.ID, now, func(serial uint64, notAfter time.Time) Pass {
+	pass := s.presence.pass(n.ID, n.Joined, now, func(serial uint64, notAfter time.Time) Pass {
 		ticket, k := s.o.Passes.Pass(s.o.Relay.ID, n.Label, serial, notAfter)
 		return Pass{Relay: s.o.Relay.ID, Ticket: ticket, Key: k, NotAfter: notAfter}
-	})}
+	})
+	if s.ledger.now().nodes[n.ID] == nil {
+		return nil
+	}
+	return []Pass{pass}
 }

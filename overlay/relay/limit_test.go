@@ -114,7 +114,10 @@ func TestTokens(t *testing.T) {
 
 func TestRevoked(t *testing.T) {
 	tb := switchTable(t, 3)
-	if _, ok := tb.revoke(testNetwork, 2); !ok {
+	if _, ok := tb.revoke(testNetwork, 2, 0); ok { // its seat was taken with a later ticket
+		t.Error("the label's next owner was sent away")
+	}
+	if _, ok := tb.revoke(testNetwork, 2, 5); !ok {
 		t.Error("no farewell")
 	}
 	at := func(l Label, serial uint64) event {
@@ -122,14 +125,16 @@ func TestRevoked(t *testing.T) {
 		what, _ := tb.admit(time.Hour, time.Unix(0, 0), admission{nodeAddr(l), key.Secret{}, k, nonce{7}, time.Hour})
 		return what
 	}
-	if what := at(2, 1); what != refused {
-		t.Errorf("its ticket: %s", eventNames[what])
+	for _, serial := range []uint64{1, 5} { // 5 was made, and not shown before
+		if what := at(2, serial); what != refused {
+			t.Errorf("its ticket %d: %s", serial, eventNames[what])
+		}
 	}
-	if what := at(2, 2); what != attached {
+	if what := at(2, 6); what != attached {
 		t.Errorf("the label's next owner: %s", eventNames[what])
 	}
 	for l := range Label(3 * maxRevoked) {
-		tb.revoke(testNetwork, l+100)
+		tb.revoke(testNetwork, l+100, 1)
 	}
 	if len(tb.revoked) != maxRevoked || len(tb.oldest) != maxRevoked {
 		t.Errorf("%d remembered", len(tb.revoked))

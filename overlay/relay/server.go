@@ -165,9 +165,10 @@ func (s *Server) LocalAddr() netip.AddrPort { return s.shards[0].sockets()[0].Lo
 // Sessions returns how many nodes are attached, the relay's own not counted.
 func (s *Server) Sessions() int { return s.table.places.len() }
 
-// Disconnect ends a removed node's session, and refuses the tickets that it has.
-func (s *Server) Disconnect(n Network, l Label) {
-	if f, ok := s.table.revoke(n, l); ok {
+// Disconnect refuses a removed node's tickets, whose serials go up to last, and
+// ends the session that it made with one. It may be called before Run.
+func (s *Server) Disconnect(n Network, l Label, last uint64) {
+	if f, ok := s.table.revoke(n, l, last); ok {
 		s.count.add(removed, 1)
 		s.say([]farewell{f})
 	}

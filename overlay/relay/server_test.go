@@ -313,7 +313,7 @@ func TestDisconnect(t *testing.T) {
 	s, _ := startServer(t, netip.MustParseAddrPort("127.0.0.1:0"))
 	a := startNode(t, s.LocalAddr(), 11)
 	a.waitUp()
-	s.Disconnect(testNetwork, 11)
+	s.Disconnect(testNetwork, 11, 11)
 	a.waitFor(func(st SessionStatus) bool { return st.State == Lost && st.Reason == ReasonRemoved })
 	if s.Sessions() != 0 {
 		t.Error("it still has a session")

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"hash/maphash"
-	"math"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -53,8 +52,6 @@ type network struct {
 	id     Network
 	labels *index[Label, seat]
 	own    atomic.Pointer[seat] // the relay's own node; nil: none
-
-	newest uint64 // highest ticket serial seen; guarded by table.mu
 }
 
 // table holds all seats. Look-ups take no lock; changes take mu.
@@ -182,7 +179,6 @@ func (t *table) sit(now time.Duration, s *seat, a admission) {
 		s.count = 0
 	}
 	s.key, s.ticket, s.nonce, s.movedAt, s.heard = a.key, a.ticket, a.nonce, a.tokenAt, now
-	s.network.newest = max(s.network.newest, a.ticket.Serial)
 	s.leg.Store(&leg{addr: a.src})
 	t.places.put(p, s)
 }
@@ -274,16 +270,12 @@ func (t *table) endAll(why Reason) (out []farewell) {
 	return out
 }
 
-// revoke ends a node's seat and refuses the tickets it was given so far. A node
-// that gets the same label later has a ticket with a higher serial.
-func (t *table) revoke(id Network, l Label) (farewell, bool) {
+// revoke refuses the tickets for a label up to the serial last, and ends the
+// seat that was taken with one of them. The label's next node has a ticket with
+// a higher serial.
+func (t *table) revoke(id Network, l Label, last uint64) (farewell, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	last := uint64(math.MaxUint64) // nothing is known of serials: refuse all
-	n := t.networks[id]
-	if n != nil && n.newest > 0 {
-		last = n.newest
-	}
 	k := revokedKey{id, l}
 	if _, known := t.revoked[k]; !known {
 		if len(t.oldest) >= maxRevoked {
@@ -292,12 +284,13 @@ func (t *table) revoke(id Network, l Label) (farewell, bool) {
 		}
 		t.oldest = append(t.oldest, k)
 	}
-	t.revoked[k] = last
+	t.revoked[k] = max(t.revoked[k], last)
+	n := t.networks[id]
 	if n == nil {
 		return farewell{}, false
 	}
 	s := n.labels.get(l)
-	if s == nil {
+	if s == nil || s.ticket.Serial > last || s.leg.Load().port != nil {
 		return farewell{}, false
 	}
 	return t.end(s, ReasonRemoved)
