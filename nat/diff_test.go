@@ -35,7 +35,7 @@ iptables -t filter -A OVL-FWD -d 172.18.0.0/24 -o ovl0 -m conntrack --ctstate RE
 iptables -t filter -A OVL-FWD -i ovl0 -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j ACCEPT
 iptables -t filter -A OVL-FWD -s 172.18.0.0/24 -d 192.168.1.0/24 -i ovl0 -o eth0 -j ACCEPT
 iptables -t filter -A OVL-FWD -i ovl0 -j DROP
-iptables -t filter -A OVL-FWD -d 172.18.0.0/24 -i eth0 -j DROP
+iptables -t filter -A OVL-FWD -o ovl0 -j DROP
 iptables -t filter -I FORWARD 1 -j OVL-FWD
 iptables -t filter -N OVL-IN
 iptables -t filter -A OVL-IN -d 172.18.0.0/24 -i eth0 -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP
@@ -55,6 +55,7 @@ iptables -t filter -N OVL-FWD
 iptables -t filter -A OVL-FWD -d 172.18.0.0/24 -o ovl0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 iptables -t filter -A OVL-FWD -i ovl0 -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j ACCEPT
 iptables -t filter -A OVL-FWD -i ovl0 -j DROP
+iptables -t filter -A OVL-FWD -o ovl0 -j DROP
 iptables -t filter -I FORWARD 1 -j OVL-FWD
 `},
 		{"two networks on one link", two, `
@@ -64,7 +65,7 @@ iptables -t filter -A OVL-FWD -i ovl0 -m conntrack --ctstate RELATED,ESTABLISHED
 iptables -t filter -A OVL-FWD -s 172.18.0.0/24 -d 192.168.1.0/24 -i ovl0 -o eth0 -j ACCEPT
 iptables -t filter -A OVL-FWD -s 172.18.0.0/24 -d 192.168.2.0/24 -i ovl0 -o eth0 -j ACCEPT
 iptables -t filter -A OVL-FWD -i ovl0 -j DROP
-iptables -t filter -A OVL-FWD -d 172.18.0.0/24 -i eth0 -j DROP
+iptables -t filter -A OVL-FWD -o ovl0 -j DROP
 iptables -t filter -I FORWARD 1 -j OVL-FWD
 iptables -t filter -N OVL-IN
 iptables -t filter -A OVL-IN -d 172.18.0.0/24 -i eth0 -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP

@@ -64,9 +64,11 @@ func (r Ruleset) chains(randomPorts bool) []chain {
 		fwd.add("-s %s -d %s -i %s -o %s -j ACCEPT", overlay, lan, r.Link, l.Link)
 		post.add("-s %s -d %s -o %s -j %s", overlay, lan, l.Link, masquerade)
 	}
+	// Into it, no other network of this machine either: what has a source inside
+	// a LAN's prefix, the members take for the LAN's.
 	fwd.add("-i %s -j DROP", r.Link)
-	for _, l := range r.LANs { // nobody on a LAN gets at members, or at this machine by its overlay address
-		fwd.add("-d %s -i %s -j DROP", overlay, l.Link)
+	fwd.add("-o %s -j DROP", r.Link)
+	for _, l := range r.LANs { // nobody on a LAN gets at this machine by its overlay address
 		in.add("-d %s -i %s -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP", overlay, l.Link)
 	}
 	chains := []chain{fwd}

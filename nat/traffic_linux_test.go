@@ -68,7 +68,7 @@ func listen(t *testing.T, address string) <-chan string {
 func TestTraffic(t *testing.T) {
 	eachBackend(t, func(t *testing.T, ipt string) {
 		for _, c := range []string{
-			"mkdir -p /run/netns", "ip netns add member", "ip netns add host",
+			"mkdir -p /run/netns", "ip netns add member", "ip netns add host", "ip netns add side",
 			"ip link set lo up",
 			"ip link set switch netns host name eth0",
 			"ip link add ovl0 type veth peer name far",
@@ -80,8 +80,11 @@ func TestTraffic(t *testing.T) {
 			"ip -n host route add 172.18.0.0/24 via 192.168.1.200",
 			"ip -n member addr add 172.18.0.11/24 dev ovl0", "ip -n member link set ovl0 up", "ip -n member link set lo up",
 			"ip -n member route add 192.168.0.0/16 via 172.18.0.200",
+			"ip link add eth1 type veth peer name eth0 netns side",
+			"ip addr add 10.66.0.1/24 dev eth1", "ip link set eth1 up",
+			"ip -n side addr add 10.66.0.2/24 dev eth0", "ip -n side link set eth0 up", "ip -n side route add default via 10.66.0.1",
+			"ip -n member route add 10.66.0.0/24 via 172.18.0.200",
 			"sysctl -qw net.ipv4.ip_forward=1",
-			ipt + " -P FORWARD DROP",
 		} {
 			run(t, c)
 		}
@@ -120,19 +123,25 @@ func TestTraffic(t *testing.T) {
 				}
 			}
 		}
-		for _, tt := range []trial{
+		trials := []trial{
 			{"member to LAN", "member", "192.168.1.201", atHost, "192.168.1.200 fits true"},
 			{"member to this machine", "member", "172.18.0.200", atGateway, "172.18.0.11 fits true"},
 			{"member to what is not advertised", "member", "192.168.2.201", atHost, ""},
 			{"LAN to member", "host", "172.18.0.11", atMember, ""},
+			{"another network to member", "side", "172.18.0.11", atMember, ""},
 			{"LAN to this machine's overlay address", "host", "172.18.0.200", atGateway, ""},
 			{"LAN to this machine", "host", "192.168.1.200", atGateway, "192.168.1.201 fits false"},
-		} {
-			try(tt)
 		}
-		clear(t, tables)
-		run(t, ipt+" -P FORWARD ACCEPT") // what was kept out, without us, is not
+		for _, policy := range []string{"DROP", "ACCEPT"} { // with ACCEPT, only our own rules keep anything out
+			run(t, ipt+" -P FORWARD "+policy)
+			for _, tt := range trials {
+				tt.name = policy + ": " + tt.name
+				try(tt)
+			}
+		}
+		clear(t, tables) // what was kept out, without us, is not
 		try(trial{"LAN to member, without us", "host", "172.18.0.11", atMember, "192.168.1.201 fits false"})
+		try(trial{"another network to member, without us", "side", "172.18.0.11", atMember, "10.66.0.2 fits false"})
 		try(trial{"LAN to the overlay address, without us", "host", "172.18.0.200", atGateway, "192.168.1.201 fits false"})
 	})
 }
