@@ -67,7 +67,7 @@ func nodeState(v view, items []HealthItem) string {
 			return StateDegraded
 		}
 	}
-	if v.m.Self.Role == coord.RoleGateway && len(v.m.Self.Routes) > 0 && v.plan.NAT == nil {
+	if v.m.Self.Role == coord.RoleGateway && len(v.m.Self.Routes) > 0 && !v.plan.Routing.Forward {
 		return StateNeedsApproval
 	}
 	return StateReady

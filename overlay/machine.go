@@ -23,6 +23,7 @@ type machine struct {
 	kernel *routing.Kernel
 	notes  *journal.Journal
 	tables *nat.Tables // nil until a plan needs it
+	fenced bool        // the firewall's rules were made true once
 	last   *Plan       // what apply made true without an error; nil: nothing
 	bind   *underlay.Bind
 	dev    *tunnel.Device
@@ -53,18 +54,25 @@ func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, s
 }
 
 // apply makes a plan true. It goes on after an error, so that one refused rule
-// does not keep a machine off its network, and reports all of them. The kernel
-// is not asked again about what the last plan said already, unless force says
-// that it may have changed.
+// does not keep a machine off its network, and reports all of them. But nothing
+// is forwarded before the rules that filter it were there once. The kernel is not
+// asked again about what the last plan said already, unless force says that it
+// may have changed.
 func (m *machine) apply(ctx context.Context, p *Plan, force bool) error {
 	m.bind.SetPeers(p.underlayPeers())
 	m.bind.SetRelays(p.Relays)
 	errs := []error{m.dev.SetPeers(p.tunnelPeers())}
 	if force || m.last == nil || !reflect.DeepEqual(m.last.NAT, p.NAT) {
-		errs = append(errs, m.applyNAT(ctx, p.NAT)) // before forwarding is turned on
+		err := m.applyNAT(ctx, p.NAT) // before forwarding is turned on
+		m.fenced = m.fenced || err == nil && p.NAT != nil
+		errs = append(errs, err)
 	}
 	if force || m.last == nil || !reflect.DeepEqual(m.last.Routing, p.Routing) {
-		errs = append(errs, m.kernel.Apply(ctx, p.Routing))
+		state := p.Routing
+		if !m.fenced {
+			state.Forward, state.LANs = false, nil
+		}
+		errs = append(errs, m.kernel.Apply(ctx, state))
 	}
 	m.last = nil
 	err := errors.Join(errs...)
@@ -79,6 +87,7 @@ func (m *machine) applyNAT(ctx context.Context, rules *nat.Ruleset) error {
 		if m.tables == nil {
 			return nil
 		}
+		m.fenced = false
 		return m.tables.Clear(ctx)
 	}
 	if m.tables == nil {
@@ -93,12 +102,12 @@ func (m *machine) applyNAT(ctx context.Context, rules *nat.Ruleset) error {
 
 // close takes back everything apply did.
 func (m *machine) close(ctx context.Context, link string) error {
-	errs := []error{m.kernel.Clear(ctx, link)} // forwarding ends before its filters
-	if m.tables != nil {
-		errs = append(errs, m.tables.Clear(ctx))
-	}
+	errs := []error{m.kernel.Clear(ctx, link)}
 	m.dev.Close()
 	m.stop()
 	m.running.Wait()
+	if m.tables != nil { // the filters last, when nothing comes in any more
+		errs = append(errs, m.tables.Clear(ctx))
+	}
 	return errors.Join(errs...)
 }

@@ -29,7 +29,7 @@ type planInput struct {
 // apply makes it true, String prints it.
 type Plan struct {
 	Routing routing.State
-	NAT     *nat.Ruleset // nil on machines that forward nothing
+	NAT     *nat.Ruleset // nil on machines that are no gateways
 	Peers   []PlanPeer
 	Relays  []underlay.Relay
 	Routes  []StatusRoute // every prefix with the reason for what becomes of it
@@ -235,7 +235,9 @@ func (p *Plan) planPeers(m *coord.Map, carried map[uint32][]netip.Prefix) {
 	}
 }
 
-// planLANs turns on forwarding for the approved prefixes of a gateway.
+// planLANs turns on forwarding for the approved prefixes of a gateway. One
+// without any still keeps members out of its networks: it may be a router of its
+// own, whose hosts would answer them.
 func (p *Plan) planLANs(in planInput) {
 	m := in.Map
 	rules := nat.Ruleset{Link: in.Interface, Overlay: m.Overlay, MTU: p.Routing.MTU}
@@ -266,9 +268,9 @@ func (p *Plan) planLANs(in planInput) {
 			p.Routing.LANs = append(p.Routing.LANs, link)
 		}
 	}
-	if len(rules.LANs) > 0 {
+	p.Routing.Forward = len(rules.LANs) > 0
+	if p.Routing.Forward || m.Self.Role == coord.RoleGateway {
 		p.NAT = &rules
-		p.Routing.Forward = true
 	}
 }
 

@@ -194,8 +194,20 @@ func TestPlanLANNotConnected(t *testing.T) {
 		t.Errorf("NAT %v, health %v: want forwarding by the default route's link, and a warning", p.NAT, p.Health)
 	}
 	p = testPlan(testMap(gw), routing.Host{})
-	if p.NAT != nil || len(p.Health) != 1 || p.Health[0].ID != "lan_unreachable" {
-		t.Errorf("NAT %v, health %v: a machine without networks forwards nothing", p.NAT, p.Health)
+	if p.Routing.Forward || len(p.Health) != 1 || p.Health[0].ID != "lan_unreachable" {
+		t.Errorf("health %v: a machine without networks forwards nothing", p.Health)
+	}
+}
+
+// TestPlanNotApproved: before its route is approved, a gateway turns nothing on,
+// and still lets no member through, should it forward by itself.
+func TestPlanNotApproved(t *testing.T) {
+	p := testPlan(testMap(testNode("lab", 200, coord.RoleGateway, true, pending("192.168.1.0/24"))), testHost("192.168.1.200/24"))
+	if p.Routing.Forward || p.NAT == nil || len(p.NAT.LANs) != 0 {
+		t.Errorf("forward %v, NAT %v: want a firewall without LANs", p.Routing.Forward, p.NAT)
+	}
+	if p = testPlan(testMap(testNode("laptop", 11, coord.RoleMember, true)), testHost("192.168.1.77/24")); p.NAT != nil {
+		t.Errorf("a laptop needs iptables for %v", p.NAT)
 	}
 }
 
