@@ -215,7 +215,7 @@ func (h *Hub) Run(ctx context.Context) (err error) {
 	h.coord, err = coord.NewServer(coord.ServerOptions{
 		Store: store, Log: h.log, Overlay: h.newOverlay(store),
 		Relay:    coord.Relay{ID: relayID, Name: relayName, Endpoint: state.public},
-		Endpoint: state.public, Pin: pin, Passes: passes,
+		Endpoint: state.public, Pin: pin, Unpinned: h.o.TLSCert != "", Passes: passes,
 		Removed: func(r coord.Removal) { h.relay.Disconnect(passes.network, relay.Label(r.Label), r.Serial) },
 	})
 	if err != nil {
@@ -340,14 +340,15 @@ func (h *Hub) checkOverlayFree() error {
 }
 
 // certificate is what the TLS port shows: the operator's, or one made of the
-// hub's own key and pinned by the invites.
+// hub's own key and pinned by the invites. The hub's own node pins either: it
+// comes over loopback, for which no certificate is.
 func (h *Hub) certificate(s *hubState) (tls.Certificate, key.Pin, error) {
 	if h.o.TLSCert != "" {
 		cert, err := tls.LoadX509KeyPair(h.o.TLSCert, h.o.TLSKey)
 		if err != nil {
 			return cert, key.Pin{}, fault(ExitFailure, "check the files given with --tls-cert and --tls-key", "load certificate: %v", err)
 		}
-		return cert, key.Pin{}, nil
+		return cert, key.PinOf(cert.Leaf), nil
 	}
 	host, _, err := net.SplitHostPort(s.public)
 	if err != nil {

@@ -2,6 +2,8 @@ package overlay
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
@@ -17,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"overlayd/overlay/coord"
+	"overlayd/overlay/key"
 )
 
 // inNamespace runs the calling test once more in a child process that has a
@@ -102,6 +105,62 @@ func TestHubLifecycle(t *testing.T) {
 		if after := hostState(t); after != before {
 			t.Errorf("before:\n%s\nafter:\n%s", before, after)
 		}
+	}
+}
+
+// TestHubCertificate: with a certificate of the operator's, invites pin nothing,
+// and the hub's own node reaches the API all the same.
+func TestHubCertificate(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	cert, _, err := coord.SelfSigned(key.NewMachine(), "vpn.example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{
+		certFile: {Type: "CERTIFICATE", Bytes: cert.Certificate[0]},
+		keyFile:  {Type: "PRIVATE KEY", Bytes: der},
+	} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ready := make(chan struct{})
+	h, err := NewHub(HubOptions{
+		Options: Options{
+			StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "sock"),
+			Log: slog.New(slog.DiscardHandler), Ready: func() { close(ready) },
+		},
+		Public: "vpn.example.org", TLSCert: certFile, TLSKey: keyFile,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- h.Run(ctx) }()
+	select {
+	case err := <-ended:
+		t.Fatalf("the hub ended: %v", err)
+	case <-ready:
+	}
+	l := Dial(filepath.Join(dir, "sock"))
+	defer l.Close()
+	link, err := l.Admin().Invite(ctx, coord.Invite{})
+	if err != nil || !link.Pin.IsZero() || link.Endpoint != "vpn.example.org:443" {
+		t.Errorf("link %v, %v", link, err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

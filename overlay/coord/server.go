@@ -30,6 +30,7 @@ type ServerOptions struct {
 	Relay    Relay            // this machine's; no ID: none. Label 0: that of the first node that enrolled as a relay
 	Endpoint string           // host:port, as nodes reach the Node service
 	Pin      key.Pin          // of the TLS key; zero: nodes use ordinary certificate checks
+	Unpinned bool             // nodes use ordinary certificate checks, but for those that know the pin otherwise
 	Passes   Passes           // nil: nodes get none
 	Removed  func(Removal)    // called for each node that was removed, after that is kept; must not call the Server; may be nil
 	Now      func() time.Time // nil: time.Now
@@ -171,7 +172,10 @@ func (s *Server) Invite(ctx context.Context, want Invite) (Link, error) {
 }
 
 func (s *Server) invite(ctx context.Context, want Invite) (Link, inviteRecord, error) {
-	l := Link{Endpoint: s.o.Endpoint, Pin: s.o.Pin, Invite: newID("i", 9), Secret: key.NewSecret()}
+	l := Link{Endpoint: s.o.Endpoint, Invite: newID("i", 9), Secret: key.NewSecret()}
+	if !s.o.Unpinned {
+		l.Pin = s.o.Pin
+	}
 	var rec inviteRecord
 	err := s.ledger.change(ctx, func(snap *snapshot) (changes []Record, err error) {
 		rec, changes, err = snap.invite(want, l.Invite, l.Secret, s.o.Now().UTC())
