@@ -184,18 +184,26 @@ func (h *Hub) Run(ctx context.Context) (err error) {
 	if err := preflight(false); err != nil {
 		return err
 	}
-	if err := h.checkOverlayFree(); err != nil {
-		return err
-	}
-	state, err := h.state()
-	if err != nil {
-		return err
-	}
 	store, err := coord.OpenBolt(h.dir.file(storeFile))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
+	number := h.o.Overlay
+	if fresh, err := isNew(store); err != nil {
+		return err
+	} else if fresh {
+		if !number.IsValid() {
+			number = DefaultOverlay
+		}
+		if err := h.checkOverlayFree(number); err != nil {
+			return err
+		}
+	}
+	state, err := h.state()
+	if err != nil {
+		return err
+	}
 
 	cert, pin, err := h.certificate(state)
 	if err != nil {
@@ -213,7 +221,7 @@ func (h *Hub) Run(ctx context.Context) (err error) {
 	}
 	passes := &passes{secret: state.relay}
 	h.coord, err = coord.NewServer(coord.ServerOptions{
-		Store: store, Log: h.log, Overlay: h.newOverlay(store),
+		Store: store, Log: h.log, Overlay: number,
 		Relay:    coord.Relay{ID: relayID, Name: relayName, Endpoint: state.public},
 		Endpoint: state.public, Pin: pin, Unpinned: h.o.TLSCert != "", Passes: passes,
 		Removed: func(r coord.Removal) { h.relay.Disconnect(passes.network, relay.Label(r.Label), r.Serial) },
@@ -309,25 +317,15 @@ func (h *Hub) loopback() string {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), h.listen.Port()).String()
 }
 
-// newOverlay is the prefix to number a network with: zero, for the stored one,
-// unless the operator names another or there is none yet.
-func (h *Hub) newOverlay(store coord.Store) netip.Prefix {
-	if h.o.Overlay.IsValid() {
-		return h.o.Overlay
-	}
-	if recs, _, err := store.Load(context.Background()); err == nil && len(recs) > 0 {
-		return netip.Prefix{}
-	}
-	return DefaultOverlay
+// isNew reports whether a store holds no network yet.
+func isNew(store coord.Store) (bool, error) {
+	records, _, err := store.Load(context.Background())
+	return len(records) == 0, err
 }
 
-// checkOverlayFree refuses to number a network with addresses that this machine
-// already sees on a real one.
-func (h *Hub) checkOverlayFree() error {
-	want := h.o.Overlay
-	if !want.IsValid() {
-		want = DefaultOverlay
-	}
+// checkOverlayFree refuses to number a new network with addresses that this
+// machine already sees on a real one. Of a network that there is, the plan tells.
+func (h *Hub) checkOverlayFree(want netip.Prefix) error {
 	host, err := routing.Look()
 	if err != nil {
 		return err
