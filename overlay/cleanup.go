@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 
 	"overlayd/journal"
 	"overlayd/nat"
@@ -20,7 +21,7 @@ func Cleanup(ctx context.Context, o Options) (done []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := preflight(false); err != nil {
+	if err := needRoot(); err != nil {
 		return nil, err
 	}
 	dir := stateDir{o.StateDir}
@@ -47,19 +48,21 @@ func Cleanup(ctx context.Context, o Options) (done []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	kernelErr := kernel.Clear(ctx, o.Interface) // forwarding ends before its filters
+	if kernelErr == nil {
+		done = append(done, "routes and policy rules removed", "sysctls restored")
+	}
 	tables, err := nat.New(nat.Options{Journal: notes, Log: o.Log})
-	if err == nil {
-		if err := tables.Clear(ctx); err != nil {
-			return nil, err
-		}
-		done = append(done, "netfilter chains OVL-* removed")
-	} else {
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
 		o.Log.Info("no iptables here, so there are no chains to remove")
+		err = nil
+	case err == nil:
+		if err = tables.Clear(ctx); err == nil {
+			done = append(done, "netfilter chains OVL-* removed")
+		}
 	}
-	if err := kernel.Clear(ctx, o.Interface); err != nil {
-		return done, err
-	}
-	return append(done, "routes and policy rules removed", "sysctls restored"), nil
+	return done, errors.Join(kernelErr, err)
 }
 
 // PlanText returns the plan that the cached map of a stopped node leads to. It

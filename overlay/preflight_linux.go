@@ -16,8 +16,8 @@ import (
 // preflight checks what a node needs of its machine before anything is asked of
 // the coordinator or changed.
 func preflight(gateway bool) error {
-	if os.Geteuid() != 0 {
-		return fault(ExitPermission, "run it with sudo", "overlayd makes a network interface and routes: it needs root")
+	if err := needRoot(); err != nil {
+		return err
 	}
 	if _, err := os.Stat("/dev/net/tun"); errors.Is(err, fs.ErrNotExist) {
 		return fault(ExitFailure, "run `modprobe tun`; in a container add --device /dev/net/tun",
@@ -29,6 +29,13 @@ func preflight(gateway bool) error {
 		}
 	}
 	return nil
+}
+
+func needRoot() error {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	return fault(ExitPermission, "run it with sudo", "overlayd makes a network interface and routes: it needs root")
 }
 
 // controlMSS is the most that a segment to or from the coordinator carries:

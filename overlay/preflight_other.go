@@ -12,5 +12,7 @@ func preflight(bool) error {
 	return fault(ExitFailure, "run it on Linux", "overlayd cannot change routes on %s yet", runtime.GOOS)
 }
 
+func needRoot() error { return preflight(false) }
+
 // markedDialer: there are no marks where there are no policy rules.
 func markedDialer() *net.Dialer { return new(net.Dialer) }
