@@ -67,8 +67,10 @@ type reconciler struct {
 func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Duration, err error) {
 	n := r.node
 	host, err := routing.Look()
-	if err != nil {
-		return 0, err
+	if err != nil { // a machine whose routes change all the time cannot always be listed
+		n.log.Warn("this machine's links and routes cannot be read; trying again", "err", err)
+		n.update(func(v *view) { v.failed = err })
+		return retryApply, nil
 	}
 	unknown := r.addrs.resolve(ctx, v.m.Relays)
 	for _, rel := range unknown {
