@@ -109,6 +109,14 @@ func (p *Plan) planRoutes(in planInput) (carried map[uint32][]netip.Prefix) {
 		p.Routes = append(p.Routes, s)
 	}
 	if m.Self.Role == coord.RoleGateway {
+		if len(m.Self.Routes) == 0 {
+			p.Health = append(p.Health, HealthItem{
+				ID:       "no_route_offered",
+				Severity: SeverityWarning,
+				Title:    "this gateway offers no network",
+				Fix:      "start it with the network to offer, e.g. overlayd gateway --advertise 192.168.1.0/24",
+			})
+		}
 		return carried // a gateway serves its own networks and uses nobody's
 	}
 

@@ -187,6 +187,13 @@ func TestPlanGateway(t *testing.T) {
 	}
 }
 
+func TestPlanGatewayWithoutRoutes(t *testing.T) {
+	p := testPlan(testMap(testNode("lab", 200, coord.RoleGateway, true)), testHost("192.168.1.200/24"))
+	if p.Routing.Forward || len(p.Health) != 1 || p.Health[0].ID != "no_route_offered" {
+		t.Errorf("forward %v, health %v: want no forwarding, and a word about it", p.Routing.Forward, p.Health)
+	}
+}
+
 func TestPlanLANNotConnected(t *testing.T) {
 	gw := testNode("lab", 200, coord.RoleGateway, true, approved("10.50.0.0/16"))
 	p := testPlan(testMap(gw), testHost("192.168.1.200/24"))
