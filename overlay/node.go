@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -184,14 +186,18 @@ func (n *Node) join(ctx context.Context) (*identity, error) {
 		return nil, err
 	}
 	if id != nil && id.joined() {
-		if id.Pin != link.Pin {
+		if id.Pin != link.Pin || id.Pin.IsZero() && id.Endpoint != link.Endpoint {
 			return nil, fault(ExitConflict,
 				"run it without the link to use that network, or choose another --state-dir for this one",
 				"this machine is already a member of another network, the one of %s", id.Endpoint)
 		}
+		if _, err := os.Stat(n.dir.file(mapFile)); errors.Is(err, fs.ErrNotExist) {
+			return n.joinAgain(ctx, id, link)
+		}
 		return n.rejoin(id)
 	}
-	if id == nil {
+	fresh := id == nil
+	if fresh {
 		id = &identity{Machine: key.NewMachine(), WireGuard: key.NewPrivate()}
 	}
 	// The keys are saved before they are sent: should the answer get lost,
@@ -200,12 +206,27 @@ func (n *Node) join(ctx context.Context) (*identity, error) {
 		return nil, err
 	}
 	if err := n.enroll(ctx, id, link); err != nil {
-		if p, ok := coord.AsProblem(err); ok && p.Kind != coord.KindUnreachable && p.Kind != coord.KindInternal {
+		if p, ok := coord.AsProblem(err); fresh && ok && p.Kind != coord.KindUnreachable && p.Kind != coord.KindInternal {
 			n.dir.forget(identityFile) // refused: these keys will never be anybody's
 		}
 		return nil, err
 	}
 	return id, nil
+}
+
+// joinAgain is the start, with a link, of a node without a map: it may have been
+// removed, and the link is then for its return. A node that still is a member
+// stays what it is, and the link keeps its use.
+func (n *Node) joinAgain(ctx context.Context, id *identity, link coord.Link) (*identity, error) {
+	next := *id
+	err := n.enroll(ctx, &next, link)
+	if p, ok := coord.AsProblem(err); ok && p.Kind == coord.KindUnreachable {
+		return n.rejoin(id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return n.rejoin(&next)
 }
 
 // rejoin is the start of a node that is a member already.
@@ -247,7 +268,7 @@ func (n *Node) enroll(ctx context.Context, id *identity, link coord.Link) error 
 	if err != nil {
 		return err
 	}
-	id.NodeID, id.Name, id.Role, id.Advertise = in.NodeID, in.Name, n.o.Role, n.o.Advertise
+	id.NodeID, id.Name, id.Role, id.Advertise = in.NodeID, in.Name, in.Role, n.o.Advertise
 	n.log.Info("joined", "name", in.Name, "addr", joinText(in.Addrs))
 	return n.dir.saveIdentity(id)
 }
@@ -289,7 +310,11 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 		}
 		return ctx.Err()
 	})
-	return g.Wait()
+	err := g.Wait()
+	if _, final := coord.AsProblem(err); final {
+		n.dir.forget(mapFile) // it is true no more; see joinAgain
+	}
+	return err
 }
 
 // keepMap saves the last map for a start without the coordinator.
