@@ -99,6 +99,8 @@ type Enrolled struct {
 // Enroll makes this machine a member. A member that calls it again stays what
 // it is, and its invite keeps its use.
 func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Enrolled, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTime) // the kernel alone would try to connect for two minutes
+	defer cancel()
 	line := c.connect()
 	defer line.close()
 	req := connect.NewRequest(&api.EnrollRequest{
