@@ -106,7 +106,8 @@ func (n *nudger) step(now time.Time) (due []key.Public, next time.Duration) {
 			// A packet for the peer may have begun one just now. A second would
 			// spoil it: the answer to the first comes to nothing then, and the
 			// peer takes no two within 20 ms.
-			if at := n.initiated(k); now.Sub(at) < yieldFor {
+			at := n.initiated(k)
+			if since := now.Sub(at); since >= 0 && since < yieldFor { // negative: the clock was set back
 				w.next = at.Add(checkAfter + n.patience(k))
 			} else {
 				due = append(due, k)

@@ -30,6 +30,7 @@ func TestNudger(t *testing.T) {
 		"the peer does not, greater key": {high, low, true, 0, 0, []time.Duration{300 * time.Millisecond, 1600 * time.Millisecond, 2900 * time.Millisecond}},
 		"a packet began one just before": {low, high, false, 5 * time.Millisecond, 0, []time.Duration{995 * time.Millisecond, 1995 * time.Millisecond}},
 		"a packet began one long before": {low, high, false, time.Second, 0, []time.Duration{0, time.Second, 2 * time.Second}},
+		"the clock was set back":         {low, high, false, -time.Hour, 0, []time.Duration{0, time.Second, 2 * time.Second}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
