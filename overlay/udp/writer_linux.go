@@ -36,13 +36,13 @@ type Writer struct {
 
 // message is one entry of sendmmsg: datagrams of size bytes each but the last.
 type message struct {
+	control [segmentSpace]byte // first: it holds a Cmsghdr, which wants its alignment
 	dst     netip.AddrPort
 	size    int
 	bytes   int
 	open    bool // another datagram may follow
 	iovs    []unix.Iovec
 	name    sockaddr
-	control [segmentSpace]byte
 }
 
 // segmentSpace holds UDP_SEGMENT's u16: a header of two ints and a size_t, and
