@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -60,17 +61,25 @@ func TestServeFails(t *testing.T) {
 }
 
 func TestSecondSignalEnds(t *testing.T) {
-	w := newWorld(t)
-	p := w.program()
-	p.serving.Store(true)
-	code := 0
-	p.exit = func(c int) { code = c }
-	signals := make(chan os.Signal, 2)
-	signals <- os.Interrupt
-	signals <- syscall.SIGTERM
-	cancelled := false
-	p.watchSignals(signals, func() { cancelled = true })
-	if !cancelled || code != overlay.ExitFailure || !strings.Contains(w.err.String(), "hint: sudo overlayd cleanup") {
-		t.Errorf("cancelled %v, code %d, printed %s", cancelled, code, &w.err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.program()
+		p.serving.Store(true)
+		codes := make(chan int, 1)
+		p.exit = func(c int) { codes <- c }
+		signals := make(chan os.Signal)
+		cancelled := 0
+		go p.watchSignals(signals, func() { cancelled++ })
+		signals <- syscall.SIGTERM
+		signals <- syscall.SIGTERM // the same wish, told to the child and to its group
+		synctest.Wait()
+		if cancelled != 1 || len(codes) > 0 || w.err.Len() > 0 {
+			t.Fatalf("a doubled signal: cancelled %d times, %d exits, printed %s", cancelled, len(codes), &w.err)
+		}
+		time.Sleep(insist)
+		signals <- os.Interrupt
+		if code := <-codes; code != overlay.ExitFailure || !strings.Contains(w.err.String(), "hint: sudo overlayd cleanup") {
+			t.Errorf("an insistent signal: code %d, printed %s", code, &w.err)
+		}
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"overlayd/overlay"
 )
@@ -21,11 +22,20 @@ func stopSignals() []os.Signal {
 	return s
 }
 
-// watchSignals cancels at the first signal and ends the process at the second.
+// insist is how long after the first signal another one means "now". Sooner it
+// is the same wish told twice: timeout(1) signals its child and then the group,
+// and a closed terminal hangs up from the kernel and from the shell.
+const insist = 500 * time.Millisecond
+
+// watchSignals cancels at the first signal and ends the process at the next
+// that comes after insist.
 func (p *program) watchSignals(signals <-chan os.Signal, cancel func()) {
 	<-signals
+	first := time.Now()
 	cancel()
-	<-signals
+	for again := false; !again; again = time.Since(first) >= insist {
+		<-signals
+	}
 	if p.serving.Load() {
 		fmt.Fprintln(p.stderr, "overlayd: stopped before the machine was put back as it was")
 		fmt.Fprintln(p.stderr, "hint: sudo overlayd cleanup")
