@@ -13,7 +13,7 @@ import (
 func health(v view, relays []underlay.RelayStatus, ownRelay bool, now time.Time) []HealthItem {
 	items := []HealthItem{}
 	if v.control.Phase == coord.PhaseLost {
-		title := fmt.Sprintf("the coordinator cannot be reached since %s", now.Sub(v.control.Since).Round(time.Second))
+		title := fmt.Sprintf("the coordinator cannot be reached for %s", now.Sub(v.control.Since).Round(time.Second))
 		if v.control.Err != nil {
 			title += ": " + v.control.Err.Error()
 		}

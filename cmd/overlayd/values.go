@@ -321,7 +321,7 @@ type number int
 func (n *number) Set(s string) error {
 	v, err := strconv.ParseUint(s, 10, 31)
 	if err != nil {
-		return fmt.Errorf("%q is not a number", s)
+		return fmt.Errorf("%q is not a whole number, 0 or more", s)
 	}
 	*n = number(v)
 	return nil
