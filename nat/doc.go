@@ -3,7 +3,8 @@
 //
 // Members of the overlay reach the LANs of the Ruleset with this machine's
 // address there, and get the answers. Nothing else passes through the tunnel,
-// and nobody on a LAN reaches a member, or this machine by its overlay address.
+// no other network of this machine reaches a member, and no LAN this machine by its
+// overlay address.
 // Packets that have nothing to do with the tunnel or the overlay pass our chains
 // untouched. The segment size of TCP is clamped in both directions, as the
 // tunnel's packets are smaller than the LAN's.
