@@ -16,6 +16,11 @@ type Ruleset struct {
 	Overlay netip.Prefix // addresses of its members
 	LANs    []LAN        // what members may reach through this machine
 	MTU     int          // of Link; 0: as the routes say
+
+	// Guest is for a machine that is no gateway and forwards for reasons of its
+	// own (Docker, a router): nothing but replies comes out of the tunnel to be
+	// forwarded, and what is forwarded into it is not ours to judge. No LANs.
+	Guest bool
 }
 
 // LAN is a network that members of the overlay reach through this machine.
@@ -54,6 +59,11 @@ func (r Ruleset) chains(randomPorts bool) []chain {
 	masquerade := "MASQUERADE"
 	if randomPorts {
 		masquerade += " --random-fully"
+	}
+	if r.Guest {
+		fwd.add("-i %s -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j ACCEPT", r.Link)
+		fwd.add("-i %s -j DROP", r.Link)
+		return []chain{fwd}
 	}
 	// Out of the tunnel, only replies go by connection tracking: a flow of a
 	// member ends when the LAN it goes to is withdrawn.
@@ -104,6 +114,9 @@ func (c chain) jumps() [2]string {
 
 // validate says what cannot be made into rules.
 func (r Ruleset) validate() error {
+	if r.Guest && len(r.LANs) > 0 {
+		return errors.New("a guest forwards to no LAN")
+	}
 	links := []string{r.Link}
 	prefixes := []netip.Prefix{r.Overlay}
 	for _, l := range r.LANs {

@@ -90,9 +90,9 @@ func PlanText(ctx context.Context, o Options) (string, error) {
 		return "", err
 	}
 	addrs := resolver{}
-	addrs.resolve(ctx, m.Relays)
+	addrs.resolve(ctx, m.Relays, true)
 	return plan(planInput{
-		Map: m, Host: host, Interface: o.Interface, RelayAddr: addrs, OwnRelay: id.Role == coord.RoleRelay,
+		Map: m, Host: host, Interface: o.Interface, RelayAddr: addrs, OwnRelay: id.Role == coord.RoleRelay, Firewall: haveIptables(),
 	}).String(), nil
 }
 

@@ -12,17 +12,19 @@ import (
 // health lists what is wrong with a node beyond what its plan says. It is pure.
 func health(v view, relays []underlay.RelayStatus, ownRelay bool, now time.Time) []HealthItem {
 	items := []HealthItem{}
-	if v.control.Phase == coord.PhaseLost {
-		title := fmt.Sprintf("the coordinator cannot be reached for %s", now.Sub(v.control.Since).Round(time.Second))
-		if v.control.Err != nil {
-			title += ": " + v.control.Err.Error()
+	cutOff := v.m != nil && v.live != nil && !ownRelay && !anyUp(relays)
+	if !v.outage.since.IsZero() {
+		title := fmt.Sprintf("the coordinator cannot be reached for %s", now.Sub(v.outage.since).Round(time.Second))
+		if v.outage.err != nil {
+			title += ": " + v.outage.err.Error()
 		}
-		items = append(items, HealthItem{
-			ID: "coordinator_unreachable", Severity: SeverityError, Title: title,
-			Fix: "tunnels go on with the last map; check that overlayd runs on the relay and its TCP port is open",
-		})
+		fix := "check that overlayd runs on the relay and its TCP port is open"
+		if !cutOff {
+			fix = "tunnels go on with the last map; " + fix
+		}
+		items = append(items, HealthItem{ID: "coordinator_unreachable", Severity: SeverityError, Title: title, Fix: fix})
 	}
-	if v.m != nil && v.live != nil && !ownRelay && !anyUp(relays) {
+	if cutOff {
 		items = append(items, HealthItem{
 			ID: "relay_unreachable", Severity: SeverityError, Title: relayTitle(relays),
 			Fix: "check that overlayd runs on the relay and that its UDP port is open there and here",

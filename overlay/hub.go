@@ -11,8 +11,10 @@ import (
 	"net/netip"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"overlayd/overlay/coord"
@@ -24,6 +26,10 @@ import (
 // DefaultOverlay is the prefix of a new network: a part of the shared address
 // space of RFC 6598, which no LAN uses and few carriers show to their customers.
 var DefaultOverlay = netip.MustParsePrefix("100.88.0.0/24")
+
+// maxConns bounds the connections to the TLS port: a node keeps one, and a
+// network has at most as many nodes as sessions with the relay, 16,384.
+const maxConns = 20_000
 
 // DefaultPort is the one port of a relay, for UDP and for TCP.
 const DefaultPort = 443
@@ -169,9 +175,29 @@ func (h *Hub) state() (*hubState, error) {
 	if found && s.public == j.Public {
 		return s, nil
 	}
+	if err := h.checkPublic(s.public); err != nil {
+		return nil, err
+	}
 	return s, h.dir.writeJSON(hubFile, hubJSON{
 		Schema: stateSchema, TLS: s.tls.Expose(), Relay: s.relay.Expose(), Public: s.public,
 	})
+}
+
+// checkPublic refuses an address that no node could reach, for it goes into
+// every invite from now on. A name of the DNS may come to be known later.
+func (h *Hub) checkPublic(endpoint string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	defer cancel()
+	_, err := lookupEndpoint(ctx, endpoint)
+	if err == nil {
+		return nil
+	}
+	if !strings.Contains(endpoint, ".") {
+		return fault(ExitUsage, "give this machine's public address, e.g. --public 203.0.113.10, or its name in the DNS",
+			"public address %s is no address, and no name that can be looked up", endpoint)
+	}
+	h.log.Warn("the public name cannot be looked up; nodes will need it", "endpoint", endpoint, "err", err)
+	return nil
 }
 
 // Run serves the network until ctx ends or the local API is asked to stop.
@@ -214,6 +240,7 @@ func (h *Hub) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return listenFault(err, "tcp", h.listen)
 	}
+	ln = netutil.LimitListener(ln, maxConns)
 	defer ln.Close()
 	h.relay, err = relay.NewServer(relay.ServerOptions{Listen: h.listen, Secret: state.relay, Log: h.log})
 	if err != nil {

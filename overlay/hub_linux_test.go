@@ -279,6 +279,7 @@ func TestRefusals(t *testing.T) {
 		says string
 	}{
 		{"no public address", hub(func(o *HubOptions) { o.Public = "" }), ExitUsage, "--public"},
+		{"a public address that is none", hub(func(o *HubOptions) { o.Public = "nonsense" }), ExitUsage, "nonsense"},
 		{"overlay on a connected network", hub(func(o *HubOptions) { o.Overlay = netip.MustParsePrefix("10.20.30.0/24") }), ExitConflict, "10.20.0.0/16"},
 		{"address outside the overlay", hub(func(o *HubOptions) { o.Address = netip.MustParseAddr("10.99.0.1") }), ExitConflict, "10.99.0.1"},
 		{"not joined", node(""), ExitNotJoined, "not joined"},

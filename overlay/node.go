@@ -58,9 +58,31 @@ type Node struct {
 type view struct {
 	m       *coord.Map
 	control coord.ControlState
+	outage  outage
 	plan    *Plan    // nil until one was made
 	failed  error    // why the plan is not wholly true
 	live    *machine // nil before the interface is up and after it is gone
+}
+
+// outage is a time without the coordinator: attempts to reach it again are part
+// of it.
+type outage struct {
+	since time.Time // zero: there is none
+	err   error     // why the last attempt failed
+}
+
+// after returns the outage once the connection is in another state.
+func (o outage) after(s coord.ControlState) outage {
+	switch s.Phase {
+	case coord.PhaseConnected:
+		return outage{}
+	case coord.PhaseLost:
+		o.err = s.Err
+		if o.since.IsZero() {
+			o.since = s.Since
+		}
+	}
+	return o
 }
 
 // New checks the options. Nothing is read or changed before Run.
@@ -194,6 +216,7 @@ func (n *Node) join(ctx context.Context) (*identity, error) {
 		if _, err := os.Stat(n.dir.file(mapFile)); errors.Is(err, fs.ErrNotExist) {
 			return n.joinAgain(ctx, id, link)
 		}
+		n.log.Info("already joined, so the link is not used", "name", id.Name, "coordinator", id.Endpoint)
 		return n.rejoin(id)
 	}
 	fresh := id == nil
@@ -238,10 +261,29 @@ func (n *Node) rejoin(id *identity) (*identity, error) {
 			"this machine joined as %s, not as %s", id.Role, n.o.Role)
 	}
 	if n.o.Advertise != nil {
+		if err := n.checkOverlaps(n.o.Advertise); err != nil {
+			return nil, err
+		}
 		id.Advertise = n.o.Advertise
 		return id, n.dir.saveIdentity(id)
 	}
 	return id, nil
+}
+
+// checkOverlaps refuses prefixes that the coordinator would refuse: those that
+// overlap the overlay, as far as it is known here.
+func (n *Node) checkOverlaps(prefixes []netip.Prefix) error {
+	m, err := n.dir.cachedMap()
+	if err != nil || m == nil {
+		return err
+	}
+	for _, p := range prefixes {
+		if p.Overlaps(m.Overlay) {
+			return fault(ExitUsage, "advertise the networks behind this gateway, e.g. 192.168.1.0/24",
+				"advertise %s: it overlaps the overlay %s", p, m.Overlay)
+		}
+	}
+	return nil
 }
 
 func verbOf(r coord.Role) string {
@@ -300,7 +342,7 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 				wake(fresh)
 			},
 			OnState: func(s coord.ControlState) {
-				n.update(func(v *view) { v.control = s })
+				n.update(func(v *view) { v.control, v.outage = s, v.outage.after(s) })
 				wake(n.changed)
 			},
 		})

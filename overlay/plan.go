@@ -23,6 +23,7 @@ type planInput struct {
 	Interface string
 	RelayAddr map[string][]netip.AddrPort // by relay ID: what its endpoint resolves to
 	OwnRelay  bool                        // this machine is the relay: it needs no session
+	Firewall  bool                        // there is an iptables
 }
 
 // Plan is what should be true on this machine. It is data: [plan] makes it,
@@ -136,6 +137,12 @@ func (p *Plan) planRoutes(in planInput) (carried map[uint32][]netip.Prefix) {
 			}
 			if !o.via.Online {
 				s.State, s.Reason = RouteOffline, o.via.Name+" is offline"
+				p.Health = append(p.Health, HealthItem{
+					ID:       "gateway_offline",
+					Severity: SeverityWarning,
+					Title:    fmt.Sprintf("%s cannot be reached: its gateway %s is offline", o.prefix, o.via.Name),
+					Fix:      "look at `overlayd status` on " + o.via.Name,
+				})
 			}
 			p.Routing.Routes = append(p.Routing.Routes, o.prefix)
 			carried[o.via.Label] = append(carried[o.via.Label], o.prefix)
@@ -277,8 +284,19 @@ func (p *Plan) planLANs(in planInput) {
 		}
 	}
 	p.Routing.Forward = len(rules.LANs) > 0
-	if p.Routing.Forward || m.Self.Role == coord.RoleGateway {
+	switch {
+	case p.Routing.Forward || m.Self.Role == coord.RoleGateway:
 		p.NAT = &rules
+	case in.Host.Forwarding && in.Firewall:
+		rules.Guest = true
+		p.NAT = &rules
+	case in.Host.Forwarding:
+		p.Health = append(p.Health, HealthItem{
+			ID:       "forwards_unfiltered",
+			Severity: SeverityWarning,
+			Title:    "this machine forwards packets, also those that other members send to its other networks",
+			Fix:      "install iptables, or turn off net.ipv4.ip_forward",
+		})
 	}
 }
 

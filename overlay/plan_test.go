@@ -85,6 +85,7 @@ func TestPlanRoutes(t *testing.T) {
 			peers:  []coord.Node{gw("lab", 200, false, lan)},
 			want:   []string{lan + " lab offline"},
 			routed: []string{lan},
+			health: []string{"gateway_offline"},
 		},
 		{
 			name: "two gateways, the lower label carries it", home: "10.0.0.5/24",
@@ -191,6 +192,23 @@ func TestPlanGatewayWithoutRoutes(t *testing.T) {
 	p := testPlan(testMap(testNode("lab", 200, coord.RoleGateway, true)), testHost("192.168.1.200/24"))
 	if p.Routing.Forward || len(p.Health) != 1 || p.Health[0].ID != "no_route_offered" {
 		t.Errorf("forward %v, health %v: want no forwarding, and a word about it", p.Routing.Forward, p.Health)
+	}
+}
+
+// TestPlanGuest: a laptop that forwards for Docker does not forward for members.
+func TestPlanGuest(t *testing.T) {
+	host := testHost("10.0.0.5/24")
+	in := planInput{Map: testMap(testNode("laptop", 11, coord.RoleMember, true)), Host: host, Interface: "ovl0", Firewall: true}
+	if p := plan(in); p.NAT != nil {
+		t.Errorf("a machine that does not forward gets rules:\n%s", p.NAT)
+	}
+	in.Host.Forwarding = true
+	if p := plan(in); p.NAT == nil || !p.NAT.Guest || p.Routing.Forward {
+		t.Errorf("NAT %v, forward %v: want a guest's rules", p.NAT, p.Routing.Forward)
+	}
+	in.Firewall = false
+	if p := plan(in); p.NAT != nil || len(p.Health) != 1 || p.Health[0].ID != "forwards_unfiltered" {
+		t.Errorf("NAT %v, health %v: want a warning", p.NAT, p.Health)
 	}
 }
 

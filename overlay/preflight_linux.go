@@ -24,7 +24,7 @@ func preflight(gateway bool) error {
 			"/dev/net/tun is missing: the kernel offers no TUN interfaces")
 	}
 	if gateway {
-		if _, err := exec.LookPath("iptables"); err != nil {
+		if !haveIptables() {
 			return fault(ExitFailure, "install it: apt install iptables", "a gateway needs iptables, which is not there")
 		}
 	}
@@ -57,4 +57,9 @@ func markedDialer() *net.Dialer {
 		})
 		return errors.Join(cerr, err)
 	}}
+}
+
+func haveIptables() bool {
+	_, err := exec.LookPath("iptables")
+	return err == nil
 }

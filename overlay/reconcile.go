@@ -72,12 +72,15 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 		n.update(func(v *view) { v.failed = err })
 		return retryApply, nil
 	}
-	unknown := r.addrs.resolve(ctx, v.m.Relays)
+	var unknown []coord.Relay
+	if n.hub == nil { // the relay's own node goes no way by the network
+		unknown = r.addrs.resolve(ctx, v.m.Relays, force)
+	}
 	for _, rel := range unknown {
 		n.log.Warn("relay's address cannot be looked up", "relay", rel.Name, "endpoint", rel.Endpoint)
 	}
 	p := plan(planInput{
-		Map: v.m, Host: host, Interface: n.o.Interface, RelayAddr: r.addrs, OwnRelay: n.hub != nil,
+		Map: v.m, Host: host, Interface: n.o.Interface, RelayAddr: r.addrs, OwnRelay: n.hub != nil, Firewall: haveIptables(),
 	})
 	first := r.live == nil
 	if first {

@@ -104,7 +104,7 @@ func TestState(t *testing.T) {
 		{"all is well", func(*snapshot) {}, StateReady, ""},
 		{"no map yet", func(s *snapshot) { s.m = nil }, StateStarting, ""},
 		{"interface not up yet", func(s *snapshot) { s.live = nil }, StateStarting, ""},
-		{"coordinator lost", func(s *snapshot) { s.control.Phase = coord.PhaseLost }, StateDegraded, "coordinator_unreachable"},
+		{"coordinator lost", func(s *snapshot) { s.outage.since = testNow.Add(-time.Minute) }, StateDegraded, "coordinator_unreachable"},
 		{"relay lost", func(s *snapshot) { s.relays[0].State = relay.Lost.String() }, StateDegraded, "relay_unreachable"},
 		{"no relay", func(s *snapshot) { s.relays = nil }, StateDegraded, "relay_unreachable"},
 		{"own relay", func(s *snapshot) { s.relays, s.ownRelay = nil, true }, StateReady, ""},
@@ -144,5 +144,21 @@ func TestStatusPeer(t *testing.T) {
 	}
 	if r := got.Relays[0]; r.RTTMS == nil || *r.RTTMS != 12.345 {
 		t.Errorf("relay %+v, want 12.345 ms", r)
+	}
+}
+
+// TestOutage: attempts to connect again do not end an outage, nor start it anew.
+func TestOutage(t *testing.T) {
+	var o outage
+	at := testNow
+	for _, p := range []coord.Phase{coord.PhaseConnecting, coord.PhaseLost, coord.PhaseConnecting, coord.PhaseLost} {
+		o = o.after(coord.ControlState{Phase: p, Since: at, Err: errors.New(at.String())})
+		at = at.Add(time.Second)
+	}
+	if first, last := testNow.Add(time.Second), testNow.Add(3*time.Second); o.since != first || o.err.Error() != last.String() {
+		t.Errorf("since %s for %v, want since %s for %s", o.since, o.err, first, last)
+	}
+	if o = o.after(coord.ControlState{Phase: coord.PhaseConnected, Since: at}); !o.since.IsZero() {
+		t.Errorf("it goes on although the coordinator is back: %v", o)
 	}
 }

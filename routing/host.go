@@ -10,6 +10,8 @@ type Host struct {
 	Links   []Link
 	Routes  []Route   // specific unicast routes of the main table
 	Default []Gateway // default routes of the main table, the preferred one first
+
+	Forwarding bool // IPv4 packets that are not for this machine are passed on
 }
 
 // Link is a network interface.

@@ -32,7 +32,7 @@ func NewKernel(o Options) (*Kernel, error) {
 	}
 	return &Kernel{
 		log:     o.Log,
-		sysctls: sysctls{journal: o.Journal, values: procSys("/proc/sys")},
+		sysctls: sysctls{journal: o.Journal, values: procSysNet},
 		links:   make(map[int]string),
 	}, nil
 }

@@ -50,6 +50,11 @@ func Look() (Host, error) {
 			h.add(r, names)
 		}
 	}
+	v, err := procSysNet.Read(forwardKey)
+	if err != nil {
+		return Host{}, fmt.Errorf("%s: %w", sysctl{key: forwardKey}.line(""), err)
+	}
+	h.Forwarding = v == "1"
 	slices.SortStableFunc(h.Default, func(a, b Gateway) int { return cmp.Compare(a.Metric, b.Metric) })
 	return h, nil
 }

@@ -10,6 +10,9 @@ import (
 // network namespace.
 type procSys string
 
+// procSysNet is where Linux has it.
+const procSysNet procSys = "/proc/sys"
+
 // Read returns the value of a key.
 func (p procSys) Read(key string) (string, error) {
 	b, err := os.ReadFile(filepath.Join(string(p), key))
