@@ -50,6 +50,12 @@ iptables -t mangle -A OVL-MSS -o ovl0 -p tcp -m tcp --tcp-flags SYN,RST SYN -j T
 iptables -t mangle -A OVL-MSS -o ovl0 -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1380
 iptables -t mangle -I FORWARD 1 -j OVL-MSS
 `},
+		{"no gateway: nothing out of the tunnel", Ruleset{Link: "ovl0", Overlay: gateway.Overlay, Guest: true}, `
+iptables -t filter -N OVL-FWD
+iptables -t filter -A OVL-FWD -i ovl0 -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j ACCEPT
+iptables -t filter -A OVL-FWD -i ovl0 -j DROP
+iptables -t filter -I FORWARD 1 -j OVL-FWD
+`},
 		{"no LAN: nothing through the tunnel", member, `
 iptables -t filter -N OVL-FWD
 iptables -t filter -A OVL-FWD -d 172.18.0.0/24 -o ovl0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
