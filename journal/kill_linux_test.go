@@ -18,6 +18,8 @@ import (
 	"overlayd/journal"
 	"overlayd/nat"
 	"overlayd/routing"
+
+	"overlayd/internal/netnstest"
 )
 
 // childEnv tells a process of this test's program to be the daemon of a state
@@ -81,7 +83,7 @@ var comments = regexp.MustCompile(`(?m)^#.*\n`)
 func picture(t *testing.T) string {
 	var b strings.Builder
 	for _, c := range []string{"ip rule", "ip route show table all", "ip link", "iptables-save", "sysctl -a -r ^net.ipv4"} {
-		b.WriteString(run(t, c))
+		b.WriteString(netnstest.Run(t, c))
 	}
 	return comments.ReplaceAllString(b.String(), "")
 }
@@ -89,16 +91,16 @@ func picture(t *testing.T) string {
 // TestKilled kills a gateway, twice, and cleans up after it.
 func TestKilled(t *testing.T) {
 	dir := t.TempDir()
-	inNetns(t, func(t *testing.T) {
+	netnstest.In(t, func(t *testing.T) {
 		for _, c := range []string{
 			"sysctl -qw net.ipv6.conf.default.addr_gen_mode=1",
 			"ip link set lo up", "ip link add eth0 type veth peer name switch",
 			"ip addr add 192.168.1.200/24 dev eth0", "ip link set eth0 up", "ip link set switch up",
 			"iptables -P FORWARD DROP", "sysctl -qw net.ipv4.conf.all.accept_redirects=0",
 		} {
-			run(t, c)
+			netnstest.Run(t, c)
 		}
-		settle(t, "eth0", "switch")
+		netnstest.Settle(t, "eth0", "switch")
 		before := picture(t)
 		for range 2 {
 			daemon := exec.Command("/proc/self/exe", "-test.run=^$")

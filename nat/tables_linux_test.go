@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"overlayd/internal/netnstest"
 )
 
 // backends are the programs to try, so far as they are installed.
@@ -26,11 +28,11 @@ func eachBackend(t *testing.T, f func(t *testing.T, ipt string)) {
 		}
 		found++
 		t.Run(ipt[strings.LastIndex(ipt, "-")+1:], func(t *testing.T) {
-			inNetns(t, func(t *testing.T) {
+			netnstest.In(t, func(t *testing.T) {
 				if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, ""); err != nil {
 					t.Error(err)
 				}
-				run(t, "ip link add eth0 type veth peer name switch")
+				netnstest.Run(t, "ip link add eth0 type veth peer name switch")
 				f(t, ipt)
 			})
 		})
@@ -48,9 +50,9 @@ var (
 // picture is the whole firewall, by iptables' word and by nftables'. Listing
 // with iptables-legacy would make its tables; saving does not.
 func picture(t *testing.T, ipt string) string {
-	out := run(t, ipt+"-save")
+	out := netnstest.Run(t, ipt+"-save")
 	if nft, err := exec.LookPath("nft"); err == nil && strings.HasSuffix(ipt, "nft") {
-		out += "# nft\n" + run(t, nft+" -s list ruleset")
+		out += "# nft\n" + netnstest.Run(t, nft+" -s list ruleset")
 	}
 	return counters.ReplaceAllString(comments.ReplaceAllString(out, ""), "[0:0]")
 }
@@ -103,12 +105,12 @@ func TestApplyAndClear(t *testing.T) {
 		t.Run(host.name, func(t *testing.T) {
 			eachBackend(t, func(t *testing.T, ipt string) {
 				for _, args := range host.setup {
-					run(t, ipt+" "+args)
+					netnstest.Run(t, ipt+" "+args)
 				}
 				legacy := strings.HasSuffix(ipt, "legacy")
 				if legacy { // its tables stay once they are used, see doc.go
 					for _, table := range []string{"filter", "nat", "mangle"} {
-						run(t, ipt+" -t "+table+" -S")
+						netnstest.Run(t, ipt+" -t "+table+" -S")
 					}
 				}
 				before := picture(t, ipt)
@@ -157,12 +159,12 @@ func TestOthersMeanwhile(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			eachBackend(t, func(t *testing.T, ipt string) {
-				run(t, ipt+" -P FORWARD DROP")
+				netnstest.Run(t, ipt+" -P FORWARD DROP")
 				j := &memory{}
 				tables := newTables(t, ipt, j)
 				apply(t, tables, gateway)
 				for _, a := range tt.acts {
-					run(t, ipt+" "+a)
+					netnstest.Run(t, ipt+" "+a)
 				}
 				apply(t, tables, gateway)
 				have, err := tables.read(t.Context())

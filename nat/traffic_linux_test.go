@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"overlayd/internal/netnstest"
 )
 
 // in runs f with the calling thread in the named namespace. Sockets that f opens
@@ -86,7 +88,7 @@ func TestTraffic(t *testing.T) {
 			"ip -n member route add 10.66.0.0/24 via 172.18.0.200",
 			"sysctl -qw net.ipv4.ip_forward=1",
 		} {
-			run(t, c)
+			netnstest.Run(t, c)
 		}
 		if t.Failed() {
 			return
@@ -133,7 +135,7 @@ func TestTraffic(t *testing.T) {
 			{"LAN to this machine", "host", "192.168.1.200", atGateway, "192.168.1.201 fits false"},
 		}
 		for _, policy := range []string{"DROP", "ACCEPT"} { // with ACCEPT, only our own rules keep anything out
-			run(t, ipt+" -P FORWARD "+policy)
+			netnstest.Run(t, ipt+" -P FORWARD "+policy)
 			for _, tt := range trials {
 				tt.name = policy + ": " + tt.name
 				try(tt)

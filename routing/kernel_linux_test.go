@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"overlayd/internal/netnstest"
 )
 
 // machine makes a small host: a LAN, a default route, an own rule and a sysctl
@@ -27,19 +29,19 @@ func machine(t *testing.T) {
 		"ip route add 10.99.0.0/16 dev eth0 table 99",
 		"sysctl -qw net.ipv4.conf.all.accept_redirects=0 net.ipv4.conf.eth0.rp_filter=1",
 	} {
-		run(t, c)
+		netnstest.Run(t, c)
 	}
-	settle(t, "eth0", "switch")
+	netnstest.Settle(t, "eth0", "switch")
 }
 
 // tun makes a tunnel interface, as the process that runs the tunnel does.
-func tun(t *testing.T) { run(t, "ip tuntap add dev ovl0 mode tun") }
+func tun(t *testing.T) { netnstest.Run(t, "ip tuntap add dev ovl0 mode tun") }
 
 // picture is all that must be as it was.
 func picture(t *testing.T) string {
 	var b strings.Builder
 	for _, c := range []string{"ip -d rule", "ip -d -6 rule", "ip route show table all", "ip link", "ip -4 addr", "sysctl -a -r ^net.ipv[46].(conf|ip_forward)"} {
-		fmt.Fprintf(&b, "# %s\n%s", c, run(t, c))
+		fmt.Fprintf(&b, "# %s\n%s", c, netnstest.Run(t, c))
 	}
 	return b.String()
 }
@@ -69,30 +71,30 @@ func TestApplyAndClear(t *testing.T) {
 			if err := k.Clear(t.Context(), "ovl0"); err != nil {
 				t.Error(err)
 			}
-			if left := run(t, "ip route show table 7350") + run(t, "ip -4 addr show dev ovl0"); left != "" {
+			if left := netnstest.Run(t, "ip route show table 7350") + netnstest.Run(t, "ip -4 addr show dev ovl0"); left != "" {
 				t.Errorf("left: %s", left)
 			}
-			run(t, "ip link del ovl0")
+			netnstest.Run(t, "ip link del ovl0")
 		}},
 		{"link first", gateway, func(t *testing.T, j Journal, k *Kernel) {
-			run(t, "ip link del ovl0")
+			netnstest.Run(t, "ip link del ovl0")
 			if err := k.Clear(t.Context(), "ovl0"); err != nil {
 				t.Error(err)
 			}
 		}},
 		{"killed, then cleanup", gateway, func(t *testing.T, j Journal, k *Kernel) {
-			run(t, "ip link del ovl0")
+			netnstest.Run(t, "ip link del ovl0")
 			if err := newKernel(t, j).Clear(t.Context(), "ovl0"); err != nil {
 				t.Error(err)
 			}
 		}},
 		{"killed, restarted, killed, cleanup twice", gateway, func(t *testing.T, j Journal, k *Kernel) {
-			run(t, "ip link del ovl0")
+			netnstest.Run(t, "ip link del ovl0")
 			tun(t)
 			if err := newKernel(t, j).Apply(t.Context(), gateway); err != nil {
 				t.Error(err)
 			}
-			run(t, "ip link del ovl0")
+			netnstest.Run(t, "ip link del ovl0")
 			for range 2 {
 				if err := newKernel(t, j).Clear(t.Context(), "ovl0"); err != nil {
 					t.Error(err)
@@ -100,14 +102,14 @@ func TestApplyAndClear(t *testing.T) {
 			}
 		}},
 		{"both families", both, func(t *testing.T, j Journal, k *Kernel) {
-			run(t, "ip link del ovl0")
+			netnstest.Run(t, "ip link del ovl0")
 			if err := newKernel(t, j).Clear(t.Context(), "ovl0"); err != nil {
 				t.Error(err)
 			}
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			inNetns(t, func(t *testing.T) {
+			netnstest.In(t, func(t *testing.T) {
 				machine(t)
 				before := picture(t)
 				tun(t)
@@ -127,11 +129,11 @@ func TestApplyAndClear(t *testing.T) {
 						t.Errorf("no %q in\n%.3000s", want, applied)
 					}
 				}
-				ours := run(t, "ip rule") + run(t, "ip -6 rule") + run(t, "ip route show table 7350")
+				ours := netnstest.Run(t, "ip rule") + netnstest.Run(t, "ip -6 rule") + netnstest.Run(t, "ip route show table 7350")
 				if err := k.Apply(t.Context(), tt.state); err != nil {
 					t.Error(err)
 				}
-				if diff := cmp.Diff(ours, run(t, "ip rule")+run(t, "ip -6 rule")+run(t, "ip route show table 7350")); diff != "" {
+				if diff := cmp.Diff(ours, netnstest.Run(t, "ip rule")+netnstest.Run(t, "ip -6 rule")+netnstest.Run(t, "ip route show table 7350")); diff != "" {
 					t.Errorf("applied again: %s", diff)
 				}
 				tt.end(t, j, k)
@@ -146,7 +148,7 @@ func TestApplyAndClear(t *testing.T) {
 // TestWhoWins asks the kernel for the way of packets: ours and others', to
 // networks of this machine and behind the tunnel.
 func TestWhoWins(t *testing.T) {
-	inNetns(t, func(t *testing.T) {
+	netnstest.In(t, func(t *testing.T) {
 		machine(t)
 		tun(t)
 		if err := newKernel(t, &memory{}).Apply(t.Context(), gateway); err != nil {
@@ -162,7 +164,7 @@ func TestWhoWins(t *testing.T) {
 			{"172.18.0.11 mark 0x1", "eth0"}, // another's rule before ours
 			{"172.18.0.11 mark 0x2", "ovl0"},
 		} {
-			if got := run(t, "ip route get "+tt.to); !strings.Contains(got, "dev "+tt.dev+" ") {
+			if got := netnstest.Run(t, "ip route get "+tt.to); !strings.Contains(got, "dev "+tt.dev+" ") {
 				t.Errorf("to %s: %s", tt.to, got)
 			}
 		}
@@ -182,23 +184,23 @@ func TestRepair(t *testing.T) {
 		{"address added", "ip addr add 10.3.3.3/24 dev ovl0"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			inNetns(t, func(t *testing.T) {
+			netnstest.In(t, func(t *testing.T) {
 				machine(t)
 				tun(t)
 				k := newKernel(t, &memory{})
 				if err := k.Apply(t.Context(), gateway); err != nil {
 					t.Error(err)
 				}
-				want := run(t, "ip rule") + run(t, "ip route show table 7350") + run(t, "ip -4 addr show dev ovl0")
-				run(t, tt.harm)
+				want := netnstest.Run(t, "ip rule") + netnstest.Run(t, "ip route show table 7350") + netnstest.Run(t, "ip -4 addr show dev ovl0")
+				netnstest.Run(t, tt.harm)
 				if err := k.Apply(t.Context(), gateway); err != nil {
 					t.Error(err)
 				}
-				got := run(t, "ip rule") + run(t, "ip route show table 7350") + run(t, "ip -4 addr show dev ovl0")
+				got := netnstest.Run(t, "ip rule") + netnstest.Run(t, "ip route show table 7350") + netnstest.Run(t, "ip -4 addr show dev ovl0")
 				if diff := cmp.Diff(want, got); diff != "" {
 					t.Error(diff)
 				}
-				if v := strings.TrimSpace(run(t, "sysctl -n net.ipv4.ip_forward")); v != "1" {
+				if v := strings.TrimSpace(netnstest.Run(t, "sysctl -n net.ipv4.ip_forward")); v != "1" {
 					t.Errorf("ip_forward is %s", v)
 				}
 			})
@@ -207,8 +209,8 @@ func TestRepair(t *testing.T) {
 }
 
 func TestWithoutIPv6(t *testing.T) {
-	inNetns(t, func(t *testing.T) {
-		run(t, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")
+	netnstest.In(t, func(t *testing.T) {
+		netnstest.Run(t, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")
 		machine(t)
 		before := picture(t)
 		tun(t)
@@ -219,7 +221,7 @@ func TestWithoutIPv6(t *testing.T) {
 		if err := k.Clear(t.Context(), "ovl0"); err != nil {
 			t.Error(err)
 		}
-		run(t, "ip link del ovl0")
+		netnstest.Run(t, "ip link del ovl0")
 		if diff := cmp.Diff(before, picture(t)); diff != "" {
 			t.Error(diff)
 		}
@@ -229,7 +231,7 @@ func TestWithoutIPv6(t *testing.T) {
 // TestReadOnlySysctls is a container: a gateway cannot work there and says why, a
 // laptop can.
 func TestReadOnlySysctls(t *testing.T) {
-	inNetns(t, func(t *testing.T) {
+	netnstest.In(t, func(t *testing.T) {
 		machine(t)
 		tun(t)
 		for _, err := range []error{
@@ -260,7 +262,7 @@ func TestReadOnlySysctls(t *testing.T) {
 }
 
 func TestApplyErrors(t *testing.T) {
-	inNetns(t, func(t *testing.T) {
+	netnstest.In(t, func(t *testing.T) {
 		k := newKernel(t, &memory{})
 		if err := k.Apply(t.Context(), laptop); err == nil || !strings.Contains(err.Error(), "link ovl0") {
 			t.Errorf("no link: %v", err)
@@ -275,17 +277,17 @@ func TestApplyErrors(t *testing.T) {
 		if err := k.Clear(t.Context(), "eth0"); err != nil { // a wrong name harms nothing
 			t.Error(err)
 		}
-		if !strings.Contains(run(t, "ip addr show dev eth0"), "192.168.1.50/24") {
+		if !strings.Contains(netnstest.Run(t, "ip addr show dev eth0"), "192.168.1.50/24") {
 			t.Error("eth0 lost its address")
 		}
 	})
 }
 
 func TestLook(t *testing.T) {
-	inNetns(t, func(t *testing.T) {
+	netnstest.In(t, func(t *testing.T) {
 		machine(t)
-		run(t, "ip link set eth0 mtu 1400")
-		run(t, "ip route add 10.50.0.0/16 via 192.168.1.2")
+		netnstest.Run(t, "ip link set eth0 mtu 1400")
+		netnstest.Run(t, "ip route add 10.50.0.0/16 via 192.168.1.2")
 		h, err := Look()
 		if err != nil {
 			t.Fatal(err)
@@ -312,10 +314,10 @@ func TestLook(t *testing.T) {
 // TestNamespacesApart keeps one journal for two namespaces, as if a state
 // directory were carried over: each has its own values.
 func TestNamespacesApart(t *testing.T) {
-	inNetns(t, func(t *testing.T) {
+	netnstest.In(t, func(t *testing.T) {
 		machine(t)
 		before := picture(t)
-		inNetns(t, func(t *testing.T) {
+		netnstest.In(t, func(t *testing.T) {
 			machine(t)
 			tun(t)
 			if err := newKernel(t, &memory{}).Apply(t.Context(), gateway); err != nil {
@@ -332,10 +334,10 @@ func TestNamespacesApart(t *testing.T) {
 // the tunnel: what it sends still comes in, though answers to others there would
 // go elsewhere.
 func TestRelayBehindRoute(t *testing.T) {
-	inNetns(t, func(t *testing.T) {
+	netnstest.In(t, func(t *testing.T) {
 		machine(t) // checks strictly on eth0
 		tun(t)
-		mode := func() string { return strings.TrimSpace(run(t, "sysctl -n net.ipv4.conf.eth0.rp_filter")) }
+		mode := func() string { return strings.TrimSpace(netnstest.Run(t, "sysctl -n net.ipv4.conf.eth0.rp_filter")) }
 		k := newKernel(t, &memory{})
 		s := laptop
 		s.Routes = prefixes("203.0.113.0/24")

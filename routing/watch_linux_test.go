@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"overlayd/internal/netnstest"
 )
 
 func TestWatch(t *testing.T) {
@@ -16,7 +18,7 @@ func TestWatch(t *testing.T) {
 		{"rule", "ip rule add pref 77 lookup main"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			inNetns(t, func(t *testing.T) {
+			netnstest.In(t, func(t *testing.T) {
 				defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 				machine(t)
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -34,7 +36,7 @@ func TestWatch(t *testing.T) {
 						cancel()
 					})
 				}()
-				run(t, tt.act)
+				netnstest.Run(t, tt.act)
 				if err := <-done; err != nil || heard != 1 {
 					t.Errorf("heard %d, %v", heard, err)
 				}

@@ -1,4 +1,4 @@
-package journal_test
+package netnstest
 
 import (
 	"os"
@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inNetns runs a test in a network and mount namespace of its own, which has no
+// In runs a test in a network and mount namespace of its own, which has no
 // name and ends with the thread, whatever happens to the test.
-func inNetns(t *testing.T, f func(t *testing.T)) {
+func In(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") == "true" {
@@ -37,8 +37,8 @@ func inNetns(t *testing.T, f func(t *testing.T)) {
 	<-done
 }
 
-// run runs a command, given as words, in the calling thread's namespace.
-func run(t *testing.T, command string) string {
+// Run runs a command, given as words, in the calling thread's namespace.
+func Run(t *testing.T, command string) string {
 	t.Helper()
 	words := strings.Fields(command)
 	out, err := exec.Command(words[0], words[1:]...).CombinedOutput()
@@ -48,16 +48,16 @@ func run(t *testing.T, command string) string {
 	return string(out)
 }
 
-// settle waits until the links carry packets and have the routes that the kernel
+// Settle waits until the links carry packets and have the routes that the kernel
 // adds by itself, a moment after they came up.
-func settle(t *testing.T, links ...string) {
+func Settle(t *testing.T, links ...string) {
 	t.Helper()
 	for range 2000 {
 		ready := true
-		off := strings.TrimSpace(run(t, "sysctl -n net.ipv6.conf.all.disable_ipv6")) == "1"
+		off := strings.TrimSpace(Run(t, "sysctl -n net.ipv6.conf.all.disable_ipv6")) == "1"
 		for _, l := range links {
-			ready = ready && strings.Contains(run(t, "ip link show dev "+l), "state UP") &&
-				(off || run(t, "ip -6 route show table local dev "+l) != "")
+			ready = ready && strings.Contains(Run(t, "ip link show dev "+l), "state UP") &&
+				(off || Run(t, "ip -6 route show table local dev "+l) != "")
 		}
 		if ready {
 			return

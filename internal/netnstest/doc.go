@@ -1,0 +1,3 @@
+// Package netnstest lets a test change a kernel's network without changing this
+// machine's.
+package netnstest
