@@ -45,6 +45,7 @@ func (p *program) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:               "overlayd",
 		Long:              story + verbs,
+		Version:           build().Version,     // gives it --version
 		Args:              cobra.ArbitraryArgs, // so that unknown verbs reach RunE
 		SilenceErrors:     true,
 		SilenceUsage:      true,
