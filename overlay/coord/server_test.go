@@ -22,28 +22,21 @@ import (
 func TestOneTimeInvite(t *testing.T) {
 	n := newNetwork(t)
 	link := n.invite(Invite{})
-	const machines, workers = 1000, 20
-	nodes := make(chan *node, machines)
-	for range machines {
-		nodes <- n.stranger()
-	}
-	close(nodes)
 	var (
 		wg       sync.WaitGroup
 		mu       sync.Mutex
 		admitted []string
 	)
-	for range workers {
+	for range 1000 {
+		nd := n.stranger()
 		wg.Go(func() {
-			for nd := range nodes {
-				err := nd.enroll(link, "n")
-				mu.Lock()
-				if err == nil {
-					admitted = append(admitted, nd.NodeID)
-				} else {
-					wantKind(t, err, KindDenied, "used up")
-				}
-				mu.Unlock()
+			err := nd.enroll(link, "n")
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				admitted = append(admitted, nd.NodeID)
+			} else {
+				wantKind(t, err, KindDenied, "used up")
 			}
 		})
 	}
