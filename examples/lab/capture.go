@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -48,9 +50,26 @@ func (m *Machine) Capture(ctx context.Context, link, filter string) (*Capture, e
 	return &Capture{File: file, process: p}, nil
 }
 
+// progress is what tcpdump says when it is asked with SIGUSR1.
+var progress = regexp.MustCompile(`(\d+) packets? captured, (\d+) packets? received by filter`)
+
 // Stop ends the capture; the file is complete afterwards. It fails when the
 // kernel dropped packets, as then the file proves nothing.
 func (c *Capture) Stop() error {
+	// On a busy machine tcpdump lags behind, and an interrupt would end it there.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	err := Until(ctx, func(context.Context) error {
+		c.process.Signal(syscall.SIGUSR1)
+		said := progress.FindAllStringSubmatch(c.process.Tail(), -1)
+		if len(said) == 0 || said[len(said)-1][1] != said[len(said)-1][2] {
+			return fmt.Errorf("tcpdump lags behind: %s", c.process.Tail())
+		}
+		return nil
+	})
+	if err != nil {
+		return errors.Join(fmt.Errorf("capture: %w", err), c.process.Stop())
+	}
 	if err := c.process.Interrupt(); err != nil {
 		return fmt.Errorf("capture: %w: %s", err, c.process.Tail())
 	}

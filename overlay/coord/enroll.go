@@ -131,4 +131,4 @@ func (s *snapshot) advertise(id string, ps []netip.Prefix) ([]Record, error) {
 }
 
 // errNotMember ends a node's Follow for good.
-var errNotMember = problem(KindDenied, "ask for a new invite, and start it with the new link", "this machine is not a member of the network, or was removed from it")
+var errNotMember = problem(KindDenied, "ask for a new invite, and join again with its link", "this machine is not a member of the network, or was removed from it")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -245,7 +246,7 @@ func (f *following) await(what string, right func(*Map) bool) *Map {
 		case <-f.done:
 			f.t.Fatalf("follow ended (%v) while waiting for: %s", f.err, what)
 		case <-timeout:
-			f.t.Fatalf("no map came with: %s; the last is %+v", what, m)
+			f.t.Fatalf("no map came with: %s; the last is %.2000s", what, fmt.Sprintf("%+v", m))
 		}
 	}
 }

@@ -51,7 +51,7 @@ func TestOneTimeInvite(t *testing.T) {
 // counts what one node's change costs.
 func TestFiveHundred(t *testing.T) {
 	count := 500
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		count = 50
 	}
 	n := newNetwork(t)
