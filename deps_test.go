@@ -27,6 +27,7 @@ var reaches = map[string][]string{
 	"overlayd/overlay/coord":           {"overlay/key", "overlay/coord/api"},
 	"overlayd/overlay/coord/storetest": {"overlay/key", "overlay/coord", "overlay/coord/api"},
 	"overlayd/overlay/local":           {},
+	"overlayd/overlay/netsim":          {},
 	"overlayd/overlay/relay":           {"overlay/key", "overlay/udp"},
 	"overlayd/overlay/underlay":        {"overlay/key", "overlay/udp", "overlay/relay"},
 	"overlayd/overlay/tunnel":          {"overlay/key"},
