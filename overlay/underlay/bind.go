@@ -24,6 +24,10 @@ type Options struct {
 	Port uint16       // UDP port; 0: any
 	Mark uint32       // SO_MARK of the sockets; 0: none
 
+	// Key is this node's WireGuard key, which also seals what peers tell each
+	// other about direct paths. The zero value: no direct paths.
+	Key key.Private
+
 	// Own is set on a relay's machine: peers are reached through it. No socket
 	// is opened then, unless Port asks for one. The Bind closes it at the end.
 	Own *relay.Port
@@ -32,17 +36,23 @@ type Options struct {
 	OwnID string
 }
 
-// Bind is WireGuard's conn.Bind over relays.
+// Bind is WireGuard's conn.Bind: by the relays, and directly where that works.
 type Bind struct {
-	o     Options // set by New, then read-only
-	log   *slog.Logger
-	poke  chan struct{} // makes Run look; holds one token, never closed
-	count counters
+	o      Options // set by New, then read-only
+	direct bool    // direct paths are looked for
+	log    *slog.Logger
+	poke   chan struct{} // makes Run look; holds one token, never closed
+	count  counters
+	limit  *limiter // of peer probes, by source
 
 	table atomic.Pointer[table] // what receiving looks up; never nil
 	lines atomic.Pointer[lines] // the open sockets; never nil
+	homes homes                 // where peers were found
 
+	// The locks are taken in this order: mu, a peer's, a leg's or that of homes.
 	mu      sync.Mutex // guards the rest
+	local   Local
+	here    *locality // follows from local, the port and the relays; never nil
 	open    bool
 	ended   bool   // Own is closed
 	port    uint16 // the last one, tried again when reopened: NATs remember it
@@ -71,6 +81,9 @@ func New(o Options) *Bind {
 		peers:   map[key.Public]*peer{},
 		configs: map[key.Public]Peer{},
 		retired: map[key.Public]weak.Pointer[peer]{},
+		direct:  o.Own == nil && !o.Key.Equal(key.Private{}),
+		limit:   newLimiter(),
+		here:    &locality{},
 	}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
@@ -113,6 +126,7 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		}
 	}
 	b.open = true
+	b.locate()
 	b.rebuild()
 	b.wake()
 	return fns, b.port, nil
@@ -200,6 +214,9 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 		return conn.ErrWrongEndpointType
 	}
 	w := p.way.Load()
+	if !p.talks.Load() {
+		b.talk(p)
+	}
 	if w.carrier == nil {
 		b.hold(p, bufs)
 		return nil
@@ -230,7 +247,7 @@ func (b *Bind) SetPeers(peers []Peer) {
 	}
 	for k, p := range b.peers {
 		if _, stays := configs[k]; !stays {
-			p.way.Store(&way{reason: reasonUnknownPeer})
+			b.retire(p)
 			delete(b.peers, k)
 			b.retired[k] = weak.Make(p)
 		}
@@ -303,7 +320,7 @@ func (b *Bind) rebuild() {
 	now := time.Now()
 	for k, c := range b.configs {
 		p := b.peers[k]
-		p.way.Store(choose(c, relays))
+		b.arrange(now, p, c, choose(c, relays), ls)
 		b.count.add(dropUnsent, p.flush(now))
 	}
 }
@@ -316,13 +333,14 @@ func (b *Bind) wake() {
 	}
 }
 
-// Kick makes every session prove itself now: the network has changed, or
+// Kick makes every session and direct path prove itself now: the network has changed, or
 // something else went silent.
 func (b *Bind) Kick() {
 	now := time.Now()
 	for _, l := range b.snapshot() {
 		l.kick(now)
 	}
+	b.kickPeers(now)
 	b.wake()
 }
 
@@ -398,6 +416,10 @@ func (b *Bind) tick(now time.Time) time.Time {
 	}
 	if down {
 		b.expireHeld(now)
+	}
+	if b.direct {
+		b.relocate()
+		next = earlier(next, b.drivePeers(now, next))
 	}
 	return next
 }

@@ -6,10 +6,14 @@ import "sync/atomic"
 type event int
 
 const (
-	dropUnknownSource event = iota // from an address that is no relay of ours
+	dropUnknownSource event = iota // from an address that is no relay of ours, nor a peer's
 	dropUnknownLabel               // from a peer that is not in the map
 	dropMalformed                  // too short, or of no known type
-	dropProbe                      // a peer probe
+	dropProbe                      // a peer probe, where no direct paths are looked for
+	dropProbeLimit                 // a peer probe of a source that sends too many
+	dropProbeForged                // a peer probe that does not open
+	dropProbeStale                 // a peer probe that came before, or answers nothing
+	dropDirectLabel                // from a peer's own address, with a label
 	dropHeld                       // older than what is held while no relay is reachable
 	dropUnsent                     // the kernel did not take it
 	events
@@ -21,6 +25,10 @@ var eventNames = [events]string{
 	dropUnknownLabel:  "drop_unknown_label",
 	dropMalformed:     "drop_malformed",
 	dropProbe:         "drop_probe",
+	dropProbeLimit:    "drop_probe_limit",
+	dropProbeForged:   "drop_probe_forged",
+	dropProbeStale:    "drop_probe_stale",
+	dropDirectLabel:   "drop_direct_label",
 	dropHeld:          "drop_held",
 	dropUnsent:        "drop_unsent",
 }

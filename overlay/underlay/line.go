@@ -40,6 +40,19 @@ func (l *line) release(w *udp.Writer) {
 	}
 }
 
+// send sends a batch to one address and returns how many the kernel did not take.
+func (l *line) send(dst netip.AddrPort, bufs [][]byte) (dropped int) {
+	w := l.writer()
+	for rest := bufs; len(rest) > 0; {
+		n := run(rest)
+		w.Add(dst, len(rest[0]), rest[:n]...)
+		rest = rest[n:]
+	}
+	dropped = w.Flush()
+	l.release(w)
+	return dropped
+}
+
 // lines are the open sockets. The zero value is none.
 type lines struct {
 	v4, v6 *line // nil: the machine lacks the family
@@ -137,17 +150,10 @@ type udpCarrier struct {
 
 func (c *udpCarrier) send(label relay.Label, bufs [][]byte) (dropped int) {
 	c.leg.note(sentMark)
-	w := c.line.writer()
 	for _, p := range bufs {
 		stamp(p, label)
 	}
-	for rest := bufs; len(rest) > 0; {
-		n := run(rest)
-		w.Add(c.dst, len(rest[0]), rest[:n]...)
-		rest = rest[n:]
-	}
-	dropped = w.Flush()
-	c.line.release(w)
+	dropped = c.line.send(c.dst, bufs)
 	for _, p := range bufs {
 		stamp(p, 0) // WireGuard may send the same buffer again
 	}
@@ -177,6 +183,30 @@ func stamp(p []byte, label relay.Label) {
 // labelOf is the reverse of stamp.
 func labelOf(p []byte) relay.Label {
 	return relay.Label(p[1]) | relay.Label(p[2])<<8 | relay.Label(p[3])<<16
+}
+
+// directCarrier goes to an address of the peer's own, as plain WireGuard.
+type directCarrier struct {
+	line  *line
+	dst   netip.AddrPort
+	tally *tally
+}
+
+func (c *directCarrier) send(_ relay.Label, bufs [][]byte) (dropped int) {
+	c.tally.sent.Add(uint64(len(bufs)))
+	return c.line.send(c.dst, bufs)
+}
+
+// doubleCarrier goes both ways. What arrives twice, WireGuard drops.
+type doubleCarrier struct {
+	relayed carrier
+	direct  *directCarrier
+}
+
+func (c *doubleCarrier) send(label relay.Label, bufs [][]byte) (dropped int) {
+	dropped = c.relayed.send(label, bufs)
+	c.direct.send(label, bufs) // only a trial: what it loses is not lost
+	return dropped
 }
 
 // portCarrier hands over to the relay in the same process.

@@ -18,6 +18,10 @@ type Peer struct {
 	Key   key.Public
 	Label relay.Label
 	Relay string // ID of the relay it is reached through; "" or unknown: the first
+
+	// AtRelay says that the peer is the relay's own machine: the way to it by the
+	// relay is direct already.
+	AtRelay bool
 }
 
 // Endpoint returns the string that names a peer to ParseEndpoint.
@@ -31,10 +35,17 @@ type peer struct {
 	addr netip.Addr // stands for the peer wherever WireGuard wants an address
 	raw  []byte     // addr's bytes
 
-	way atomic.Pointer[way] // never nil
+	way    atomic.Pointer[way] // never nil
+	talks  atomic.Bool         // data was sent since the finder's last turn
+	asleep atomic.Bool         // the finder waits for data to be sent
 
-	mu   sync.Mutex // guards held
-	held held
+	mu      sync.Mutex // guards the rest
+	held    held
+	relayed *way    // by the relay, whatever else there is
+	finder  *finder // nil: no direct paths are looked for
+	seal    *seal   // made when first needed; nil: none can be made, or not yet
+	next    time.Time
+	proofs  int // of the finder, as last published
 }
 
 var _ conn.Endpoint = (*peer)(nil)
@@ -44,7 +55,8 @@ func newPeer(k key.Public) *peer {
 	addr := [16]byte{0xfd, 'o', 'v', 'l'} // a unique local address (RFC 4193) that no packet carries
 	copy(addr[4:], sum[:])
 	p := &peer{key: k, name: Endpoint(k), addr: netip.AddrFrom16(addr), raw: addr[:]}
-	p.way.Store(&way{reason: reasonUnknownPeer})
+	p.relayed = &way{reason: reasonUnknownPeer}
+	p.way.Store(p.relayed)
 	return p
 }
 

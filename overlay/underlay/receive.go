@@ -60,43 +60,95 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 // uses a slot only for what is WireGuard's.
 func (r *receiver) fill(bufs [][]byte, sizes []int, eps []conn.Endpoint) (n int) {
 	t := r.b.table.Load()
+	homes := r.b.homes.load()
 	for ; len(r.trains) > 0; r.trains = r.trains[1:] {
 		train := &r.trains[0]
-		l := t.legs[train.Src]
-		if l == nil {
+		if l := t.legs[train.Src]; l != nil {
+			n = r.fillRelayed(train, l, t, bufs, sizes, eps, n)
+		} else if h := homes[train.Src]; h.peer != nil || r.b.direct {
+			n = r.fillDirect(train, h, t, bufs, sizes, eps, n)
+		} else {
 			r.b.count.add(dropUnknownSource, (len(train.Buf)+train.Size-1)/train.Size)
 			continue
 		}
-		l.note(heardMark)
-		var last relay.Label
-		var to *peer // whom last belongs to
-		for len(train.Buf) > 0 {
-			if n == len(bufs) {
-				return n
+		if len(train.Buf) > 0 {
+			return n
+		}
+	}
+	return n
+}
+
+// cut takes the first datagram off a train.
+func cut(t *udp.Train) []byte {
+	p := t.Buf[:min(t.Size, len(t.Buf))]
+	t.Buf = t.Buf[len(p):]
+	return p
+}
+
+// fillRelayed takes a train of a relay's, of which n slots are filled already.
+func (r *receiver) fillRelayed(train *udp.Train, l *leg, t *table, bufs [][]byte, sizes []int, eps []conn.Endpoint, n int) int {
+	l.note(heardMark)
+	var last relay.Label
+	var to *peer // whom last belongs to
+	for len(train.Buf) > 0 && n < len(bufs) {
+		p := cut(train)
+		kind := classify(p)
+		if kind == toWireGuard || kind == toProbes && r.b.direct {
+			if label := labelOf(p); to == nil || label != last {
+				last, to = label, t.peers[label]
 			}
-			p := train.Buf[:min(train.Size, len(train.Buf))]
-			train.Buf = train.Buf[len(p):]
-			switch classify(p) {
-			case toWireGuard:
-				if label := labelOf(p); to == nil || label != last {
-					last, to = label, t.peers[label]
-				}
-				if to == nil {
-					r.b.count.add(dropUnknownLabel, 1)
-					continue
-				}
-				sizes[n] = copy(bufs[n], p)
-				stamp(bufs[n], 0)
-				eps[n] = to
-				n++
-			case toSession:
-				r.control(l, train.Src, p)
-			case toProbes:
-				r.b.count.add(dropProbe, 1)
-			default:
-				r.b.count.add(dropMalformed, 1)
+			if to == nil {
+				r.b.count.add(dropUnknownLabel, 1)
+				continue
 			}
 		}
+		switch {
+		case kind == toWireGuard:
+			sizes[n] = copy(bufs[n], p)
+			stamp(bufs[n], 0)
+			eps[n] = to
+			n++
+		case kind == toSession:
+			r.control(l, train.Src, p)
+		case kind == toProbes && r.b.direct:
+			r.b.probed(to, netip.AddrPort{}, p)
+		case kind == toProbes:
+			r.b.count.add(dropProbe, 1)
+		default:
+			r.b.count.add(dropMalformed, 1)
+		}
+	}
+	return n
+}
+
+// fillDirect takes a train that came from no relay: WireGuard's datagrams only
+// if the address is a peer's, whose address h is.
+func (r *receiver) fillDirect(train *udp.Train, h home, t *table, bufs [][]byte, sizes []int, eps []conn.Endpoint, n int) int {
+	before := n
+	for len(train.Buf) > 0 && n < len(bufs) {
+		p := cut(train)
+		kind := classify(p)
+		switch {
+		case kind == toProbes && r.b.direct:
+			if to := t.peers[labelOf(p)]; to != nil {
+				r.b.probed(to, train.Src, p)
+			} else {
+				r.b.count.add(dropUnknownLabel, 1)
+			}
+		case h.peer == nil:
+			r.b.count.add(dropUnknownSource, 1)
+		case kind != toWireGuard:
+			r.b.count.add(dropMalformed, 1)
+		case labelOf(p) != 0:
+			r.b.count.add(dropDirectLabel, 1)
+		default:
+			sizes[n] = copy(bufs[n], p)
+			eps[n] = h.peer
+			n++
+		}
+	}
+	if n > before {
+		h.tally.got.Add(uint64(n - before))
 	}
 	return n
 }

@@ -1,6 +1,9 @@
 package underlay
 
 import (
+	"net/netip"
+	"time"
+
 	"overlayd/overlay/key"
 	"overlayd/overlay/relay"
 )
@@ -9,8 +12,23 @@ import (
 type way struct {
 	carrier carrier // nil: they are held until there is one
 	label   relay.Label
-	path    Path
+	path    Path // by the relay
 	reason  string
+
+	// Set where the peer's own address is used, too or alone.
+	relayed *way // the way without
+	spot    *spot
+	both    bool
+	line    *line
+}
+
+// direct returns the peer's own address when nothing else is used, and the zero
+// value otherwise.
+func (w *way) direct() netip.AddrPort {
+	if w.spot == nil || w.both {
+		return netip.AddrPort{}
+	}
+	return w.spot.addr
 }
 
 // Reasons why there is no way to a peer.
@@ -49,8 +67,9 @@ func choose(p Peer, relays []reach) *way {
 
 // Kinds of Path.
 const (
-	KindRelay = "relay"
-	KindNone  = "none"
+	KindDirect = "direct"
+	KindRelay  = "relay"
+	KindNone   = "none"
 )
 
 // Transports of Path and RelayStatus.
@@ -61,11 +80,18 @@ const (
 
 // Path says how packets reach a peer right now.
 type Path struct {
-	Kind      string // KindRelay, KindNone
+	Kind      string // KindDirect, KindRelay, KindNone
 	Transport string // "" when there is none
 	Endpoint  string // address the packets are sent to, "" when there is none
-	Reason    string // why the path is not better: no_relay, relay_down, unknown_peer
-	RelayID   string
+	RelayID   string // of the relay, when Kind is KindRelay or its relay is down
+
+	// RTT is the round trip of a direct path; 0: unknown.
+	RTT time.Duration
+
+	// Reason says why the path is not better: unknown_peer, no_relay,
+	// relay_down; of a relayed one idle, probing, lossy, no_common_family,
+	// symmetric_nat_both.
+	Reason string
 }
 
 // Path returns the peer's path.
@@ -76,10 +102,5 @@ func (b *Bind) Path(k key.Public) Path {
 	if p == nil {
 		return Path{Kind: KindNone, Reason: reasonUnknownPeer}
 	}
-	w := p.way.Load()
-	path := w.path
-	if w.carrier == nil {
-		path.Kind, path.Reason = KindNone, w.reason
-	}
-	return path
+	return p.path(time.Now())
 }

@@ -1,0 +1,394 @@
+package underlay
+
+import (
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"overlayd/overlay/relay"
+)
+
+// Local is what direct paths must know of this machine.
+type Local struct {
+	Label     relay.Label      // this node's own
+	Addrs     []netip.Addr     // at which a peer may reach the sockets, the likeliest first
+	Endpoints []netip.AddrPort // that the operator forwards to the sockets
+	LANs      []netip.Prefix   // networks this machine is on
+	Refuse    []netip.Prefix   // the overlay's: no path may lead through itself
+}
+
+// SetLocal says what this machine is like now.
+func (b *Bind) SetLocal(l Local) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.local = l
+	b.settleHere()
+}
+
+// locate makes here anew and reports whether it changed; the caller holds mu.
+func (b *Bind) locate() (changed bool) {
+	here := &locality{lans: b.local.LANs, refuse: b.local.Refuse}
+	add := func(a netip.AddrPort) {
+		if a.IsValid() && a.Port() != 0 && len(here.candidates) < mostCandidates && !slices.Contains(here.candidates, a) {
+			here.candidates = append(here.candidates, a)
+			here.loopback = here.loopback || a.Addr().IsLoopback()
+		}
+	}
+	for _, a := range b.local.Endpoints {
+		add(a)
+	}
+	for _, l := range b.legs {
+		add(l.observed())
+	}
+	for _, a := range b.local.Addrs {
+		add(netip.AddrPortFrom(a, b.port))
+	}
+	if slices.Equal(here.candidates, b.here.candidates) && slices.Equal(here.lans, b.here.lans) && slices.Equal(here.refuse, b.here.refuse) {
+		return false
+	}
+	b.here = here
+	return true
+}
+
+// settleHere tells the finders where this machine is; the caller holds mu.
+func (b *Bind) settleHere() {
+	if !b.locate() {
+		return
+	}
+	now := time.Now()
+	for _, p := range b.peers {
+		p.mu.Lock()
+		if p.finder != nil {
+			p.finder.Move(now, b.here)
+			p.next = now
+		}
+		p.mu.Unlock()
+	}
+	b.wake()
+}
+
+// relocate is settleHere for what the relays see.
+func (b *Bind) relocate() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.settleHere()
+}
+
+// observed is this node's address as the relay sees it.
+func (l *leg) observed() netip.AddrPort {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.up || l.session == nil {
+		return netip.AddrPort{}
+	}
+	return l.session.Status().Observed
+}
+
+// anyRandom is the process's own generator, safe for concurrent use.
+type anyRandom struct{}
+
+func (anyRandom) Uint64() uint64 { return rand.Uint64() }
+
+// arrange gives a peer its way by the relay, and a finder if it needs one. The
+// caller holds the Bind's mu.
+func (b *Bind) arrange(now time.Time, p *peer, c Peer, relayed *way, ls *lines) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.relayed = relayed
+	switch {
+	case !b.direct || c.AtRelay:
+		b.dismiss(p)
+	case p.finder == nil:
+		p.finder = newFinder(rand.New(anyRandom{}), b.here)
+		p.asleep.Store(true)
+		p.talks.Store(false)
+	}
+	b.settle(now, p, ls)
+}
+
+// retire takes a peer's ways from it.
+func (b *Bind) retire(p *peer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b.dismiss(p)
+	p.relayed = &way{reason: reasonUnknownPeer}
+	p.way.Store(p.relayed)
+}
+
+// dismiss ends the search for direct paths; the caller holds the peer's mu.
+func (b *Bind) dismiss(p *peer) {
+	if p.finder != nil {
+		p.finder = nil
+		b.homes.publish(p, nil)
+	}
+	p.proofs = 0
+}
+
+// settle makes the peer's way what its finder has chosen; the caller holds the
+// peer's mu.
+func (b *Bind) settle(now time.Time, p *peer, ls *lines) {
+	f := p.finder
+	if f == nil {
+		p.way.Store(p.relayed)
+		return
+	}
+	if f.proofs != p.proofs {
+		p.proofs = f.proofs
+		b.homes.publish(p, f.spots)
+	}
+	old := p.way.Load()
+	w := combine(p.relayed, f.choice(), ls, old)
+	if w == old {
+		return
+	}
+	p.way.Store(w)
+	if was, is := old.direct(), w.direct(); was != is {
+		b.log.Info("path changed", "peer", p.key.Short(), "from", pathWords(was), "to", pathWords(is), "reason", p.reason(now))
+	}
+}
+
+// combine returns the way that a choice makes of the relayed one: old, if that
+// is the same.
+func combine(relayed *way, c choice, ls *lines, old *way) *way {
+	var l *line
+	if c.spot != nil {
+		l = ls.to(c.spot.addr.Addr())
+	}
+	if l == nil {
+		return relayed
+	}
+	d := &directCarrier{line: l, dst: c.spot.addr, tally: c.spot.tally}
+	w := *relayed
+	w.relayed = relayed
+	w.spot = c.spot
+	w.both = c.both && relayed.carrier != nil
+	w.carrier = d
+	if w.both {
+		w.carrier = &doubleCarrier{relayed.carrier, d}
+	}
+	if old.relayed == w.relayed && old.spot == w.spot && old.both == w.both && old.label == w.label && old.line == l {
+		return old
+	}
+	w.line = l
+	return &w
+}
+
+func pathWords(a netip.AddrPort) string {
+	if a.IsValid() {
+		return KindDirect + " " + a.String()
+	}
+	return KindRelay
+}
+
+// path says how packets go.
+func (p *peer) path(now time.Time) Path {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w := p.way.Load()
+	if a := w.direct(); a.IsValid() {
+		return Path{Kind: KindDirect, Transport: TransportUDP, Endpoint: a.String(), RTT: w.spot.rtt}
+	}
+	path := w.path
+	if path.Reason = p.reason(now); w.carrier == nil {
+		path.Kind, path.Reason = KindNone, w.reason
+	}
+	return path
+}
+
+// reason says why the peer's path is not direct; the caller holds mu.
+func (p *peer) reason(now time.Time) string {
+	if p.finder == nil || p.way.Load().direct().IsValid() {
+		return ""
+	}
+	return p.finder.reason(now)
+}
+
+// talk is called when data is sent to a peer for the first time since its
+// finder's last turn.
+func (b *Bind) talk(p *peer) {
+	p.talks.Store(true)
+	if p.asleep.Load() {
+		b.wake()
+	}
+}
+
+// drivePeers gives every finder its turn, and returns when the first wants
+// another, or next if that is earlier.
+func (b *Bind) drivePeers(now time.Time, next time.Time) time.Time {
+	for _, p := range b.table.Load().peers {
+		if at := b.drive(now, p); !at.IsZero() {
+			next = earlier(next, at)
+		}
+	}
+	if floor := now.Add(shortestNap); next.Before(floor) {
+		return floor
+	}
+	return next
+}
+
+func (b *Bind) drive(now time.Time, p *peer) (next time.Time) {
+	p.mu.Lock()
+	if p.finder == nil {
+		p.mu.Unlock()
+		return time.Time{}
+	}
+	early := p.next.IsZero() || now.Before(p.next)
+	if early && !(p.asleep.Load() && p.talks.Load()) {
+		defer p.mu.Unlock()
+		return p.next
+	}
+	out := b.turn(now, p)
+	next = p.next
+	b.unlockAndPost(p, out)
+	return next
+}
+
+// turn is the finder's; the caller holds the peer's mu.
+func (b *Bind) turn(now time.Time, p *peer) []send {
+	p.asleep.Store(false)
+	out, next := p.finder.Tick(now, p.talks.Swap(false))
+	p.next = next
+	if next.IsZero() {
+		p.asleep.Store(true)
+		if p.talks.Load() { // sent just now, by somebody who saw it awake
+			p.next = now
+		}
+	}
+	b.settle(now, p, b.lines.Load())
+	return out
+}
+
+// unlockAndPost gives the peer's mu back and sends what a finder wants sent.
+func (b *Bind) unlockAndPost(p *peer, out []send) {
+	s, relayed := p.sealed(b), p.relayed
+	p.mu.Unlock()
+	if s == nil || len(out) == 0 {
+		return
+	}
+	b.mu.Lock()
+	label := b.local.Label
+	b.mu.Unlock()
+	ls := b.lines.Load()
+	for _, o := range out {
+		d := s.close(0, o.m)
+		if !o.to.IsValid() {
+			if relayed.carrier != nil {
+				relayed.carrier.send(relayed.label, [][]byte{d})
+			}
+			continue
+		}
+		stamp(d, label)
+		if l := ls.to(o.to.Addr()); l != nil {
+			_ = l.sock.Send(o.to, d) // counted there; the finder repeats itself
+		}
+	}
+}
+
+// sealed returns the peer's seal, nil when there is none; the caller holds the
+// peer's mu.
+func (p *peer) sealed(b *Bind) *seal {
+	if p.seal == nil && b.direct {
+		s, err := newSeal(b.o.Key, p.key)
+		if err != nil { // the peer's key is none
+			return nil
+		}
+		p.seal = s
+	}
+	return p.seal
+}
+
+// probed takes a probe that a peer is said to have sent: from an address, or by
+// the relay when that is the zero value.
+func (b *Bind) probed(p *peer, from netip.AddrPort, d []byte) {
+	source := p.addr
+	if from.IsValid() {
+		source = from.Addr()
+	}
+	now := time.Now()
+	if !b.limit.allow(source, now) {
+		b.count.add(dropProbeLimit, 1)
+		return
+	}
+	p.mu.Lock()
+	s := p.sealed(b)
+	p.mu.Unlock()
+	if s == nil {
+		b.count.add(dropProbe, 1)
+		return
+	}
+	m, err := s.open(d)
+	if err != nil {
+		b.count.add(dropProbeForged, 1)
+		return
+	}
+	p.mu.Lock()
+	if p.finder == nil {
+		p.mu.Unlock()
+		b.count.add(dropProbe, 1)
+		return
+	}
+	out, ok := p.finder.Handle(now, from, m)
+	out = append(out, b.turn(now, p)...)
+	b.unlockAndPost(p, out)
+	if !ok {
+		b.count.add(dropProbeStale, 1)
+		return
+	}
+	b.wake() // the finder may want a turn sooner
+}
+
+// kickPeers makes every direct path prove itself.
+func (b *Bind) kickPeers(now time.Time) {
+	for _, p := range b.table.Load().peers {
+		p.mu.Lock()
+		if p.finder != nil {
+			p.finder.Kick(now)
+			p.next = now
+			b.settle(now, p, b.lines.Load())
+		}
+		p.mu.Unlock()
+	}
+}
+
+// home is an address that is known to be a peer's.
+type home struct {
+	peer  *peer
+	tally *tally
+}
+
+// homes are the addresses that peers may send from.
+type homes struct {
+	byAddr atomic.Pointer[map[netip.AddrPort]home] // immutable, swapped whole
+
+	mu sync.Mutex // held while swapping
+}
+
+// load returns them; the map is only to be read.
+func (h *homes) load() map[netip.AddrPort]home {
+	if m := h.byAddr.Load(); m != nil {
+		return *m
+	}
+	return nil
+}
+
+// publish replaces a peer's addresses by those that it proved. One that is
+// another peer's stays that peer's.
+func (h *homes) publish(p *peer, spots []*spot) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	next := maps.Clone(h.load())
+	maps.DeleteFunc(next, func(_ netip.AddrPort, o home) bool { return o.peer == p })
+	for _, s := range spots {
+		if _, taken := next[s.addr]; s.proved() && !taken {
+			if next == nil {
+				next = map[netip.AddrPort]home{}
+			}
+			next[s.addr] = home{p, s.tally}
+		}
+	}
+	h.byAddr.Store(&next)
+}

@@ -1,0 +1,564 @@
+package underlay
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+const (
+	// activeFor is how long after the last datagram a pair counts as talking.
+	// Only then is anything probed: an idle network is silent.
+	activeFor = 45 * time.Second
+	// activePoll is how often a talking pair is looked at: traffic only leaves
+	// counts. unconfirmedPoll is that while everything is sent twice.
+	activePoll      = 250 * time.Millisecond
+	unconfirmedPoll = 100 * time.Millisecond
+
+	// heartbeat keeps the NATs' mappings open and the round trip known.
+	heartbeat = 3 * time.Second
+	// askAfter is how long data may go unanswered before a ping asks; askAgain
+	// is the pause between such pings, doubtAfter when both ways are used.
+	// A round trip longer than that only costs doubles.
+	askAfter   = time.Second
+	askAgain   = 500 * time.Millisecond
+	doubtAfter = 2 * time.Second
+	// deadAfter is how long an address that is asked may be silent before it is
+	// one like any other.
+	deadAfter = 15 * time.Second
+
+	// searchFirst to searchMost are the pauses between searches that find
+	// nothing; upgradeEvery between those for something better than what is
+	// in use.
+	searchFirst  = 5 * time.Second
+	searchMost   = 5 * time.Minute
+	upgradeEvery = 5 * time.Minute
+	// searchTime is how long one search can take.
+	searchTime = 3 * time.Second
+	// quietFirst to quietMost are the pauses between two handfuls of pings to
+	// an address that never answered, whoever asks for them.
+	quietFirst = 20 * time.Second
+	quietMost  = 5 * time.Minute
+	// callGap and echoGap limit what a peer's probes can make us send.
+	callGap = 200 * time.Millisecond
+	echoGap = time.Second
+
+	// penaltyFirst to penaltyMost are how long an address is left that loses
+	// data; healthy is how long it must serve to begin anew.
+	penaltyFirst = 30 * time.Second
+	penaltyMost  = 10 * time.Minute
+	healthy      = 5 * time.Minute
+
+	// mostSpots bounds what is remembered of a peer: twice the candidates, and
+	// guesses for two of them.
+	mostSpots = 3 * mostCandidates
+	// guesses is how many ports above a known one are tried: a symmetric NAT
+	// that counts has opened so many more at most since the relay saw it.
+	guesses = 8
+	// recentIDs is how many of the peer's probes are known again.
+	recentIDs = 128
+)
+
+// locality is what a finder must know of this machine. It is immutable.
+type locality struct {
+	candidates []netip.AddrPort // where we may be reached
+	lans       []netip.Prefix   // networks we are on
+	refuse     []netip.Prefix   // the overlay's own, through which no path may lead
+	loopback   bool             // take loopback addresses: everybody is on this machine
+}
+
+// send is what a finder wants sent.
+type send struct {
+	to netip.AddrPort // the zero value: by the relay
+	m  probe
+}
+
+// finder looks for the direct ways to one peer and chooses among them. It does
+// no I/O: Handle takes what the peer said, Tick the time, and both return what
+// to send; choice tells where data goes. It is not safe for concurrent use.
+type finder struct {
+	random *rand.Rand
+	here   *locality
+	spots  []*spot // in the order in which they were learnt
+	proofs int     // changes whenever the set of proved spots does
+
+	use         *spot // nil: the relay
+	confirmed   bool  // the peer says that data arrives by use
+	confirmedAt time.Time
+	askGap      time.Duration // pause between pings while not confirmed
+
+	trafficAt  time.Time // when data was last seen
+	searchAt   time.Time
+	nextSearch time.Time
+	wait       time.Duration // before the search after the next
+	callAt     time.Time
+	called     bool // the peer's candidates are known
+	searches   int  // without success, in a row
+	lossy      bool // the last path was left for loss
+
+	seen    map[probeID]struct{} // the peer's last pings and calls
+	seenAll []probeID            // the same, oldest first
+}
+
+func newFinder(random *rand.Rand, here *locality) *finder {
+	return &finder{random: random, here: here}
+}
+
+// choice is where data goes: to the relay, to the spot, or to both.
+type choice struct {
+	spot *spot // nil: the relay only
+	both bool
+}
+
+func (f *finder) choice() choice { return choice{f.use, !f.confirmed} }
+
+// Handle takes a probe of the peer's that came from an address, or by the relay
+// when that is the zero value. It reports whether the probe was of use.
+func (f *finder) Handle(now time.Time, from netip.AddrPort, m probe) (out []send, ok bool) {
+	direct := from.IsValid()
+	switch {
+	case m.kind == probePing && direct:
+		if !f.first(m.id) {
+			return nil, false
+		}
+		return f.handlePing(now, from, m), true
+	case m.kind == probePong && direct:
+		return f.handlePong(now, from, m)
+	case m.kind == probeCallMe && !direct:
+		if !f.first(m.id) {
+			return nil, false
+		}
+		return f.handleCall(now, m), true
+	}
+	return nil, false
+}
+
+// first reports whether an id is new, and remembers it.
+func (f *finder) first(id probeID) bool {
+	if _, again := f.seen[id]; again {
+		return false
+	}
+	if f.seen == nil {
+		f.seen = map[probeID]struct{}{}
+	}
+	if len(f.seenAll) == recentIDs {
+		delete(f.seen, f.seenAll[0])
+		f.seenAll = f.seenAll[1:]
+	}
+	f.seen[id] = struct{}{}
+	f.seenAll = append(f.seenAll, id)
+	return true
+}
+
+// handlePing answers, and asks back where nobody has answered lately.
+func (f *finder) handlePing(now time.Time, from netip.AddrPort, m probe) (out []send) {
+	s := f.spot(now, from)
+	pong := probe{kind: probePong, id: m.id, observed: from}
+	if s != nil {
+		pong.got = uint32(s.tally.got.Load())
+	}
+	out = append(out, send{from, pong})
+	if s != nil && !s.fresh(now) && now.Sub(s.echoAt) >= echoGap {
+		s.echoAt = now
+		out = append(out, f.ping(now, s))
+	}
+	return out
+}
+
+func (f *finder) handlePong(now time.Time, from netip.AddrPort, m probe) ([]send, bool) {
+	s := f.find(from)
+	if s == nil {
+		return nil, false
+	}
+	was := s.proved()
+	p, ok := s.answered(now, m.id)
+	if !ok {
+		return nil, false
+	}
+	s.observed = m.observed
+	if !was {
+		f.proofs++
+	}
+	if v := s.compare(now, p, m.got); s.usable(now) {
+		f.take(now, s, v)
+	}
+	f.choose(now)
+	return nil, true
+}
+
+// take draws the conclusion from what arrives at an address.
+func (f *finder) take(now time.Time, s *spot, v verdict) {
+	inUse := s == f.use
+	switch v {
+	case verdictSilent:
+		if inUse {
+			f.doubt(now)
+		}
+	case verdictBlocked:
+		f.leave(now, s)
+	case verdictLossy:
+		if s.bad++; s.bad >= 2 {
+			s.lossy = true
+			f.lossy = f.lossy || inUse
+			f.leave(now, s)
+		}
+	case verdictClean:
+		s.bad, s.lossy = 0, false
+	}
+	if inUse && f.use == s && !f.confirmed && !s.lossy && (v == verdictArrives || v == verdictClean) {
+		f.confirm(now)
+	}
+}
+
+func (f *finder) confirm(now time.Time) {
+	f.confirmed, f.confirmedAt = true, now
+	f.lossy, f.searches, f.wait = false, 0, 0
+	f.nextSearch = now.Add(upgradeEvery)
+}
+
+// doubt sends on both ways again, and asks at once.
+func (f *finder) doubt(now time.Time) {
+	if f.confirmed {
+		f.confirmed = false
+		f.nextSearch = now
+	}
+	f.askGap = 0
+}
+
+// leave gives up an address that answers while data sent to it does not arrive.
+func (f *finder) leave(now time.Time, s *spot) {
+	if f.use == s && f.confirmed && now.Sub(f.confirmedAt) > healthy {
+		s.penalty = 0
+	}
+	s.penalty = min(max(2*s.penalty, penaltyFirst), penaltyMost)
+	s.leftUntil = now.Add(f.jitter(s.penalty))
+	s.window, s.bad = window{}, 0
+	if f.use == s {
+		f.quit(now)
+		f.nextSearch = s.leftUntil
+	}
+}
+
+// quit goes back to the relay.
+func (f *finder) quit(now time.Time) {
+	f.use, f.confirmed = nil, false
+	f.nextSearch, f.wait = now, 0
+}
+
+// handleCall takes the peer's candidates, tries them, and tells ours.
+func (f *finder) handleCall(now time.Time, m probe) (out []send) {
+	f.called = true
+	for _, s := range f.spots {
+		s.listed = false
+	}
+	for _, a := range m.candidates {
+		if !f.here.takes(a) {
+			continue
+		}
+		if s := f.spot(now, a); s != nil {
+			s.listed, s.guess = true, false
+			if !s.fresh(now) {
+				f.grant(now, s)
+			}
+		}
+	}
+	if !m.answer && now.Sub(f.callAt) >= callGap {
+		out = append(out, f.call(now, true))
+	}
+	return append(out, f.due(now)...)
+}
+
+func (f *finder) call(now time.Time, answer bool) send {
+	f.callAt = now
+	return send{m: probe{kind: probeCallMe, id: f.id(), answer: answer, candidates: f.here.candidates}}
+}
+
+// find returns the spot with an address, nil when there is none.
+func (f *finder) find(a netip.AddrPort) *spot {
+	for _, s := range f.spots {
+		if s.addr == a {
+			return s
+		}
+	}
+	return nil
+}
+
+// spot is find, and learns the address when there is room.
+func (f *finder) spot(now time.Time, a netip.AddrPort) *spot {
+	if s := f.find(a); s != nil {
+		return s
+	}
+	if len(f.spots) >= mostSpots {
+		f.forget(now)
+	}
+	if len(f.spots) >= mostSpots {
+		return nil
+	}
+	s := &spot{addr: a, rank: f.here.rank(a.Addr()), tally: &tally{}}
+	f.spots = append(f.spots, s)
+	return s
+}
+
+// forget makes room. What was probed in vain stays until it may be probed
+// again and was not, or a peer could have it probed as often as it names it.
+func (f *finder) forget(now time.Time) {
+	f.spots = slices.DeleteFunc(f.spots, func(s *spot) bool {
+		return s != f.use && !s.listed && !s.proved() && now.After(s.again.Add(2*s.quiet)) && now.After(s.leftUntil)
+	})
+}
+
+// grant lets an address be pinged a handful of times, if it has answered before
+// or was left alone for long enough.
+func (f *finder) grant(now time.Time, s *spot) {
+	if !s.due.IsZero() || !s.proved() && now.Before(s.again) {
+		return
+	}
+	s.tries, s.due = 0, now
+	if s.guess {
+		s.tries = len(pingGaps) - 3
+	}
+	if !s.proved() {
+		s.quiet = min(max(2*s.quiet, quietFirst), quietMost)
+		s.again = now.Add(f.jitter(s.quiet))
+	}
+}
+
+// due sends the pings whose time has come.
+func (f *finder) due(now time.Time) (out []send) {
+	for _, s := range f.spots {
+		if s.due.IsZero() || s.due.After(now) {
+			continue
+		}
+		out = append(out, f.ping(now, s))
+		gap := pingGaps[min(s.tries, len(pingGaps)-1)]
+		s.tries++
+		s.due = time.Time{}
+		if gap > 0 {
+			s.due = now.Add(gap)
+		}
+		if s.tries == len(pingGaps)-1 && s.listed && f.use == nil {
+			f.guess(now, s.addr)
+		}
+	}
+	return out
+}
+
+// guess tries the ports above one that does not answer: behind a symmetric NAT
+// that counts, ours is one of the next.
+func (f *finder) guess(now time.Time, a netip.AddrPort) {
+	if ip := a.Addr(); !ip.Is4() || ip.IsPrivate() || ip.IsLoopback() {
+		return
+	}
+	for i := 1; i <= guesses && int(a.Port())+i < 1<<16; i++ {
+		if s := f.spot(now, netip.AddrPortFrom(a.Addr(), a.Port()+uint16(i))); s != nil && !s.listed {
+			s.guess = true
+			f.grant(now, s)
+		}
+	}
+}
+
+func (f *finder) ping(now time.Time, s *spot) send {
+	if len(s.pings) == mostPings {
+		s.pings = s.pings[1:]
+	}
+	p := sentPing{f.id(), now, s.tally.sent.Load()}
+	s.pings = append(s.pings, p)
+	s.pingAt = now
+	s.missed++
+	return send{s.addr, probe{kind: probePing, id: p.id}}
+}
+
+func (f *finder) id() (id probeID) {
+	binary.LittleEndian.PutUint64(id[:], f.random.Uint64())
+	binary.LittleEndian.PutUint32(id[8:], f.random.Uint32())
+	return id
+}
+
+// jitter returns d, give or take a fifth.
+func (f *finder) jitter(d time.Duration) time.Duration {
+	return d*4/5 + time.Duration(f.random.Int64N(int64(d*2/5)))
+}
+
+// Move says where this machine is now. The peer is told when it may be reached
+// elsewhere than before.
+func (f *finder) Move(now time.Time, here *locality) {
+	moved := !slices.Equal(f.here.candidates, here.candidates)
+	f.here = here
+	for _, s := range f.spots {
+		s.rank = here.rank(s.addr.Addr())
+	}
+	if moved {
+		f.wait = 0
+		f.nextSearch = now
+		if soonest := f.callAt.Add(callGap); soonest.After(now) {
+			f.nextSearch = soonest
+		}
+	}
+}
+
+// Kick says that this machine's network has changed: nothing that was proved
+// before counts, and what did not answer is tried again.
+func (f *finder) Kick(now time.Time) {
+	for _, s := range f.spots {
+		s.again, s.quiet, s.heardAt = time.Time{}, 0, time.Time{}
+	}
+	f.confirmed = false
+	f.askGap = 0
+	f.nextSearch, f.wait = now, 0
+}
+
+// Tick does what is due. sent says whether data was sent to the peer since the
+// last call, by whatever way. It returns when to call again; traffic must lead
+// to a call too, when next is the zero value.
+func (f *finder) Tick(now time.Time, sent bool) (out []send, next time.Time) {
+	for _, s := range f.spots {
+		if s.look(now) {
+			sent = true
+		}
+		f.age(now, s)
+	}
+	if sent {
+		if now.Sub(f.trafficAt) > activeFor {
+			f.wake(now)
+		}
+		f.trafficAt = now
+	}
+	f.choose(now)
+	active := f.active(now)
+	if active && !now.Before(f.nextSearch) {
+		out = append(out, f.search(now))
+	}
+	out = append(out, f.due(now)...)
+	if active && f.use != nil {
+		out = append(out, f.maintain(now)...)
+	}
+	return out, f.next(now)
+}
+
+func (f *finder) active(now time.Time) bool {
+	return !f.trafficAt.IsZero() && now.Sub(f.trafficAt) <= activeFor
+}
+
+// wake begins anew after a pause.
+func (f *finder) wake(now time.Time) {
+	f.wait = 0
+	f.askGap = 0
+	f.nextSearch = now
+	if soonest := f.searchAt.Add(searchFirst); !f.searchAt.IsZero() && soonest.After(now) {
+		f.nextSearch = soonest
+	}
+	if f.use != nil { // the pause is no silence
+		f.use.waiting, f.use.missed = now, 0
+	}
+}
+
+// age lets proofs end.
+func (f *finder) age(now time.Time, s *spot) {
+	if !s.proved() {
+		return
+	}
+	dead := s.missed >= mostPings && now.Sub(s.heardAt) > deadAfter
+	if dead || now.Sub(s.heardAt) > proofLife && now.Sub(s.provedAt) > proofLife {
+		s.provedAt, s.rtt = time.Time{}, 0
+		s.window = window{}
+		f.proofs++
+		if f.use == s {
+			f.quit(now)
+		}
+	}
+}
+
+// choose picks the address to use: the one in use, unless another one that
+// answers is better, or it does not answer itself.
+func (f *finder) choose(now time.Time) {
+	if f.use != nil && !f.use.usable(now) {
+		f.quit(now)
+	}
+	best := f.use
+	for _, s := range f.spots {
+		if s == best || !s.usable(now) || !s.fresh(now) {
+			continue
+		}
+		if best == nil || !best.fresh(now) || s.better(best) || best != f.use && s.rtt < best.rtt && s.rank == best.rank {
+			best = s
+		}
+	}
+	if best != f.use {
+		f.use, f.confirmed = best, false
+		f.askGap = 0
+		best.window, best.waiting = window{}, time.Time{}
+	}
+	if f.confirmed && !f.use.fresh(now) {
+		f.confirmed = false
+	}
+}
+
+// search calls the peer, and pings all that it may be reached at.
+func (f *finder) search(now time.Time) send {
+	f.forget(now)
+	f.searchAt = now
+	f.searches++
+	f.wait = min(max(2*f.wait, searchFirst), searchMost)
+	f.nextSearch = now.Add(f.jitter(f.wait))
+	if f.confirmed {
+		f.nextSearch = now.Add(f.jitter(upgradeEvery))
+	}
+	for _, s := range f.spots {
+		if !s.guess && (!s.fresh(now) || s != f.use) {
+			f.grant(now, s)
+		}
+	}
+	return f.call(now, false)
+}
+
+// maintain asks the address in use whether it is there, and whether data
+// arrives.
+func (f *finder) maintain(now time.Time) (out []send) {
+	s := f.use
+	since := now.Sub(s.pingAt)
+	silent := time.Duration(0)
+	if !s.waiting.IsZero() {
+		silent = now.Sub(s.waiting)
+	}
+	// Data that comes says nothing of what leaves, so pings count as well.
+	unanswered := s.missed >= 3 && since >= askAgain
+	if f.confirmed && (unanswered || silent >= doubtAfter && s.missed >= 2) {
+		f.doubt(now)
+	}
+	switch {
+	case !s.due.IsZero(): // a handful is on its way
+	case !f.confirmed && since >= f.askGap:
+		f.askGap = min(max(2*f.askGap, 2*unconfirmedPoll), askAfter)
+		out = append(out, f.ping(now, s))
+	case since >= heartbeat, since >= askAfter && s.missed > 0, since >= askAgain && (silent >= askAfter || s.missed > 1):
+		out = append(out, f.ping(now, s))
+	}
+	return out
+}
+
+// next returns when Tick has something to do.
+func (f *finder) next(now time.Time) time.Time {
+	var next time.Time
+	soon := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	for _, s := range f.spots {
+		if !s.due.IsZero() {
+			soon(s.due)
+		}
+		if s.proved() {
+			soon(now.Add(trust)) // proofs end with nobody asking
+		}
+	}
+	if f.active(now) {
+		soon(now.Add(activePoll))
+		if f.use != nil && !f.confirmed {
+			soon(now.Add(unconfirmedPoll))
+		}
+	}
+	return next
+}

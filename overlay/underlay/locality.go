@@ -1,0 +1,68 @@
+package underlay
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// rank returns how promising an address is.
+func (l *locality) rank(a netip.Addr) rank {
+	switch {
+	case contain(l.lans, a):
+		return rankLAN
+	case a.Is6():
+		return rankIPv6
+	}
+	return rankIPv4
+}
+
+// takes reports whether an address that a peer names is one to try.
+func (l *locality) takes(a netip.AddrPort) bool {
+	ip := a.Addr()
+	switch {
+	case !ip.IsValid(), a.Port() == 0, ip.IsUnspecified(), ip.IsMulticast(), ip.IsLinkLocalUnicast(),
+		ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return false
+	case ip.IsLoopback():
+		return l.loopback
+	}
+	return !contain(l.refuse, ip) && !slices.Contains(l.candidates, a)
+}
+
+func contain(prefixes []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// Reasons why a path is not direct.
+const (
+	reasonIdle      = "idle"               // nothing is sent, so nothing is looked for
+	reasonProbing   = "probing"            // direct ways are being tried
+	reasonLossy     = "lossy"              // the direct way loses too much
+	reasonNoFamily  = "no_common_family"   // no address of the peer's is of a family that we have
+	reasonSymmetric = "symmetric_nat_both" // all were tried, as between two such NATs
+)
+
+// reason says why data goes by the relay.
+func (f *finder) reason(now time.Time) string {
+	switch {
+	case f.lossy:
+		return reasonLossy
+	case !f.active(now):
+		return reasonIdle
+	case f.use != nil, !f.called, f.searches == 0, f.searches == 1 && now.Sub(f.searchAt) < searchTime:
+		return reasonProbing
+	case !f.common():
+		return reasonNoFamily
+	}
+	return reasonSymmetric
+}
+
+// common reports whether both sides have an address of the same family.
+func (f *finder) common() bool {
+	return slices.ContainsFunc(f.spots, func(s *spot) bool {
+		return slices.ContainsFunc(f.here.candidates, func(a netip.AddrPort) bool {
+			return a.Addr().Is4() == s.addr.Addr().Is4()
+		})
+	})
+}
