@@ -38,7 +38,7 @@ func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, s
 	if err != nil {
 		return nil, err
 	}
-	bind := underlay.New(underlay.Options{Log: log, Port: port, Mark: routing.Mark, Own: own})
+	bind := underlay.New(underlay.Options{Log: log, Port: port, Mark: routing.Mark, Key: k, Own: own})
 	dev, err := tunnel.New(tunnel.Options{TUN: tun, Bind: bind, Key: k, Log: log})
 	if err != nil {
 		return nil, errors.Join(err, tun.Close())
@@ -59,6 +59,7 @@ func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, s
 // asked again about what the last plan said already, unless force says that it
 // may have changed.
 func (m *machine) apply(ctx context.Context, p *Plan, force bool) error {
+	m.bind.SetLocal(p.Local)
 	m.bind.SetPeers(p.underlayPeers())
 	m.bind.SetRelays(p.Relays)
 	errs := []error{m.dev.SetPeers(p.tunnelPeers())}

@@ -17,17 +17,18 @@ const (
 // Options says how a Node runs. The zero value, with a Link for the first
 // start, is a member with the default places.
 type Options struct {
-	StateDir  string         // "": DefaultStateDir
-	Socket    string         // "": DefaultSocket
-	Interface string         // "": DefaultInterface
-	Link      string         // invite; needed until the node has joined, then ignored
-	Name      string         // wished name; "": the invite's, else the host's
-	Role      coord.Role     // "": RoleMember
-	Advertise []netip.Prefix // a gateway's prefixes; nil: what the invite approved
-	Port      uint16         // local UDP port; 0: any
-	Version   string         // shown in status
-	Log       *slog.Logger   // nil: slog.Default()
-	Ready     func()         // called once, when the first plan is applied; may be nil
+	StateDir  string           // "": DefaultStateDir
+	Socket    string           // "": DefaultSocket
+	Interface string           // "": DefaultInterface
+	Link      string           // invite; needed until the node has joined, then ignored
+	Name      string           // wished name; "": the invite's, else the host's
+	Role      coord.Role       // "": RoleMember
+	Advertise []netip.Prefix   // a gateway's prefixes; nil: what the invite approved
+	Port      uint16           // local UDP port; 0: any
+	Endpoints []netip.AddrPort // where peers may reach that port from outside, besides what is found out
+	Version   string           // shown in status
+	Log       *slog.Logger     // nil: slog.Default()
+	Ready     func()           // called once, when the first plan is applied; may be nil
 }
 
 // filled returns o with its defaults in place, or what is wrong with it.

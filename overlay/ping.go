@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/ipv4"
 
 	"overlayd/overlay/coord"
+	"overlayd/overlay/underlay"
 )
 
 const (
@@ -31,7 +32,7 @@ type Pong struct {
 	Addr netip.Addr
 	RTT  time.Duration
 	Lost bool
-	Path string // "relay vps udp"
+	Path string // "relay vps udp", "direct udp 198.51.100.2:41641"
 }
 
 // pingTarget finds the address of a node's name, or reads an address.
@@ -158,6 +159,9 @@ func (n *Node) pathTo(addr netip.Addr) string {
 		}
 	}
 	words = append(words, path.Transport)
+	if path.Kind == underlay.KindDirect {
+		words = append(words, path.Endpoint)
+	}
 	if !peer.owns(addr) {
 		words = append(words, "via "+peer.Name)
 	}

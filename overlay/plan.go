@@ -24,6 +24,7 @@ type planInput struct {
 	RelayAddr map[string][]netip.AddrPort // by relay ID: what its endpoint resolves to
 	OwnRelay  bool                        // this machine is the relay: it needs no session
 	Firewall  bool                        // there is an iptables
+	Endpoints []netip.AddrPort            // that the operator forwards to this machine
 }
 
 // Plan is what should be true on this machine. It is data: [plan] makes it,
@@ -33,6 +34,7 @@ type Plan struct {
 	NAT     *nat.Ruleset // nil on machines that are no gateways
 	Peers   []PlanPeer
 	Relays  []underlay.Relay
+	Local   underlay.Local
 	Routes  []StatusRoute // every prefix with the reason for what becomes of it
 	Health  []HealthItem  // what the plan could not do as asked
 }
@@ -42,6 +44,7 @@ type PlanPeer struct {
 	Name       string
 	Key        key.Public
 	Label      relay.Label
+	AtRelay    bool // it is a relay's own node
 	AllowedIPs []netip.Prefix
 }
 
@@ -61,6 +64,7 @@ func plan(in planInput) *Plan {
 	p.planPeers(m, carried)
 	p.planLANs(in)
 	p.planRelays(in)
+	p.planLocal(in)
 	return p
 }
 
@@ -245,6 +249,7 @@ func (p *Plan) planPeers(m *coord.Map, carried map[uint32][]netip.Prefix) {
 			Name:       n.Name,
 			Key:        n.WireGuard,
 			Label:      relay.Label(n.Label),
+			AtRelay:    slices.ContainsFunc(m.Relays, func(r coord.Relay) bool { return r.Label == n.Label }),
 			AllowedIPs: append(hostPrefixes(n.Addrs), carried[n.Label]...),
 		})
 	}
@@ -342,7 +347,7 @@ func (p *Plan) tunnelPeers() []tunnel.Peer {
 func (p *Plan) underlayPeers() []underlay.Peer {
 	out := make([]underlay.Peer, 0, len(p.Peers))
 	for _, peer := range p.Peers {
-		out = append(out, underlay.Peer{Key: peer.Key, Label: peer.Label})
+		out = append(out, underlay.Peer{Key: peer.Key, Label: peer.Label, AtRelay: peer.AtRelay})
 	}
 	return out
 }

@@ -80,7 +80,8 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 		n.log.Warn("relay's address cannot be looked up", "relay", rel.Name, "endpoint", rel.Endpoint)
 	}
 	p := plan(planInput{
-		Map: v.m, Host: host, Interface: n.o.Interface, RelayAddr: r.addrs, OwnRelay: n.hub != nil, Firewall: haveIptables(),
+		Map: v.m, Host: host, Interface: n.o.Interface, RelayAddr: r.addrs,
+		OwnRelay: n.hub != nil, Firewall: haveIptables(), Endpoints: n.o.Endpoints,
 	})
 	first := r.live == nil
 	if first {

@@ -118,9 +118,10 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 	out := StatusPeer{
 		Name: p.Name, IPs: nonNil(p.Addrs), Role: string(p.Role), Online: p.Online,
 		Path:    StatusPath{Kind: path.Kind, Transport: path.Transport, Endpoint: path.Endpoint, Reason: path.Reason},
+		RTTMS:   milliseconds(path.RTT),
 		RxBytes: stat.RxBytes, TxBytes: stat.TxBytes,
 	}
-	if !p.Online && path.Kind != "direct" {
+	if !p.Online && path.Kind != underlay.KindDirect {
 		out.Path.Reason = "peer_offline"
 	}
 	if !stat.LastHandshake.IsZero() {

@@ -19,6 +19,7 @@ type member struct {
 	linkFile string
 	name     name
 	port     port
+	forwards endpoints
 }
 
 func (m *member) register(cmd *cobra.Command) {
@@ -26,6 +27,7 @@ func (m *member) register(cmd *cobra.Command) {
 	f.SortFlags = false
 	f.Var(&m.name, "name", "what to call this machine (default: the invite's name, or the host's)")
 	f.Var(&m.port, "port", "local UDP port")
+	f.Var(&m.forwards, "advertise-endpoint", "address that the router forwards to --port; may be given several times")
 	f.Var(text{&m.linkFile, "FILE"}, "link-file", "holds the link; - is standard input")
 }
 
@@ -64,7 +66,10 @@ other users of this machine do not see it.`,
 // memberOptions brings the flags and the link together.
 func (p *program) memberOptions(m *member, args []string) (overlay.Options, error) {
 	o := p.common.options()
-	o.Name, o.Port = string(m.name), uint16(m.port)
+	o.Name, o.Port, o.Endpoints = string(m.name), uint16(m.port), m.forwards
+	if len(m.forwards) > 0 && m.port == 0 {
+		return o, usage("give the port that the router forwards to with --port", "--advertise-endpoint needs --port")
+	}
 	var err error
 	o.Link, err = p.link(m.linkFile, args)
 	return o, err

@@ -229,6 +229,28 @@ func (p *port) String() string {
 }
 func (p *port) Type() string { return "PORT" }
 
+// endpoints are addresses at which others can reach a port of this machine.
+type endpoints []netip.AddrPort
+
+func (l *endpoints) Set(s string) error {
+	for _, word := range strings.Split(s, ",") {
+		a, err := netip.ParseAddrPort(strings.TrimSpace(word))
+		ip := a.Addr().Unmap()
+		switch {
+		case err != nil:
+			return hinted("write it as 198.51.100.2:41641", "%q is not IP:PORT", word)
+		case a.Port() == 0, !ip.IsGlobalUnicast(), ip.Zone() != "":
+			return hinted("name the router's outer address and port", "%s is nothing that others can reach", a)
+		}
+		*l = append(*l, netip.AddrPortFrom(ip, a.Port()))
+	}
+	return nil
+}
+
+func (l *endpoints) String() string { return joinAny(*l, ", ") }
+func (l *endpoints) Type() string   { return "IP:PORT" }
+func (l *endpoints) isList()        {}
+
 // span is a duration above zero; days are understood.
 type span time.Duration
 
