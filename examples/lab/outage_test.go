@@ -24,6 +24,11 @@ type status struct {
 	Peers []struct {
 		Name   string `json:"name"`
 		Online bool   `json:"online"`
+		Path   struct {
+			Kind     string `json:"kind"`
+			Endpoint string `json:"endpoint"`
+			Reason   string `json:"reason"`
+		} `json:"path"`
 	} `json:"peers"`
 	Routes []struct {
 		Prefix string `json:"prefix"`

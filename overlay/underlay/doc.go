@@ -21,11 +21,47 @@
 //	0x01..0x04  to a relay: label of the destination;         WireGuard, bytes 1..3 cleared
 //	            from a relay: label of the source
 //	0x08        control between this node and a relay         the relay's session
-//	0x09        probe between peers, labels as above          dropped and counted: no paths but relays yet
+//	0x09        probe between peers, by a relay as above;     the peer's finder
+//	            directly: label of the sender
 //
 // The label is stamped after WireGuard has made its MACs and cleared before it
-// checks them, so a relayed packet is as long as a direct one. Whatever comes
-// from an address that is no relay of ours is dropped and counted.
+// checks them, so a relayed packet is as long as a direct one. A direct one has
+// the label 0: it is plain WireGuard. WireGuard's datagrams are taken from
+// relays and from addresses that have proved to be a peer's; whatever else
+// comes is dropped and counted, but for probes, of which so many are opened per
+// source and no more.
+//
+// # Direct paths
+//
+// Each peer has a finder: a state machine without I/O that looks for addresses
+// at which the peer answers, and chooses one. It wakes when data is sent to the
+// peer and sleeps when none was for a while, so an idle network is silent.
+//
+//   - It calls the peer, by the relay, with the addresses at which this node may
+//     be reached (Local, and what the relays see). The peer calls back, and both
+//     ping what the other named, at the same time, so that each NAT has sent
+//     before it has to let something in. An address from which an authentic ping
+//     comes is pinged too; and where a named port does not answer, the next few
+//     are tried, because a symmetric NAT that counts is at one of them.
+//   - An address is used when it has answered a ping of ours, and beside the
+//     relay, until the peer says that data arrives: each pong tells how many
+//     datagrams of WireGuard have come from the address that it answers. Then
+//     the relay is left. What arrives twice, WireGuard drops.
+//   - Silence, of data or of pongs, is asked about after a second; about two
+//     seconds later both ways are used again, and a new search begins.
+//   - The counts in the pongs also show an address that answers while data sent
+//     to it does not arrive, or a tenth of it is lost. It is left, each time for
+//     longer, and must show a clean stretch beside the relay before it is used
+//     alone again.
+//
+// What a peer says makes us send no more than a handful of pings (five) to an
+// address that does not answer, then nothing for at least twenty seconds, a
+// pause that doubles up to five minutes.
+//
+// Finders are reached from three sides: Run gives them time, receivers give
+// them probes, and SetPeers, SetLocal and Kick change their world. A peer's mu
+// is held meanwhile, and what they want sent is sent after it. Data never waits
+// for them: it counts (tally) and goes the way that they chose before.
 //
 // # Sessions
 //

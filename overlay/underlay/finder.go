@@ -95,7 +95,7 @@ type finder struct {
 	wait       time.Duration // before the search after the next
 	callAt     time.Time
 	called     bool // the peer's candidates are known
-	searches   int  // without success, in a row
+	failed     int  // searches in vain, in a row
 	lossy      bool // the last path was left for loss
 
 	seen    map[probeID]struct{} // the peer's last pings and calls
@@ -214,7 +214,7 @@ func (f *finder) take(now time.Time, s *spot, v verdict) {
 
 func (f *finder) confirm(now time.Time) {
 	f.confirmed, f.confirmedAt = true, now
-	f.lossy, f.searches, f.wait = false, 0, 0
+	f.lossy, f.failed, f.wait = false, 0, 0
 	f.nextSearch = now.Add(upgradeEvery)
 }
 
@@ -498,8 +498,10 @@ func (f *finder) choose(now time.Time) {
 // search calls the peer, and pings all that it may be reached at.
 func (f *finder) search(now time.Time) send {
 	f.forget(now)
+	if f.called && f.use == nil && !f.searchAt.IsZero() && now.Sub(f.searchAt) >= searchTime {
+		f.failed++
+	}
 	f.searchAt = now
-	f.searches++
 	f.wait = min(max(2*f.wait, searchFirst), searchMost)
 	f.nextSearch = now.Add(f.jitter(f.wait))
 	if f.confirmed {

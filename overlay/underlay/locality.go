@@ -50,7 +50,7 @@ func (f *finder) reason(now time.Time) string {
 		return reasonLossy
 	case !f.active(now):
 		return reasonIdle
-	case f.use != nil, !f.called, f.searches == 0, f.searches == 1 && now.Sub(f.searchAt) < searchTime:
+	case f.use != nil, !f.called, f.failed == 0 && now.Sub(f.searchAt) < searchTime:
 		return reasonProbing
 	case !f.common():
 		return reasonNoFamily
