@@ -156,16 +156,13 @@ func TestDirectSendAllocatesNothing(t *testing.T) {
 	ls := a.lines.Load()
 	p := a.peers[b.key]
 	nobody := freeAddr(t) // the receiving host is in this process, and allocates
-	p.mu.Lock()
-	relayed := p.relayed
-	p.mu.Unlock()
 	spot := &spot{addr: nobody, tally: &tally{}}
 	bufs := make([][]byte, 128)
 	for i := range bufs {
 		bufs[i] = data(1400, 1)
 	}
 	// The relay is in this process too.
-	relayed = &way{carrier: &udpCarrier{leg: a.legs[0], line: ls.v4, dst: nobody}, label: 9}
+	relayed := &way{carrier: &udpCarrier{leg: a.legs[0], line: ls.v4, dst: nobody}, label: 9}
 	for name, both := range map[string]bool{"direct": false, "both": true} {
 		w := combine(relayed, choice{spot, both}, ls, p.way.Load())
 		a.stopDriving(t, p, w)
