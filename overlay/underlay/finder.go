@@ -327,6 +327,7 @@ func (f *finder) grant(now time.Time, s *spot) {
 
 // due sends the pings whose time has come.
 func (f *finder) due(now time.Time) (out []send) {
+	var silent []netip.AddrPort
 	for _, s := range f.spots {
 		if s.due.IsZero() || s.due.After(now) {
 			continue
@@ -339,8 +340,11 @@ func (f *finder) due(now time.Time) (out []send) {
 			s.due = now.Add(gap)
 		}
 		if s.tries == len(pingGaps)-1 && s.listed && f.use == nil {
-			f.guess(now, s.addr)
+			silent = append(silent, s.addr)
 		}
+	}
+	for _, a := range silent { // now: what is learnt may make others forgotten
+		f.guess(now, a)
 	}
 	return out
 }
