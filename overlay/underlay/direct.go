@@ -341,6 +341,23 @@ func (b *Bind) probed(p *peer, from netip.AddrPort, d []byte) {
 	b.wake() // the finder may want a turn sooner
 }
 
+// suspect is called when a peer begins a handshake by the relay. If it was
+// restarted, our answer must not go to where it was before.
+func (b *Bind) suspect(p *peer) {
+	if !p.way.Load().direct().IsValid() {
+		return
+	}
+	now := time.Now()
+	p.mu.Lock()
+	if p.finder != nil {
+		p.finder.Suspect()
+		p.next = now
+		b.settle(now, p, b.lines.Load())
+	}
+	p.mu.Unlock()
+	b.wake()
+}
+
 // kickPeers makes every direct path prove itself.
 func (b *Bind) kickPeers(now time.Time) {
 	for _, p := range b.table.Load().peers {

@@ -118,6 +118,25 @@ func TestKicked(t *testing.T) {
 	converge(t, a, b)
 }
 
+// TestHandshakeByTheRelay: a peer that begins anew by the relay is answered there
+// too.
+func TestHandshakeByTheRelay(t *testing.T) {
+	a, b := directPair(t)
+	converge(t, a, b)
+	init := data(148, 1)
+	init[0] = typeInitiation
+	b.peers[a.key].mu.Lock()
+	relayed := b.peers[a.key].relayed
+	b.peers[a.key].mu.Unlock()
+	relayed.carrier.send(relayed.label, [][]byte{init})
+	for p := a.next(); p.b[0] != typeInitiation; p = a.next() {
+	}
+	if p := a.Path(b.key); p.Kind == KindDirect {
+		t.Errorf("path %+v", p)
+	}
+	converge(t, a, b)
+}
+
 // TestStrangers sends probes that no peer sealed.
 func TestStrangers(t *testing.T) {
 	a, b := directPair(t)

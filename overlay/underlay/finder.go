@@ -218,6 +218,16 @@ func (f *finder) confirm(now time.Time) {
 	f.nextSearch = now.Add(upgradeEvery)
 }
 
+// Suspect says that the peer does not use its direct path, so perhaps it is not
+// where it was: data goes both ways until it is heard to arrive again.
+func (f *finder) Suspect() {
+	if f.confirmed {
+		f.confirmed = false
+		f.askGap = 0
+		f.use.window = window{} // what arrived before proves nothing
+	}
+}
+
 // doubt sends on both ways again, and asks at once.
 func (f *finder) doubt(now time.Time) {
 	if f.confirmed {

@@ -104,6 +104,9 @@ func (r *receiver) fillRelayed(train *udp.Train, l *leg, t *table, bufs [][]byte
 		}
 		switch {
 		case kind == toWireGuard:
+			if p[0] == typeInitiation {
+				r.b.suspect(to)
+			}
 			sizes[n] = copy(bufs[n], p)
 			stamp(bufs[n], 0)
 			eps[n] = to
