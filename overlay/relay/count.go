@@ -23,6 +23,11 @@ const (
 	expired     // sessions forgotten for lack of PINGs
 	removed     // sessions ended because their node was removed
 
+	streamsOpened  // TLS connections taken
+	streamsRefused // not taken: there are too many, from that source or in all
+	streamsIdle    // closed because no node attached by them, or it left for UDP
+	streamsBroken  // that ended in the middle of something, or spoke no WebSocket
+
 	dropNoSession   // data from an address without a session
 	dropNoPeer      // no session has the label
 	dropSelf        // the label is the sender's own
@@ -37,6 +42,8 @@ const (
 	dropLimited     // an unauthenticated control message above its source's limit
 	dropSendQueue   // the kernel did not take it
 	dropPortFull    // the relay's own node was too slow: the oldest went
+	dropSlow        // for a TLS connection that was too slow: the oldest went
+	dropNoUpgrade   // a request at the relay's HTTPS port that asks for no WebSocket
 	dropPortTooLong // it did not fit the own node's buffer
 
 	events // how many there are
@@ -56,6 +63,10 @@ var eventNames = [events]string{
 	refused:         "attaches_refused",
 	expired:         "sessions_expired",
 	removed:         "sessions_removed",
+	streamsOpened:   "streams_opened",
+	streamsRefused:  "streams_refused",
+	streamsIdle:     "streams_idle",
+	streamsBroken:   "streams_broken",
 	dropNoSession:   "drop_no_session",
 	dropNoPeer:      "drop_no_peer",
 	dropSelf:        "drop_self",
@@ -70,6 +81,8 @@ var eventNames = [events]string{
 	dropLimited:     "drop_limited",
 	dropSendQueue:   "drop_send_queue",
 	dropPortFull:    "drop_port_full",
+	dropSlow:        "drop_slow_stream",
+	dropNoUpgrade:   "drop_no_upgrade",
 	dropPortTooLong: "drop_port_too_long",
 }
 
@@ -83,5 +96,12 @@ func (c *counters) add(e event, n int) { c[e].Add(uint64(n)) }
 func (c *counters) addTo(totals map[string]uint64) {
 	for e := none + 1; e < events; e++ {
 		totals[eventNames[e]] += c[e].Load()
+	}
+}
+
+// take adds what another has counted.
+func (c *counters) take(other *counters) {
+	for e := range other {
+		c[e].Add(other[e].Load())
 	}
 }

@@ -3,7 +3,6 @@ package relay
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"net/netip"
 	"time"
 
 	"overlayd/overlay/key"
@@ -58,7 +57,7 @@ func newDoor(secret key.Secret, start time.Time, t *table) *door {
 
 // control takes a control message from src. It appends the answer, if there is
 // one, to b, and returns what happened.
-func (d *door) control(b []byte, now time.Time, src netip.AddrPort, frame []byte) ([]byte, event) {
+func (d *door) control(b []byte, now time.Time, src origin, frame []byte) ([]byte, event) {
 	switch frameType(frame) {
 	case frameAttach:
 		return d.attach(b, now, src, frame)
@@ -68,7 +67,7 @@ func (d *door) control(b []byte, now time.Time, src netip.AddrPort, frame []byte
 	return b, dropControl
 }
 
-func (d *door) attach(b []byte, now time.Time, src netip.AddrPort, frame []byte) ([]byte, event) {
+func (d *door) attach(b []byte, now time.Time, src origin, frame []byte) ([]byte, event) {
 	f := parseAttach(frame)
 	ticket, err := ParseTicket(f.ticket[:])
 	if err != nil {
@@ -79,7 +78,7 @@ func (d *door) attach(b []byte, now time.Time, src netip.AddrPort, frame []byte)
 	if f.token != (token{}) {
 		tokenAt, proved = d.tokens.made(since, src, f)
 	}
-	if !proved && !(d.attachHosts.allow(d.attachHosts.host(src.Addr()), since) && d.attachAll.allow(0, since)) {
+	if !proved && !(d.attachHosts.allow(d.attachHosts.host(src.addr.Addr()), since) && d.attachAll.allow(0, since)) {
 		return b, dropLimited
 	}
 	k := SessionKey(d.secret, f.ticket[:])
@@ -87,7 +86,7 @@ func (d *door) attach(b []byte, now time.Time, src netip.AddrPort, frame []byte)
 		return b, dropForged
 	}
 	if !proved {
-		c := challenge{nonce: f.nonce, token: d.tokens.make(since, src, f), observed: src}
+		c := challenge{nonce: f.nonce, token: d.tokens.make(since, src, f), observed: src.addr}
 		return c.Append(b, k), challenged
 	}
 	what, why := d.table.admit(since, now, admission{src, k, ticket, f.nonce, tokenAt})
@@ -96,7 +95,7 @@ func (d *door) attach(b []byte, now time.Time, src netip.AddrPort, frame []byte)
 		r := ready{
 			nonce:     f.nonce,
 			boot:      d.boot,
-			observed:  src,
+			observed:  src.addr,
 			lease:     uint16(leaseTime / time.Second),
 			keepalive: uint16(keepaliveTime / time.Second),
 		}
@@ -107,16 +106,16 @@ func (d *door) attach(b []byte, now time.Time, src netip.AddrPort, frame []byte)
 	return b, what
 }
 
-func (d *door) ping(b []byte, now time.Time, src netip.AddrPort, frame []byte) ([]byte, event) {
+func (d *door) ping(b []byte, now time.Time, src origin, frame []byte) ([]byte, event) {
 	since := now.Sub(d.start)
-	if !d.pingPorts.allow(d.pingPorts.port(src), since) {
+	if !d.pingPorts.allow(d.pingPorts.port(src.addr), since) {
 		return b, dropLimited
 	}
 	what, k := d.table.ping(since, src, frame)
 	switch what {
 	case ponged:
 		f := parsePing(frame)
-		return pong{f.session, f.count, src, d.boot}.Append(b, k), what
+		return pong{f.session, f.count, src.addr, d.boot}.Append(b, k), what
 	case dropNoSession:
 		return d.unknown(b, now, src)
 	}
@@ -125,9 +124,9 @@ func (d *door) ping(b []byte, now time.Time, src netip.AddrPort, frame []byte) (
 
 // unknown appends the hint for an address that sent something but has no
 // session, unless it was told just now.
-func (d *door) unknown(b []byte, now time.Time, src netip.AddrPort) ([]byte, event) {
+func (d *door) unknown(b []byte, now time.Time, src origin) ([]byte, event) {
 	since := now.Sub(d.start)
-	if !d.unknownPorts.allow(d.unknownPorts.port(src), since) || !d.unknownAll.allow(0, since) {
+	if !d.unknownPorts.allow(d.unknownPorts.port(src.addr), since) || !d.unknownAll.allow(0, since) {
 		return b, dropNoSession
 	}
 	return appendUnknown(b), unknownSent

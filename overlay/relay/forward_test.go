@@ -22,7 +22,7 @@ func switchTable(t testing.TB, n int) *table {
 	admit := func(id Network, l Label, src netip.AddrPort) {
 		at++
 		k := Ticket{Network: id, Label: l, NotAfter: time.Unix(1<<40, 0), Serial: 1}
-		if what, why := tb.admit(at, time.Unix(0, 0), admission{src, key.Secret{}, k, nonce{byte(l)}, at}); what != attached {
+		if what, why := tb.admit(at, time.Unix(0, 0), admission{byUDP(src), key.Secret{}, k, nonce{byte(l)}, at}); what != attached {
 			t.Fatal(eventNames[what], why)
 		}
 	}

@@ -176,7 +176,7 @@ func FuzzDoor(f *testing.F) {
 		if sealed && len(b) > macSize {
 			b = seal(bytes.Clone(b[:len(b)-macSize]), 0, n.key)
 		}
-		reply, _ := w.door.control(nil, w.now, src, b)
+		reply, _ := w.door.control(nil, w.now, byUDP(src), b)
 		if len(reply) > len(b) {
 			t.Fatalf("%d bytes answer %d", len(reply), len(b))
 		}

@@ -70,7 +70,13 @@ func (l *limiter) port(a netip.AddrPort) uint64 {
 // place is a network address in a form that hashes without allocating. It has
 // no zone: two link-local senders with the same address on two links are
 // told apart by comparing whole addresses.
-type place [18]byte
+type place [19]byte
+
+// The last byte of a place says what kind it is: an address, or a call.
+const (
+	placeKind   = 18
+	placeIsCall = 1
+)
 
 func placeOf(a netip.AddrPort) (p place) {
 	ip := a.Addr().As16()

@@ -46,20 +46,20 @@ func TestFloodOfAttaches(t *testing.T) {
 	b, k := pass(testNetwork, 5, 1, now.Add(time.Hour))
 	f := attach{nonce: nonce{1}, ticket: [ticketSize]byte(b)}
 	src := netip.MustParseAddrPort("192.0.2.1:1")
-	reply, what := d.control(nil, now, src, f.Append(nil, k))
+	reply, what := d.control(nil, now, byUDP(src), f.Append(nil, k))
 	if what != challenged {
 		t.Fatal(eventNames[what])
 	}
 	seen := map[event]int{}
 	for i := range 5000 {
-		_, what := d.control(nil, now, netip.AddrPortFrom(src.Addr(), uint16(i)), f.Append(nil, k))
+		_, what := d.control(nil, now, byUDP(netip.AddrPortFrom(src.Addr(), uint16(i))), f.Append(nil, k))
 		seen[what]++
 	}
 	if seen[challenged] != attachBurst || seen[dropLimited] != 5000-attachBurst {
 		t.Errorf("%v", seen)
 	}
 	f.token = parseChallenge(reply).token
-	if _, what := d.control(nil, now, src, f.Append(nil, k)); what != attached {
+	if _, what := d.control(nil, now, byUDP(src), f.Append(nil, k)); what != attached {
 		t.Errorf("proved, and still: %s", eventNames[what])
 	}
 }
@@ -88,11 +88,11 @@ func TestTokens(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k := newTokens()
 			a := f
-			a.token = k.make(made, src, f)
+			a.token = k.make(made, byUDP(src), f)
 			if tc.change != nil {
 				tc.change(&a)
 			}
-			if at, ok := k.made(tc.now, tc.src, a); ok != tc.ok || ok && at != made {
+			if at, ok := k.made(tc.now, byUDP(tc.src), a); ok != tc.ok || ok && at != made {
 				t.Errorf("%v, %v", at, ok)
 			}
 		})
@@ -100,8 +100,8 @@ func TestTokens(t *testing.T) {
 	t.Run("over a change of keys", func(t *testing.T) {
 		k := newTokens()
 		a := f
-		a.token = k.make(tokenKeyLife-time.Second, src, f)
-		if _, ok := k.made(tokenKeyLife+time.Second, src, a); !ok {
+		a.token = k.make(tokenKeyLife-time.Second, byUDP(src), f)
+		if _, ok := k.made(tokenKeyLife+time.Second, byUDP(src), a); !ok {
 			t.Error("a token of the key before is refused")
 		}
 		k.keys(tokenKeyLife + time.Second)
@@ -122,7 +122,7 @@ func TestRevoked(t *testing.T) {
 	}
 	at := func(l Label, serial uint64) event {
 		k := Ticket{Network: testNetwork, Label: l, NotAfter: time.Unix(1<<40, 0), Serial: serial}
-		what, _ := tb.admit(time.Hour, time.Unix(0, 0), admission{nodeAddr(l), key.Secret{}, k, nonce{7}, time.Hour})
+		what, _ := tb.admit(time.Hour, time.Unix(0, 0), admission{byUDP(nodeAddr(l)), key.Secret{}, k, nonce{7}, time.Hour})
 		return what
 	}
 	for _, serial := range []uint64{1, 5} { // 5 was made, and not shown before
@@ -144,7 +144,7 @@ func TestRevoked(t *testing.T) {
 func TestOwnLabelIsTaken(t *testing.T) {
 	tb := switchTable(t, 3)
 	k := Ticket{Network: testNetwork, Label: 10, NotAfter: time.Unix(1<<40, 0), Serial: 1}
-	if what, _ := tb.admit(time.Hour, time.Unix(0, 0), admission{nodeAddr(10), key.Secret{}, k, nonce{7}, time.Hour}); what != dropOwnLabel {
+	if what, _ := tb.admit(time.Hour, time.Unix(0, 0), admission{byUDP(nodeAddr(10)), key.Secret{}, k, nonce{7}, time.Hour}); what != dropOwnLabel {
 		t.Error(eventNames[what])
 	}
 }

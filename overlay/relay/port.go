@@ -37,16 +37,20 @@ func (p *Port) Send(dst Label, bufs [][]byte) {
 		return
 	}
 	o := p.outs.Get().(*out)
-	bytes, n := 0, 0
+	bytes, n, slow := 0, 0, 0
 	for _, b := range bufs {
 		if len(b) < headerSize || !shaped(b[0], len(b)) {
 			p.count.add(dropShape, 1)
 			continue
 		}
 		stamp(b, p.seat.label)
-		o.add(where, len(b), b)
 		bytes += len(b)
 		n++
+		if where.call != nil {
+			slow += where.call.Send(b, len(b))
+			continue
+		}
+		o.add(where, len(b), b)
 	}
 	dropped := o.flush()
 	for _, b := range bufs {
@@ -55,9 +59,10 @@ func (p *Port) Send(dst Label, bufs [][]byte) {
 		}
 	}
 	p.outs.Put(o)
-	p.count.add(forwarded, n-dropped)
+	p.count.add(forwarded, n-dropped-slow)
 	p.count.add(forwardedBytes, bytes)
 	p.count.add(dropSendQueue, dropped)
+	p.count.add(dropSlow, slow)
 }
 
 // deliver hands a train from a node to the port's reader.

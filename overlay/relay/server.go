@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,16 +26,21 @@ type ServerOptions struct {
 
 	MaxSessions           int // 0: 65,536
 	MaxSessionsPerNetwork int // 0: 16,384
+	MaxStreams            int // TLS connections; 0: 1,024
 }
 
 // Server is a relay. It serves any number of networks.
 type Server struct {
-	log    *slog.Logger // set by NewServer, then read-only, as all but count
+	log    *slog.Logger // set by NewServer, then read-only, as all down to calls
 	table  *table
 	door   *door
 	shards []*shard
-	reads  []*reader
+	calls  *calls
 	count  counters
+
+	mu    sync.Mutex // guards reads and ended
+	reads []*reader
+	ended counters // of readers of calls that are over
 }
 
 // maxShards is where more sockets stop helping.
@@ -58,8 +64,15 @@ func NewServer(o ServerOptions) (*Server, error) {
 	if o.MaxSessionsPerNetwork <= 0 {
 		o.MaxSessionsPerNetwork = defaultMaxSessionsPerNetwork
 	}
+	if o.MaxStreams <= 0 {
+		o.MaxStreams = defaultMaxStreams
+	}
 	t := newTable(o.MaxSessions, o.MaxSessionsPerNetwork)
 	s := &Server{log: o.Log, table: t, door: newDoor(o.Secret, time.Now(), t)}
+	s.calls = &calls{
+		most: o.MaxStreams, patience: attachTime,
+		all: map[*call]struct{}{}, sources: map[netip.Addr]int{},
+	}
 	if err := s.bind(o.Listen, o.Shards); err != nil {
 		s.Close()
 		return nil, err
@@ -114,7 +127,7 @@ func (s *Server) bind(listen netip.AddrPort, shards int) error {
 // everything it started has ended.
 func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for _, r := range s.reads {
+	for _, r := range s.sockets() {
 		slots := slots4
 		if r.socket.LocalAddr().Addr().Is6() {
 			slots = slots6
@@ -135,11 +148,14 @@ func (s *Server) Run(ctx context.Context) error {
 	s.say(s.table.endAll(ReasonStopping))
 	s.Close()
 	wg.Wait()
+	s.calls.running.Wait()
 	return nil
 }
 
-// Close closes the sockets; Run then returns when its context ends.
+// Close closes the sockets and the connections; Run then returns when its
+// context ends.
 func (s *Server) Close() {
+	s.calls.end()
 	for _, h := range s.shards {
 		if h == nil {
 			continue
@@ -153,8 +169,11 @@ func (s *Server) Close() {
 // say sends farewells. What is lost is found by the nodes themselves.
 func (s *Server) say(out []farewell) {
 	for _, f := range out {
-		if k := s.shards[0].socket(f.dst); k != nil {
-			_ = k.Send(f.dst, f.frame)
+		if c := f.dst.call; c != nil {
+			c.SendControl(f.frame)
+			c.Finish()
+		} else if k := s.shards[0].socket(f.dst.addr); k != nil {
+			_ = k.Send(f.dst.addr, f.frame)
 		}
 	}
 }
@@ -176,11 +195,14 @@ func (s *Server) Disconnect(n Network, l Label, last uint64) {
 
 // Counters returns all totals since the start, by name.
 func (s *Server) Counters() map[string]uint64 {
-	totals := map[string]uint64{"sessions": uint64(s.Sessions())}
+	totals := map[string]uint64{"sessions": uint64(s.Sessions()), "streams": uint64(s.calls.len())}
 	s.count.addTo(totals)
+	s.mu.Lock()
+	s.ended.addTo(totals)
 	for _, r := range s.reads {
 		r.count.addTo(totals)
 	}
+	s.mu.Unlock()
 	for _, h := range s.shards {
 		for _, k := range h.sockets() {
 			c := k.Counters()
@@ -193,4 +215,30 @@ func (s *Server) Counters() map[string]uint64 {
 		}
 	}
 	return totals
+}
+
+// sockets returns the readers of sockets, which are there from the start.
+func (s *Server) sockets() (all []*reader) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.reads {
+		if r.socket != nil {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// follow counts what a call's reader counts, unfollow keeps that.
+func (s *Server) follow(r *reader) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reads = append(s.reads, r)
+}
+
+func (s *Server) unfollow(r *reader) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reads = slices.DeleteFunc(s.reads, func(other *reader) bool { return other == r })
+	s.ended.take(r.count)
 }

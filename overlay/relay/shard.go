@@ -73,9 +73,11 @@ func (o *out) flush() (dropped int) {
 	return dropped
 }
 
-// reader moves what one socket receives. It belongs to one goroutine.
+// reader moves what one socket receives, or one call. It belongs to one
+// goroutine.
 type reader struct {
-	socket *udp.Socket
+	socket *udp.Socket // nil: call
+	call   *call
 	table  *table
 	door   *door
 	out    *out
@@ -99,6 +101,9 @@ func (r *reader) run(slots int) {
 func (r *reader) forward(trains []udp.Train) {
 	bytes, n := 0, 0
 	for i := range trains {
+		if r.call != nil {
+			trains[i].Src = r.call.addr
+		}
 		b, k := r.train(&trains[i])
 		bytes += b
 		n += k
@@ -113,22 +118,28 @@ func (r *reader) forward(trains []udp.Train) {
 
 // train queues what is to be forwarded of one train, and returns how much it was.
 func (r *reader) train(t *udp.Train) (bytes, datagrams int) {
-	from := r.table.at(t.Src)
+	src := origin{t.Src, r.call}
+	from := r.table.from(src)
 	for rest := t.Buf; len(rest) > 0; {
 		n, d := cut(from, rest, t.Size)
 		run := rest[:n]
 		rest = rest[n:]
 		switch {
 		case d.control:
-			r.control(t.Src, run)
-			from = r.table.at(t.Src) // it may have attached
+			r.control(src, run)
+			from = r.table.from(src) // it may have attached
 		case d.leg == nil:
 			r.count.add(d.why, 1)
 			if d.why == dropNoSession {
-				r.unknown(t.Src)
+				r.unknown(src)
 			}
 		case d.leg.port != nil:
 			d.leg.port.deliver(r.count, from.label, run, t.Size)
+		case d.leg.call != nil:
+			slow := d.leg.call.Send(run, t.Size)
+			r.count.add(dropSlow, slow)
+			bytes += n
+			datagrams += (n+t.Size-1)/t.Size - slow
 		default:
 			r.out.add(d.leg, t.Size, run)
 			bytes += n
@@ -139,23 +150,27 @@ func (r *reader) train(t *udp.Train) (bytes, datagrams int) {
 }
 
 // control answers a control message by the socket it came by.
-func (r *reader) control(src netip.AddrPort, frame []byte) {
+func (r *reader) control(src origin, frame []byte) {
 	reply, what := r.door.control(r.reply[:0], time.Now(), src, frame)
 	r.answer(src, reply, what)
 }
 
 // unknown tells a sender that it has no session, unless it was told just now.
-func (r *reader) unknown(src netip.AddrPort) {
+func (r *reader) unknown(src origin) {
 	reply, what := r.door.unknown(r.reply[:0], time.Now(), src)
 	if what == unknownSent {
 		r.answer(src, reply, what)
 	}
 }
 
-func (r *reader) answer(src netip.AddrPort, reply []byte, what event) {
+func (r *reader) answer(src origin, reply []byte, what event) {
 	r.count.add(what, 1)
 	r.reply = reply
-	if len(reply) > 0 {
-		_ = r.socket.Send(src, reply) // counted there; nodes repeat themselves
+	switch {
+	case len(reply) == 0:
+	case r.call != nil:
+		r.call.SendControl(reply)
+	default:
+		_ = r.socket.Send(src.addr, reply) // counted there; nodes repeat themselves
 	}
 }

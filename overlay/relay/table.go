@@ -41,10 +41,11 @@ type seat struct {
 	heard   time.Duration // when the last authentic control message came
 }
 
-// leg is where a seat's datagrams go: to an address, or to the relay's own node.
+// leg is where a seat's datagrams go: to where they come from, or to the relay's
+// own node.
 type leg struct {
-	addr netip.AddrPort
-	port *Port // nil: by UDP
+	origin
+	port *Port // nil: by origin
 }
 
 // network holds the seats of one network.
@@ -92,7 +93,22 @@ func (t *table) at(src netip.AddrPort) *seat {
 	if s == nil {
 		return nil
 	}
-	if l := s.leg.Load(); l == nil || l.addr != src {
+	if l := s.leg.Load(); l == nil || l.addr != src || l.call != nil {
+		return nil
+	}
+	return s
+}
+
+// from is at for any origin.
+func (t *table) from(o origin) *seat {
+	if o.call == nil {
+		return t.at(o.addr)
+	}
+	s := t.places.get(o.place())
+	if s == nil {
+		return nil
+	}
+	if l := s.leg.Load(); l == nil || l.call != o.call {
 		return nil
 	}
 	return s
@@ -110,7 +126,7 @@ func (t *table) network(id Network) *network {
 
 // admission is an ATTACH whose MAC and token were checked.
 type admission struct {
-	src     netip.AddrPort
+	src     origin
 	key     key.Secret
 	ticket  Ticket
 	nonce   nonce
@@ -139,15 +155,16 @@ func (t *table) admit(now time.Duration, wall time.Time, a admission) (event, Re
 	switch {
 	case l.port != nil:
 		return dropOwnLabel, ReasonNone
-	case a.tokenAt == s.movedAt && a.nonce == s.nonce && a.src == l.addr: // READY was lost
+	case a.tokenAt == s.movedAt && a.nonce == s.nonce && a.src == l.origin: // READY was lost
 		return repeated, ReasonNone
 	case a.tokenAt <= s.movedAt:
 		return dropReplay, ReasonNone
 	}
 	what := attached
-	if l.addr != a.src {
+	if l.origin != a.src {
 		what = moved
-		t.places.drop(placeOf(l.addr))
+		t.places.drop(l.place())
+		l.left()
 	}
 	t.sit(now, s, a)
 	return what, ReasonNone
@@ -171,7 +188,7 @@ func (t *table) open(now time.Duration, a admission) (event, Reason) {
 // sit puts a seat at the place of an admission. Whoever sat there before has
 // lost the address. mu is held.
 func (t *table) sit(now time.Duration, s *seat, a admission) {
-	p := placeOf(a.src)
+	p := a.src.place()
 	if other := t.places.get(p); other != nil && other != s {
 		t.close(other)
 	}
@@ -179,13 +196,13 @@ func (t *table) sit(now time.Duration, s *seat, a admission) {
 		s.count = 0
 	}
 	s.key, s.ticket, s.nonce, s.movedAt, s.heard = a.key, a.ticket, a.nonce, a.tokenAt, now
-	s.leg.Store(&leg{addr: a.src})
+	s.leg.Store(&leg{origin: a.src})
 	t.places.put(p, s)
 }
 
 // ping checks a PING that came from src, and returns the answer's key.
-func (t *table) ping(now time.Duration, src netip.AddrPort, frame []byte) (event, key.Secret) {
-	s := t.at(src)
+func (t *table) ping(now time.Duration, src origin, frame []byte) (event, key.Secret) {
+	s := t.from(src)
 	if s == nil {
 		return dropNoSession, key.Secret{}
 	}
@@ -211,9 +228,10 @@ func (t *table) close(s *seat) {
 		return
 	}
 	if l.port == nil {
-		if p := placeOf(l.addr); t.places.get(p) == s {
+		if p := l.place(); t.places.get(p) == s {
 			t.places.drop(p)
 		}
+		l.left()
 	}
 	s.network.own.CompareAndSwap(s, nil)
 	if s.network.labels.get(s.label) == s {
@@ -226,7 +244,7 @@ func (t *table) close(s *seat) {
 
 // farewell is a GOAWAY to be sent.
 type farewell struct {
-	dst   netip.AddrPort
+	dst   origin
 	frame []byte
 }
 
@@ -237,7 +255,7 @@ func (t *table) end(s *seat, why Reason) (farewell, bool) {
 	if l == nil || l.port != nil {
 		return farewell{}, false
 	}
-	return farewell{l.addr, goAway{s.nonce.session(), why}.Append(nil, s.key)}, true
+	return farewell{l.origin, goAway{s.nonce.session(), why}.Append(nil, s.key)}, true
 }
 
 // sweep ends the seats whose lease or ticket has run out.
@@ -319,6 +337,22 @@ func (t *table) seatOwn(id Network, l Label, p *Port) *seat {
 	n.labels.put(l, s)
 	n.own.Store(s)
 	return s
+}
+
+// hangUp closes the seat of a call that has ended.
+func (t *table) hangUp(c *call) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.from(c.origin()); s != nil {
+		t.close(s)
+	}
+}
+
+// left tells a call, if that is where the leg went, that it has no seat now.
+func (l *leg) left() {
+	if l.call != nil {
+		l.call.idle.Reset(l.call.patience)
+	}
 }
 
 // leave closes a seat.

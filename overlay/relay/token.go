@@ -4,7 +4,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -45,8 +44,10 @@ func (t *tokens) keys(now time.Duration) (current, previous key.Secret) {
 	return t.current, t.previous
 }
 
-// make returns the token for an ATTACH with this nonce and ticket from src.
-func (t *tokens) make(now time.Duration, src netip.AddrPort, f attach) (k token) {
+// make returns the token for an ATTACH with this nonce and ticket from src. By
+// UDP it proves the address; in a call, where TCP has done that, it makes sure
+// that an ATTACH which was recorded on another connection counts for nothing.
+func (t *tokens) make(now time.Duration, src origin, f attach) (k token) {
 	current, _ := t.keys(now)
 	binary.LittleEndian.PutUint64(k[:], uint64(now))
 	sum := tokenMAC(current, k, src, f)
@@ -56,7 +57,7 @@ func (t *tokens) make(now time.Duration, src netip.AddrPort, f attach) (k token)
 
 // made returns when an ATTACH's token was made, if it is one of ours for this
 // very ATTACH and source, and young enough.
-func (t *tokens) made(now time.Duration, src netip.AddrPort, f attach) (at time.Duration, ok bool) {
+func (t *tokens) made(now time.Duration, src origin, f attach) (at time.Duration, ok bool) {
 	current, previous := t.keys(now)
 	at = time.Duration(binary.LittleEndian.Uint64(f.token[:]))
 	if at < 0 || at > now || now-at > tokenLife {
@@ -71,9 +72,9 @@ func (t *tokens) made(now time.Duration, src netip.AddrPort, f attach) (at time.
 	return 0, false
 }
 
-func tokenMAC(k key.Secret, t token, src netip.AddrPort, f attach) (m [macSize]byte) {
+func tokenMAC(k key.Secret, t token, src origin, f attach) (m [macSize]byte) {
 	h := hmac.New(sha256.New, k.Expose())
-	p := placeOf(src)
+	p := src.place()
 	h.Write(t[:8])
 	h.Write(p[:])
 	h.Write(f.nonce[:])

@@ -183,9 +183,9 @@ func (w *world) atRelay(p packet) {
 	var reply []byte
 	what := d.why
 	if d.control {
-		reply, what = w.door.control(nil, w.now, p.src, p.data)
+		reply, what = w.door.control(nil, w.now, byUDP(p.src), p.data)
 	} else if d.why == dropNoSession {
-		reply, what = w.door.unknown(nil, w.now, p.src)
+		reply, what = w.door.unknown(nil, w.now, byUDP(p.src))
 	}
 	w.events[what]++
 	if len(reply) > len(p.data) {
@@ -495,7 +495,7 @@ func TestTicketEnds(t *testing.T) {
 	if len(out) != 1 || w.table.places.len() != 0 {
 		t.Fatalf("%d farewells", len(out))
 	}
-	w.put(packet{w.now, out[0].dst, true, out[0].frame})
+	w.put(packet{w.now, out[0].dst.addr, true, out[0].frame})
 	w.run(20 * time.Second)
 	if s := a.Status(); s.State != Lost || s.Reason != ReasonExpired {
 		t.Errorf("%+v", s)
