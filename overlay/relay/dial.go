@@ -63,9 +63,11 @@ func Dial(ctx context.Context, o DialOptions) (*Stream, error) {
 	defer cancel()
 	d := newDial(o)
 	st, err := d.dial(within)
-	switch {
-	case err == nil:
+	if err == nil {
 		return st, nil
+	}
+	d.end()
+	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case within.Err() != nil:
@@ -84,6 +86,7 @@ type dial struct {
 	raw    net.Conn   // the TCP connection; nil: none yet
 	proxy  string     // host:port; "": none
 	passed bool       // the proxy let us through
+	over   bool       // a connection that is made now comes too late
 }
 
 func newDial(o DialOptions) *dial {
@@ -190,14 +193,34 @@ func (d *dial) connect(ctx context.Context, network, addr string) (net.Conn, err
 	for i, a := range addrs {
 		conn, err := d.connectTo(ctx, network, a, len(addrs)-i)
 		if err == nil {
-			d.mu.Lock()
-			d.raw = conn
-			d.mu.Unlock()
-			return conn, nil
+			return conn, d.keep(conn)
 		}
 		errs = append(errs, err)
 	}
 	return nil, errors.Join(errs...)
+}
+
+// keep remembers the TCP connection.
+func (d *dial) keep(conn net.Conn) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.raw = conn
+	if d.over {
+		conn.Close()
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// end closes what a failed dial has opened: the transport would go on with its
+// handshake for as long as it takes.
+func (d *dial) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.over = true
+	if d.raw != nil {
+		d.raw.Close()
+	}
 }
 
 func (d *dial) connectTo(ctx context.Context, network, addr string, left int) (net.Conn, error) {
@@ -287,10 +310,10 @@ func (d *dial) obstacle(err error) Obstacle {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return ObstacleIntercepted
 	}
-	if errors.Is(err, http.ErrSchemeMismatch) { // plain HTTP in the place of TLS
+	record, garbage := errors.AsType[tls.RecordHeaderError](err)
+	if string(record.RecordHeader[:]) == "HTTP/" { // plain HTTP in the place of TLS
 		return ObstaclePortal
 	}
-	_, garbage := errors.AsType[tls.RecordHeaderError](err)
 	_, alert := errors.AsType[tls.AlertError](err)
 	if garbage || alert {
 		return ObstacleNotRelay

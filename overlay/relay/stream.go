@@ -70,21 +70,27 @@ func (s *Stream) Send(train []byte, size int) (dropped int) { return s.out.push(
 func (s *Stream) SendControl(frame []byte) bool { return s.out.pushUrgent(frame) }
 
 // Read waits for a message and returns its datagrams, which are borrowed until
-// the next Read. There may be trains beside an error. Only one goroutine reads.
+// the next Read. There may be trains beside an error, which ends the stream. Only
+// one goroutine reads.
 func (s *Stream) Read() ([]udp.Train, error) {
 	n, err := s.in.message(s.message)
 	if err != nil {
 		return nil, s.failure(err)
 	}
 	s.trains, err = trains(s.trains[:0], s.message[:n])
+	if err != nil {
+		err = s.failure(err)
+	}
 	return s.trains, err
 }
 
-// failure makes the errors of an end that was meant one error.
+// failure closes the stream after an error of Read's, and makes those of an end
+// that was meant one error.
 func (s *Stream) failure(err error) error {
+	defer s.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || errors.Is(err, io.EOF) {
+	if s.closed || s.ending || errors.Is(err, io.EOF) {
 		return net.ErrClosed
 	}
 	return err

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -557,8 +558,14 @@ func TestObstacles(t *testing.T) {
 		{"a proxy that hangs up", rawProxy(func(net.Conn) {}), ObstacleProxy, ""},
 		{"a proxy that is not there", DialOptions{Endpoint: good, TLS: believe, Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: "127.0.0.1:1"})}, ObstacleProxy, ""},
 		{"a proxy that lies", rawProxy(func(c net.Conn) {
-			io.CopyN(io.Discard, c, 10)
-			io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\nand then no TLS at all, but something else")
+			if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+				return
+			}
+			io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+			c.Read(make([]byte, 1000))
+			io.WriteString(c, "no TLS at all, but something else")
+			c.(*net.TCPConn).CloseWrite()
+			io.Copy(io.Discard, c)
 		}), ObstacleNotRelay, ""},
 		{"a proxy setting that is malformed", DialOptions{Endpoint: good, TLS: believe, Proxy: func(*http.Request) (*url.URL, error) {
 			return nil, errors.New("parse http://anna:hidden-word@: bad")
