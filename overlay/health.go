@@ -26,9 +26,17 @@ func health(v view, relays []underlay.RelayStatus, ownRelay bool, now time.Time)
 	}
 	if cutOff {
 		items = append(items, HealthItem{
-			ID: "relay_unreachable", Severity: SeverityError, Title: relayTitle(relays),
-			Fix: "check that overlayd runs on the relay and that its UDP port is open there and here",
+			ID: "relay_unreachable", Severity: SeverityError, Title: relayTitle(relays), Fix: relayFix(relays),
 		})
+	}
+	for _, r := range relays {
+		if r.State == relay.Up.String() && r.Reason == underlay.ReasonUDPBlocked {
+			items = append(items, HealthItem{
+				ID: r.Reason, Severity: SeverityInfo,
+				Title: fmt.Sprintf("UDP to relay %s is blocked: its traffic goes by TLS, which is slower", r.Name),
+				Fix:   fmt.Sprintf("let UDP to %s out of this network; it is used as soon as it passes", r.Endpoint),
+			})
+		}
 	}
 	if v.failed != nil {
 		items = append(items, HealthItem{
@@ -56,7 +64,29 @@ func relayTitle(relays []underlay.RelayStatus) string {
 	if len(relays) == 0 {
 		return "no relay is known to lead to the other nodes"
 	}
-	return fmt.Sprintf("relay %s at %s does not answer over UDP", relays[0].Name, relays[0].Endpoint)
+	r := relays[0]
+	title := fmt.Sprintf("relay %s at %s does not answer over UDP", r.Name, r.Endpoint)
+	if r.Detail != "" {
+		title += ", nor is there a way by TLS: " + oneLine(r.Detail)
+	}
+	return title
+}
+
+// relayFix is the next step when no relay answers, by what stands in the way.
+func relayFix(relays []underlay.RelayStatus) string {
+	if len(relays) > 0 {
+		switch relay.Obstacle(relays[0].Reason) {
+		case relay.ObstacleProxy:
+			return "check HTTPS_PROXY in the daemon's environment, and that the proxy lets CONNECT to the relay through"
+		case relay.ObstaclePortal:
+			return "open any web page in a browser and log in to this network"
+		case relay.ObstacleIntercepted:
+			return "somebody on the way reads TLS: let the relay's address out without that, or allow UDP to it"
+		case relay.ObstacleFull:
+			return "allow UDP to the relay, which needs no connections there"
+		}
+	}
+	return "check that overlayd runs on the relay and that its port is open there and here, UDP or TCP"
 }
 
 // nodeState is the one word for a node.

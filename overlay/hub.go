@@ -273,7 +273,10 @@ const (
 func (h *Hub) serve(ctx context.Context, ln net.Listener, cert tls.Certificate, pin key.Pin) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	web := coord.NewHTTPServer(h.coord.Handler(), cert, h.log)
+	mux := http.NewServeMux()
+	mux.Handle(relay.StreamPath, h.relay)
+	mux.Handle("/", h.coord.Handler())
+	web := coord.NewHTTPServer(mux, cert, h.log)
 
 	// The relay's readers keep their processors while they rest between two
 	// bursts: the rest of the program gets as many as there are.

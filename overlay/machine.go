@@ -10,7 +10,6 @@ import (
 	"overlayd/journal"
 	"overlayd/nat"
 	"overlayd/overlay/key"
-	"overlayd/overlay/relay"
 	"overlayd/overlay/tunnel"
 	"overlayd/overlay/underlay"
 	"overlayd/routing"
@@ -33,12 +32,12 @@ type machine struct {
 }
 
 // bringUp makes the interface and the tunnel. Nothing is configured yet.
-func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, state routing.State, k key.Private, port uint16, own *relay.Port) (*machine, error) {
+func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, state routing.State, k key.Private, under underlay.Options) (*machine, error) {
 	tun, err := tunnel.OpenTUN(state.Link, state.MTU)
 	if err != nil {
 		return nil, err
 	}
-	bind := underlay.New(underlay.Options{Log: log, Port: port, Mark: routing.Mark, Key: k, Own: own})
+	bind := underlay.New(under)
 	dev, err := tunnel.New(tunnel.Options{TUN: tun, Bind: bind, Key: k, Log: log})
 	if err != nil {
 		return nil, errors.Join(err, tun.Close())

@@ -317,7 +317,7 @@ func (p *Plan) planRelays(in planInput) {
 		for _, pass := range in.Map.Passes {
 			if pass.Relay == r.ID && len(addrs) > 0 {
 				p.Relays = append(p.Relays, underlay.Relay{
-					ID: r.ID, Name: r.Name, Addrs: addrs, Ticket: pass.Ticket, Key: pass.Key,
+					ID: r.ID, Name: r.Name, Endpoint: r.Endpoint, Addrs: addrs, Ticket: pass.Ticket, Key: pass.Key,
 				})
 			}
 		}

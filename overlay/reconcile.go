@@ -6,6 +6,7 @@ import (
 
 	"overlayd/journal"
 	"overlayd/overlay/coord"
+	"overlayd/overlay/underlay"
 	"overlayd/routing"
 )
 
@@ -86,7 +87,9 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 	first := r.live == nil
 	if first {
 		clear(r.boots) // a new tunnel has no session with anybody
-		r.live, err = bringUp(n.log, r.notes, r.kernel, p.Routing, n.id.WireGuard, n.o.Port, n.ownPort(v.m))
+		r.live, err = bringUp(n.log, r.notes, r.kernel, p.Routing, n.id.WireGuard, underlay.Options{
+			Log: n.log, Port: n.o.Port, Mark: routing.Mark, Key: n.id.WireGuard, Own: n.ownPort(v.m), Dial: n.dialRelay,
+		})
 		if err != nil {
 			return 0, err
 		}

@@ -107,7 +107,7 @@ func (s snapshot) statusRelays() []StatusRelay {
 	for _, r := range s.relays {
 		out = append(out, StatusRelay{
 			Name: r.Name, Endpoint: r.Endpoint, State: r.State,
-			Transport: r.Transport, RTTMS: milliseconds(r.RTT),
+			Transport: r.Transport, RTTMS: milliseconds(r.RTT), Reason: r.Reason,
 		})
 	}
 	return out

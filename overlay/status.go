@@ -63,6 +63,10 @@ type StatusRelay struct {
 	State     string   `json:"state"` // attaching, up, lost; own on the relay's machine
 	Transport string   `json:"transport"`
 	RTTMS     *float64 `json:"rtt_ms"`
+	// Reason says why it is not reached by UDP: udp_blocked; or not at all, as
+	// far as TLS knows: tls_unreachable, proxy_refused, captive_portal,
+	// tls_intercepted, not_a_relay, relay_full. Empty: there is nothing to say.
+	Reason string `json:"reason"`
 }
 
 // StatusPeer is one other node.
@@ -81,7 +85,7 @@ type StatusPeer struct {
 // StatusPath is how packets reach a peer.
 type StatusPath struct {
 	Kind      string `json:"kind"`      // direct, relay, none
-	Transport string `json:"transport"` // udp, local
+	Transport string `json:"transport"` // udp, tls, local
 	Endpoint  string `json:"endpoint"`
 	Reason    string `json:"reason"`
 }

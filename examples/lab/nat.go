@@ -21,6 +21,10 @@ const (
 	// nobody asked for is dropped. No hole can be punched.
 	Hard NAT = "hard"
 
+	// NoUDP is Cone, and lets no UDP through in either direction, until
+	// [Machine.PassUDP].
+	NoUDP NAT = "no-udp"
+
 	// Routed does not translate and drops nothing.
 	Routed NAT = "routed"
 )
@@ -55,6 +59,10 @@ func (m *Machine) nat(ctx context.Context, kind NAT, wan, lan string) error {
 	case Routed:
 		return nil
 	case Cone:
+	case NoUDP:
+		if err := m.iptables(ctx, append([]string{"-A"}, udpRule...)...); err != nil {
+			return err
+		}
 	case Hard:
 		masquerade = append(masquerade, "--random-fully")
 	default:
@@ -72,6 +80,20 @@ func (m *Machine) nat(ctx context.Context, kind NAT, wan, lan string) error {
 		}
 	}
 	return nil
+}
+
+// udpRule is what blocks UDP on a router, without the command in front.
+var udpRule = []string{"FORWARD", "-p", "udp", "-j", "DROP"}
+
+// BlockUDP makes a router drop all UDP that it forwards, also of flows that are
+// known.
+func (m *Machine) BlockUDP(ctx context.Context) error {
+	return m.iptables(ctx, append([]string{"-I"}, udpRule...)...)
+}
+
+// PassUDP takes BlockUDP, or what NoUDP means, back.
+func (m *Machine) PassUDP(ctx context.Context) error {
+	return m.iptables(ctx, append([]string{"-D"}, udpRule...)...)
 }
 
 // docker makes what the Docker daemon makes of a host's iptables: a FORWARD

@@ -51,7 +51,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 	if o.Machine.Public().IsZero() {
 		return nil, errors.New("a client needs a machine key")
 	}
-	if _, err := clientTLS(o.Endpoint, o.Pin); err != nil {
+	if _, err := ClientTLS(o.Endpoint, o.Pin); err != nil {
 		return nil, err
 	}
 	if o.Dialer == nil {
@@ -196,7 +196,7 @@ type line struct {
 const maxAnswer = 64 << 20
 
 func (c *Client) connect() *line {
-	tlsConfig, err := clientTLS(c.o.Endpoint, c.o.Pin)
+	tlsConfig, err := ClientTLS(c.o.Endpoint, c.o.Pin)
 	if err != nil {
 		panic("internal error: NewClient took a malformed address")
 	}

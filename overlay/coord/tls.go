@@ -72,9 +72,9 @@ func NewHTTPServer(h http.Handler, cert tls.Certificate, log *slog.Logger) *http
 	}
 }
 
-// clientTLS is a node's: with a pin that alone counts, and without one the
+// ClientTLS is a node's, for the coordinator and for the relay on its port: with a pin that alone counts, and without one the
 // system's certificate authorities.
-func clientTLS(endpoint string, pin key.Pin) (*tls.Config, error) {
+func ClientTLS(endpoint string, pin key.Pin) (*tls.Config, error) {
 	host, _, err := net.SplitHostPort(endpoint)
 	if err != nil {
 		return nil, problem(KindInvalid, "write it as host:port", "the coordinator's address %q is malformed", endpoint)

@@ -15,8 +15,22 @@
 // Decisions do no I/O and take the time as an argument: [Session] is the node's
 // end, door and table are the relay's, cut is the switch. [Server] moves the
 // bytes. A [Port] is the place of the relay machine's own node, which needs no
-// socket in between. A seat sends by a leg: an address or a Port today, and
-// whatever else can carry datagrams later.
+// socket in between. A seat sends by a leg: an address, a Port or a call.
+//
+// # Where UDP is blocked
+//
+// A node can bring the same datagrams over TLS: a [Stream], which [Dial] makes
+// through HTTP proxies and the server takes as a WebSocket at [StreamPath].
+// To the relay it is a call. Each message is a run of lengths and datagrams; what
+// comes is made into trains where it lies, so all that is said above holds for it
+// too, from UDP to TLS and back. What goes to a call waits in an outbox, from
+// which control messages leave first and of which the oldest data is dropped: a
+// slow reader costs itself, and nobody else. The node's session is the same one
+// as by UDP, challenge and all, although TCP has proved the address: the challenge
+// ties an ATTACH to its connection, so one that somebody who reads TLS on the way
+// has recorded moves nothing, and its MACs show the node that it talks to the
+// relay. A session moves between UDP and calls as it does between addresses; a
+// call without one is closed after ten seconds.
 //
 // # Who is answered
 //
@@ -37,5 +51,6 @@
 // Sessions are limited in all and per network; ATTACHes without a good token,
 // UNKNOWNs and PINGs per source, in tables of fixed size, and over all sources;
 // removed nodes that are remembered, by their number. Data is never queued: it
-// goes to the kernel, or into a Port's ring, where the oldest makes room.
+// goes to the kernel, or into the ring of a Port or the outbox of a call, where the
+// oldest makes room. Calls are limited per source and in all, their writes in time.
 package relay

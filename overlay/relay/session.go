@@ -86,6 +86,7 @@ type SessionStatus struct {
 	RTT      time.Duration  // smoothed; 0: unknown
 	Observed netip.AddrPort // our address as the relay sees it
 	LastEcho time.Time      // when the relay last proved that it has the session
+	Doubted  time.Time      // when the first PING since then was sent; zero: none was
 	BootID   uint64         // changes when the relay restarts
 }
 
@@ -339,6 +340,9 @@ func (s *Session) ping(now time.Time) []byte {
 		e.next = now.Add(e.gaps[0])
 		e.gaps = e.gaps[1:]
 	}
+	if s.status.Doubted.IsZero() {
+		s.status.Doubted = now
+	}
 	e.count++
 	e.sentAt[e.count%uint64(len(e.sentAt))] = now
 	return ping{e.id, e.count}.Append(make([]byte, 0, pingSize), e.key)
@@ -420,7 +424,7 @@ func (s *Session) handlePong(now time.Time, frame []byte) {
 
 // confirmed notes a proof that the relay has the session.
 func (s *Session) confirmed(now time.Time, observed netip.AddrPort) {
-	s.status.LastEcho = now
+	s.status.LastEcho, s.status.Doubted = now, time.Time{}
 	s.status.Observed = observed
 	s.sentSince.Store(0)
 	s.grant.gaps = nil

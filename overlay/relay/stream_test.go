@@ -22,6 +22,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,6 +48,8 @@ func noProxy(*http.Request) (*url.URL, error) { return nil, nil }
 type webNode struct {
 	testNode
 	stream *Stream
+	sink   atomic.Pointer[atomic.Int64] // counts bytes instead of keeping them; nil: they are kept
+	came   chan struct{}
 }
 
 func startWebNode(t testing.TB, endpoint string, believe *tls.Config, l Label) *webNode {
@@ -56,7 +59,7 @@ func startWebNode(t testing.TB, endpoint string, believe *tls.Config, l Label) *
 		t.Fatal(err)
 	}
 	ticket, k := pass(testNetwork, l, uint64(l), time.Now().Add(time.Hour))
-	n := &webNode{stream: st, testNode: testNode{
+	n := &webNode{stream: st, came: make(chan struct{}, 1), testNode: testNode{
 		t: t, session: NewSession(SessionOptions{Ticket: ticket, Key: k}),
 		data: make(chan []byte, 5000), wake: make(chan struct{}, 1),
 	}}
@@ -76,6 +79,16 @@ func startWebNode(t testing.TB, endpoint string, believe *tls.Config, l Label) *
 func (n *webNode) read() {
 	for {
 		trains, err := n.stream.Read()
+		if sink := n.sink.Load(); sink != nil {
+			for _, tr := range trains {
+				sink.Add(int64(len(tr.Buf)))
+			}
+			select {
+			case n.came <- struct{}{}:
+			default:
+			}
+			trains = nil
+		}
 		for _, tr := range trains {
 			for b := tr.Buf; len(b) > 0; {
 				d := b[:min(tr.Size, len(b))]
@@ -239,7 +252,7 @@ func TestStreamGoodbye(t *testing.T) {
 	a, b := startWebNode(t, endpoint, believe, 11), startWebNode(t, endpoint, believe, 12)
 	a.waitUp()
 	b.waitUp()
-	s.Disconnect(testNetwork, 11)
+	s.Disconnect(testNetwork, 11, 11)
 	a.waitFor(func(st SessionStatus) bool { return st.Reason == ReasonRemoved })
 	a.stream.Wait()
 	stop()

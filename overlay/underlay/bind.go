@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +35,10 @@ type Options struct {
 	// OwnID is the ID of the relay that Own belongs to; "": the first of
 	// SetRelays.
 	OwnID string
+
+	// Dial makes a TLS connection to a relay, for when UDP does not get there;
+	// nil: there is only UDP.
+	Dial func(context.Context, Relay) (*relay.Stream, error)
 }
 
 // Bind is WireGuard's conn.Bind: by the relays, and directly where that works.
@@ -42,6 +47,7 @@ type Bind struct {
 	direct bool    // direct paths are looked for
 	log    *slog.Logger
 	poke   chan struct{} // makes Run look; holds one token, never closed
+	inbox  chan *inlet   // what came by TLS; never closed
 	count  counters
 	limit  *limiter // of peer probes, by source
 
@@ -54,8 +60,9 @@ type Bind struct {
 	local   Local
 	here    *locality // follows from local, the port and the relays; never nil
 	open    bool
-	ended   bool   // Own is closed
-	port    uint16 // the last one, tried again when reopened: NATs remember it
+	shut    chan struct{} // closed when open ends; nil: not open
+	ended   bool          // Own is closed
+	port    uint16        // the last one, tried again when reopened: NATs remember it
 	closed  udp.Counters
 	peers   map[key.Public]*peer
 	configs map[key.Public]Peer
@@ -78,6 +85,7 @@ func New(o Options) *Bind {
 		o:       o,
 		log:     o.Log,
 		poke:    make(chan struct{}, 1),
+		inbox:   make(chan *inlet),
 		peers:   map[key.Public]*peer{},
 		configs: map[key.Public]Peer{},
 		retired: map[key.Public]weak.Pointer[peer]{},
@@ -125,6 +133,10 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 			fns = append(fns, newReceiver(b, l).receive)
 		}
 	}
+	b.shut = make(chan struct{})
+	if b.o.Dial != nil && b.o.Own == nil {
+		fns = append(fns, newStreamReceiver(b, b.shut).receive)
+	}
 	b.open = true
 	b.locate()
 	b.rebuild()
@@ -141,6 +153,8 @@ func (b *Bind) Close() error {
 		return nil
 	}
 	b.open = false
+	close(b.shut)
+	hangUpAll(b.legs)
 	if b.o.Own != nil {
 		b.ended = true
 		b.o.Own.Close()
@@ -281,10 +295,15 @@ func (b *Bind) SetRelays(relays []Relay) {
 			legs[0].set(r)
 			continue
 		case l == nil || l.port != nil:
-			l = &leg{id: r.ID, wake: b.wake}
+			l = &leg{id: r.ID, wake: b.wake, noTLS: b.o.Dial == nil}
 		}
 		l.set(r)
 		legs = append(legs, l)
+	}
+	for _, old := range b.legs {
+		if !slices.Contains(legs, old) {
+			old.close()
+		}
 	}
 	b.legs = legs
 	b.watch()
@@ -384,6 +403,11 @@ func (b *Bind) snapshot() []*leg {
 func (b *Bind) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var calls sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer calls.Wait()
+	defer func() { hangUpAll(b.snapshot()) }()
+	defer cancel()
 	for {
 		select {
 		case <-ctx.Done():
@@ -392,25 +416,33 @@ func (b *Bind) Run(ctx context.Context) error {
 		case <-b.poke:
 		}
 		now := time.Now()
-		timer.Reset(b.tick(now).Sub(now))
+		next, dials := b.tick(now)
+		for _, l := range dials {
+			calls.Go(func() { b.call(ctx, l) })
+		}
+		timer.Reset(next.Sub(now))
 	}
 }
 
 // idleNap is how long Run sleeps when no leg has anything to do.
 const idleNap = time.Hour
 
-// tick gives every leg its turn and returns when the first wants another.
-func (b *Bind) tick(now time.Time) time.Time {
+// tick gives every leg its turn and returns when the first wants another, and
+// the legs for which a TLS connection is to be made.
+func (b *Bind) tick(now time.Time) (next time.Time, dials []*leg) {
 	ls := b.lines.Load()
-	next := now.Add(idleNap)
+	next = now.Add(idleNap)
 	down := false
 	for _, l := range b.snapshot() {
-		at, changed := l.tick(now, ls)
-		if changed {
+		t := l.tick(now, ls)
+		if t.changed {
 			b.relayChanged(l)
 		}
-		if !at.IsZero() {
-			next = earlier(next, at)
+		if t.dial {
+			dials = append(dials, l)
+		}
+		if !t.next.IsZero() {
+			next = earlier(next, t.next)
 			down = down || !l.isUp()
 		}
 	}
@@ -421,7 +453,7 @@ func (b *Bind) tick(now time.Time) time.Time {
 		b.relocate()
 		next = earlier(next, b.drivePeers(now, next))
 	}
-	return next
+	return next, dials
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -443,7 +475,7 @@ func (b *Bind) expireHeld(now time.Time) {
 // relayChanged is called when a session has come up or gone down.
 func (b *Bind) relayChanged(l *leg) {
 	s := l.status()
-	b.log.Info("relay session changed", "relay", s.Name, "addr", s.Endpoint, "state", s.State)
+	b.log.Info("relay session changed", "relay", s.Name, "addr", s.Endpoint, "state", s.State, "transport", s.Transport)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.rebuild()

@@ -78,11 +78,11 @@ func (b *Bind) relocate() {
 	b.settleHere()
 }
 
-// observed is this node's address as the relay sees it.
+// observed is this node's UDP address as the relay sees it.
 func (l *leg) observed() netip.AddrPort {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.up || l.session == nil {
+	if !l.up || l.race.tls || l.session == nil {
 		return netip.AddrPort{}
 	}
 	return l.session.Status().Observed
@@ -193,8 +193,11 @@ func (p *peer) path(now time.Time) Path {
 		return Path{Kind: KindDirect, Transport: TransportUDP, Endpoint: a.String(), RTT: w.spot.rtt}
 	}
 	path := w.path
-	if path.Reason = p.reason(now); w.carrier == nil {
+	switch {
+	case w.carrier == nil:
 		path.Kind, path.Reason = KindNone, w.reason
+	case path.Reason == "": // else the relay's leg has one that comes before
+		path.Reason = p.reason(now)
 	}
 	return path
 }

@@ -75,6 +75,18 @@
 // the moment one is: WireGuard would repeat a lost handshake only after five
 // seconds.
 //
+// # UDP and TLS
+//
+// A leg has two sessions, of which one carries the traffic; race, another pure
+// function of time and facts, decides which. UDP has a second's start, and wins
+// whenever it answers. When a session by UDP is in doubt a TLS connection is
+// made in case, and takes over when two PINGs have gone unanswered. While TLS
+// carries the traffic, UDP is tried when the network changes and else after 30 s,
+// 60 s and so on up to 5 minutes. The relay has one session per node, so the
+// other one is silent: a fresh one is made for each try of UDP, and the stream is
+// closed when UDP is back. What comes by streams reaches WireGuard by one more
+// receive function; it waits for that, and nobody waits for it.
+//
 // On the relay's own machine the peers are behind a relay.Port instead of a
 // socket. It is one more carrier and one more receive function.
 package underlay

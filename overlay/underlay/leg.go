@@ -16,6 +16,7 @@ import (
 // Relay is one relay, as the map has it.
 type Relay struct {
 	ID, Name string
+	Endpoint string           // host:port, which TLS checks; "": the first of Addrs
 	Addrs    []netip.AddrPort // in order of preference
 	Ticket   []byte           // empty: none yet, so no session
 	Key      key.Secret
@@ -40,6 +41,7 @@ type leg struct {
 	id    string // set by newLeg, then read-only
 	wake  func() // makes Run look
 	port  *relay.Port
+	noTLS bool // there is no way to dial
 	marks atomic.Uint32
 
 	mu      sync.Mutex     // guards the rest
@@ -49,7 +51,12 @@ type leg struct {
 	addrs   []netip.AddrPort
 	at      int  // index of the address in use
 	tries   int  // messages sent to it since it last answered
-	up      bool // there is a session at addrs[at]
+	up      bool // there is a session at addrs[at], by UDP
+
+	race race
+	key  key.Secret
+	host string // the relay's endpoint
+	tls  tlsSide
 }
 
 // note leaves a mark. The session is told at its next Tick; while it is up it
@@ -64,7 +71,7 @@ func (l *leg) note(mark uint32) {
 func (l *leg) set(r Relay) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.name = r.Name
+	l.name, l.host, l.key = r.Name, r.Endpoint, r.Key
 	if l.port != nil {
 		return
 	}
@@ -83,12 +90,20 @@ func (l *leg) set(r Relay) {
 	switch {
 	case len(r.Ticket) == 0:
 		l.session, l.ticket, l.up = nil, nil, false
+		l.hangUp()
 	case l.session == nil:
-		l.session = relay.NewSession(relay.SessionOptions{Ticket: r.Ticket, Key: r.Key, Rand: rand.Reader})
+		l.session = newSession(r.Ticket, r.Key)
 	case !bytes.Equal(l.ticket, r.Ticket):
 		l.session.Renew(r.Ticket, r.Key)
+		if l.tls.session != nil {
+			l.tls.session.Renew(r.Ticket, r.Key)
+		}
 	}
 	l.ticket = slices.Clone(r.Ticket)
+}
+
+func newSession(ticket []byte, k key.Secret) *relay.Session {
+	return relay.NewSession(relay.SessionOptions{Ticket: ticket, Key: k, Rand: rand.Reader})
 }
 
 // addr returns the address in use; the caller holds mu.
@@ -99,34 +114,59 @@ func (l *leg) addr() netip.AddrPort {
 	return l.addrs[l.at]
 }
 
-// tick does what is due, and returns when to come again and whether the session
-// came up or went down.
-func (l *leg) tick(now time.Time, ls *lines) (next time.Time, changed bool) {
+// turn is what came of a leg's tick.
+type turn struct {
+	next    time.Time // when to come again; zero: not by itself
+	changed bool      // the session came up or went down, or has another transport
+	dial    bool      // a TLS connection is to be made
+}
+
+// tick does what is due.
+func (l *leg) tick(now time.Time, ls *lines) (t turn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.session == nil {
-		return time.Time{}, false
+		return t
 	}
+	before := l.state()
 	l.gather(now)
-	frame, next := l.session.Tick(now)
-	if floor := now.Add(shortestNap); next.Before(floor) {
-		next = floor
+	v := l.race.step(now, l.facts(ls), random)
+	if v.hangUp {
+		l.hangUp()
 	}
-	changed = l.look(l.at)
-	if frame != nil && len(l.addrs) > 0 {
-		l.transmit(frame, ls)
+	if v.fresh {
+		l.session = newSession(l.ticket, l.key)
+		l.up = false
 	}
-	return next, changed
+	t.next, t.dial = v.next, v.dial
+	if v.udp {
+		frame, next := l.session.Tick(now)
+		t.next = sooner(t.next, next)
+		l.look(l.at)
+		if frame != nil && len(l.addrs) > 0 {
+			l.transmit(frame, ls)
+		}
+	}
+	if v.attach {
+		t.next = sooner(t.next, l.tls.tick(now))
+	}
+	l.tls.dialing = l.tls.dialing || t.dial
+	if floor := now.Add(shortestNap); !t.next.IsZero() && t.next.Before(floor) {
+		t.next = floor
+	}
+	t.changed = l.state() != before
+	return t
 }
 
 // gather tells the session what traffic there was.
 func (l *leg) gather(now time.Time) {
 	marks := l.marks.Swap(0)
+	session := l.active()
 	if marks&sentMark != 0 {
-		l.session.Sent(now)
+		session.Sent(now)
 	}
 	if marks&heardMark != 0 {
-		l.session.Heard(now)
+		session.Heard(now)
 	}
 }
 
@@ -165,29 +205,31 @@ func (l *leg) handle(now time.Time, src netip.AddrPort, frame []byte, from *line
 	if reply != nil {
 		_ = from.sock.Send(src, reply) // counted there; the session repeats itself
 	}
-	changed = l.look(at)
-	l.wake() // the session may have a new deadline
-	return changed
+	before := l.state()
+	l.look(at)
+	l.wake() // the session may have a new deadline, and the race a winner
+	return l.state() != before
 }
 
 // look takes note of the session's state after an event at one of the
 // addresses; the caller holds mu.
-func (l *leg) look(at int) (changed bool) {
-	up := l.session.Status().State == relay.Up
-	if up {
+func (l *leg) look(at int) {
+	if l.up = l.session.Status().State == relay.Up; l.up {
 		l.at, l.tries = at, 0
 	}
-	changed = up != l.up
-	l.up = up
-	return changed
 }
 
 // kick makes the session prove itself now.
 func (l *leg) kick(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.session != nil {
-		l.session.Kick(now)
+	if l.session == nil {
+		return
+	}
+	l.race.kick(now)
+	l.session.Kick(now)
+	if l.tls.session != nil {
+		l.tls.session.Kick(now)
 	}
 }
 
@@ -198,6 +240,9 @@ func (l *leg) watch(now time.Time, closely bool) {
 	if l.session != nil {
 		l.session.Watch(now, closely)
 	}
+	if l.tls.session != nil {
+		l.tls.session.Watch(now, closely)
+	}
 }
 
 // reach returns what choose wants to know.
@@ -207,6 +252,9 @@ func (l *leg) reach(ls *lines) reach {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.race.tls {
+		return l.tlsReach()
+	}
 	r := reach{id: l.id, transport: TransportUDP}
 	addr := l.addr()
 	if line := ls.to(addr.Addr()); l.up && line != nil {
@@ -221,7 +269,9 @@ type RelayStatus struct {
 	ID, Name  string
 	Endpoint  string        // the address in use
 	State     string        // "attaching", "up", "lost", "no_ticket"
-	Transport string        // TransportUDP, TransportLocal
+	Transport string        // TransportUDP, TransportTLS, TransportLocal
+	Reason    string        // why it is not UDP, or not up: ReasonUDPBlocked, or a relay.Obstacle; "": nothing is known
+	Detail    string        // the same in words
 	RTT       time.Duration // 0: unknown
 	LastEcho  time.Time     // last proof that the relay answers; zero: none yet
 }
@@ -241,7 +291,8 @@ func (l *leg) status() RelayStatus {
 		s.Endpoint = addr.String()
 	}
 	if l.session != nil {
-		st := l.session.Status()
+		l.explain(&s)
+		st := l.active().Status()
 		s.State, s.RTT, s.LastEcho = st.State.String(), st.RTT, st.LastEcho
 	}
 	return s
@@ -257,5 +308,5 @@ func (l *leg) addresses() []netip.AddrPort {
 func (l *leg) isUp() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.up
+	return l.state().up
 }

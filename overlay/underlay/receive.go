@@ -32,8 +32,9 @@ const readSlots = 16
 // one goroutine.
 type receiver struct {
 	b      *Bind
-	line   *line
+	line   *line // nil: leg's stream
 	reader *udp.Reader
+	leg    *leg        // nil: the trains' sources tell
 	trains []udp.Train // read, but not all given away yet
 }
 
@@ -63,7 +64,11 @@ func (r *receiver) fill(bufs [][]byte, sizes []int, eps []conn.Endpoint) (n int)
 	homes := r.b.homes.load()
 	for ; len(r.trains) > 0; r.trains = r.trains[1:] {
 		train := &r.trains[0]
-		if l := t.legs[train.Src]; l != nil {
+		l := r.leg
+		if l == nil {
+			l = t.legs[train.Src]
+		}
+		if l != nil {
 			n = r.fillRelayed(train, l, t, bufs, sizes, eps, n)
 		} else if h := homes[train.Src]; h.peer != nil || r.b.direct {
 			n = r.fillDirect(train, h, t, bufs, sizes, eps, n)
@@ -157,6 +162,9 @@ func (r *receiver) fillDirect(train *udp.Train, h home, t *table, bufs [][]byte,
 }
 
 func (r *receiver) control(l *leg, src netip.AddrPort, p []byte) {
+	if r.leg != nil { // its reader has handled it
+		return
+	}
 	if l.handle(time.Now(), src, p, r.line) {
 		r.b.relayChanged(l)
 	}

@@ -38,12 +38,16 @@ const (
 	reasonRelayDown   = "relay_down"   // no session with the relay
 )
 
+// ReasonUDPBlocked is why a relay is reached by TLS.
+const ReasonUDPBlocked = "udp_blocked"
+
 // reach is what choose knows about a relay.
 type reach struct {
 	id        string
 	transport string
 	endpoint  string
 	carrier   carrier // nil: no session
+	reason    string  // why the transport is not better
 }
 
 // choose returns the way to a peer. The relays come in order of preference.
@@ -61,7 +65,7 @@ func choose(p Peer, relays []reach) *way {
 		return &way{label: p.Label, reason: reasonRelayDown, path: Path{RelayID: r.id}}
 	}
 	return &way{carrier: r.carrier, label: p.Label, path: Path{
-		Kind: KindRelay, Transport: r.transport, Endpoint: r.endpoint, RelayID: r.id,
+		Kind: KindRelay, Transport: r.transport, Endpoint: r.endpoint, RelayID: r.id, Reason: r.reason,
 	}}
 }
 
@@ -75,6 +79,7 @@ const (
 // Transports of Path and RelayStatus.
 const (
 	TransportUDP   = "udp"
+	TransportTLS   = "tls"
 	TransportLocal = "local" // the relay is in this process
 )
 
@@ -89,7 +94,8 @@ type Path struct {
 	RTT time.Duration
 
 	// Reason says why the path is not better: unknown_peer, no_relay,
-	// relay_down; of a relayed one idle, probing, lossy, no_common_family,
+	// relay_down, udp_blocked (the relay is reached by TLS); of another
+	// relayed one idle, probing, lossy, no_common_family,
 	// symmetric_nat_both.
 	Reason string
 }

@@ -1,0 +1,221 @@
+package underlay
+
+import "time"
+
+const (
+	// tlsAfter is the start that UDP has over TLS.
+	tlsAfter = time.Second
+	// doubtBeforeDial is how long a UDP session that was up goes unanswered
+	// before a TLS connection is made, in case it is needed; twice the round
+	// trip, if that is longer.
+	doubtBeforeDial = 250 * time.Millisecond
+	// doubtBeforeTLS is how long before that connection takes over: two PINGs
+	// and most of a second.
+	doubtBeforeTLS = 900 * time.Millisecond
+	// udpFirst to udpMost are the gaps between two tries of UDP while TLS
+	// carries the traffic; udpTry is how long one lasts.
+	udpFirst = 30 * time.Second
+	udpMost  = 5 * time.Minute
+	udpTry   = 2 * time.Second
+	// udpProven is how long UDP has to work before a failure starts from
+	// udpFirst again: a network where it works for seconds is not asked often.
+	udpProven = 5 * time.Minute
+
+	// redialFirst to redialMost bound the gap between two tries of TLS: a random
+	// part of it, so that nodes which lost their relay together come one by one.
+	redialFirst = time.Second
+	redialMost  = time.Minute
+	redialLeast = 250 * time.Millisecond
+	// tlsProven is how long TLS has to work before its failure starts from
+	// redialFirst again.
+	tlsProven = 30 * time.Second
+	// tlsPatience is how long a connection may be without a session.
+	tlsPatience = 5 * time.Second
+)
+
+// race decides whether a relay is reached by UDP or by TLS. UDP starts first
+// and wins whenever it answers. It does no I/O: facts and time come in, a
+// orders comes out.
+type race struct {
+	tls      bool          // TLS carries the traffic
+	wasUp    bool          // UDP was up since TLS carried it last
+	since    time.Time     // when UDP began to go unanswered; zero: it has not
+	udpSince time.Time     // when UDP was last seen to come up
+	probe    time.Time     // when UDP is tried next, or a try ends; while tls
+	probing  bool          // UDP is being tried; while tls
+	gap      time.Duration // between two tries
+
+	tlsSince time.Time // when TLS took over
+	openedAt time.Time // when the connection was there without a session; zero: it is not
+	redial   time.Time // not to dial before
+	fails    int
+}
+
+// facts are what a leg knows when it asks.
+type facts struct {
+	udp     bool      // the UDP session is up
+	doubted time.Time // when it was asked what it has not answered; zero: it has
+	rtt     time.Duration
+	dialing bool
+	stream  bool // there is a TLS connection
+	up      bool // and a session in it
+	closed  bool // none may be made: there is no way to dial, or the Bind is closed
+}
+
+// orders are what to do.
+type orders struct {
+	udp    bool // give the UDP session its turn
+	fresh  bool // but forget what it knows first
+	dial   bool
+	attach bool // give the TLS session its turn
+	hangUp bool
+	next   time.Time // when to ask again, if nothing happens; zero: never
+}
+
+// step says what to do now. random returns a duration below its argument.
+func (r *race) step(now time.Time, f facts, random func(time.Duration) time.Duration) orders {
+	if r.tls {
+		return r.onTLS(now, f, random)
+	}
+	return r.onUDP(now, f, random)
+}
+
+func (r *race) onUDP(now time.Time, f facts, random func(time.Duration) time.Duration) orders {
+	v := orders{udp: true}
+	if f.udp && f.doubted.IsZero() {
+		if !r.wasUp {
+			r.wasUp, r.udpSince = true, now
+		}
+		r.since = time.Time{}
+		v.hangUp = f.stream
+		return v
+	}
+	if r.since.IsZero() {
+		r.since = now
+		if f.udp {
+			r.since = f.doubted
+		}
+	}
+	wait, takeover := tlsAfter, doubtBeforeTLS
+	if r.wasUp {
+		wait = max(doubtBeforeDial, 2*f.rtt)
+		takeover = max(takeover, 3*f.rtt)
+	}
+	if f.up {
+		r.takeOver(now)
+		v.udp, v.fresh, v.attach = false, true, true
+		v.next = r.probe
+		return v
+	}
+	if f.stream {
+		at := r.since.Add(takeover)
+		if v.attach = !now.Before(at); !v.attach {
+			v.next = at
+			return v
+		}
+		return r.patient(now, v)
+	}
+	r.openedAt = time.Time{}
+	return r.call(now, f, r.since.Add(wait), v, random)
+}
+
+// takeOver makes TLS carry the traffic.
+func (r *race) takeOver(now time.Time) {
+	switch {
+	case r.gap == 0, r.wasUp && now.Sub(r.udpSince) >= udpProven:
+		r.gap = udpFirst
+	case r.wasUp:
+		r.gap = min(2*r.gap, udpMost)
+	}
+	*r = race{tls: true, gap: r.gap, probe: now.Add(r.gap), tlsSince: now, redial: r.redial, fails: r.fails}
+}
+
+func (r *race) onTLS(now time.Time, f facts, random func(time.Duration) time.Duration) orders {
+	if r.fails > 0 && now.Sub(r.tlsSince) >= tlsProven {
+		r.fails = 0
+	}
+	if r.probing && f.udp {
+		*r = race{wasUp: true, udpSince: now, gap: r.gap, redial: r.redial, fails: r.fails}
+		return orders{udp: true, hangUp: true}
+	}
+	if !f.stream {
+		fresh := !r.probing
+		*r = race{since: now.Add(-tlsAfter), gap: r.gap, redial: r.redial, fails: r.fails}
+		v := r.onUDP(now, f, random)
+		v.fresh = fresh
+		return v
+	}
+	v := orders{attach: true}
+	if f.up {
+		r.openedAt = time.Time{}
+	} else if v = r.patient(now, v); v.hangUp {
+		v.next = now
+		return v
+	}
+	switch {
+	case !now.Before(r.probe) && r.probing:
+		r.probing = false
+		r.gap = min(2*r.gap, udpMost)
+		r.probe = now.Add(r.gap)
+	case !now.Before(r.probe):
+		r.probing = true
+		r.probe = now.Add(udpTry)
+		v.fresh = true
+	}
+	v.udp = r.probing
+	v.next = sooner(v.next, r.probe)
+	return v
+}
+
+// patient hangs up a connection in which no session comes up.
+func (r *race) patient(now time.Time, v orders) orders {
+	if r.openedAt.IsZero() {
+		r.openedAt = now
+	}
+	at := r.openedAt.Add(tlsPatience)
+	if v.hangUp = !now.Before(at); v.hangUp {
+		v.attach = false
+		r.openedAt = time.Time{}
+	}
+	v.next = at
+	return v
+}
+
+// call dials at a time, and not too often.
+func (r *race) call(now time.Time, f facts, at time.Time, v orders, random func(time.Duration) time.Duration) orders {
+	if f.dialing || f.closed {
+		return v
+	}
+	if at.Before(r.redial) {
+		at = r.redial
+	}
+	if v.next = at; now.Before(at) {
+		return v
+	}
+	v.dial, v.next = true, time.Time{}
+	gap := redialMost
+	if r.fails < 6 { // 64 s
+		gap = min(redialFirst<<r.fails, redialMost)
+	}
+	r.fails++
+	r.redial = now.Add(max(random(gap), redialLeast))
+	return v
+}
+
+// kick says that the network may have changed: UDP is tried at once.
+func (r *race) kick(now time.Time) {
+	if r.tls && !r.probing {
+		r.probe, r.gap = now, udpFirst
+	}
+	if !r.tls && r.redial.Sub(now) > redialFirst {
+		r.redial, r.fails = now.Add(redialFirst), 0
+	}
+}
+
+// sooner is earlier for times of which zero is never.
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
