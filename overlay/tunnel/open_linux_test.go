@@ -39,7 +39,7 @@ func TestOpenTUN(t *testing.T) {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("needs root")
 		}
-		t.Skip("needs root")
+		t.Skip("SKIPPED: needs root for a network namespace")
 	}
 	done := make(chan struct{})
 	go func() {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"testing"
 
@@ -24,8 +25,8 @@ func listen(t testing.TB, addr netip.AddrPort) *Socket {
 	t.Helper()
 	s, err := Listen(addr, Options{})
 	if err != nil {
-		if addr.Addr().Is6() {
-			t.Skip("no IPv6 on loopback: ", err)
+		if addr.Addr().Is6() && os.Getenv("CI") != "true" {
+			t.Skip("SKIPPED: no IPv6 on loopback: ", err)
 		}
 		t.Fatal(err)
 	}
