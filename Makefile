@@ -20,6 +20,8 @@ PLATFORMS := linux/amd64 linux/arm64 darwin/arm64 windows/amd64
 export FUZZTIME      ?= 60s
 export BENCH_SECONDS ?= 5
 export BENCH_ROUNDS  ?= 3
+# Which of the benchmark's sections run; empty: all.
+export ONLY          ?=
 
 .PHONY: help build demo lab test lint cross race bench fuzz clean bin/overlayd bin/lab bin/bench bin/wireguard-go
 .DEFAULT_GOAL := help
@@ -54,7 +56,7 @@ cross: ## compile for every platform
 race: ## all tests under the race detector (needs a C compiler)
 	@go test -race -timeout 20m ./...
 
-bench: bin/overlayd bin/bench bin/wireguard-go ## side by side with a wireguard-go hub and plain routing (BENCH_SECONDS, BENCH_ROUNDS)
+bench: bin/overlayd bin/bench bin/wireguard-go ## speed, beside wireguard-go and plain routing (BENCH_SECONDS, BENCH_ROUNDS, ONLY=relayed,direct,tls)
 	@examples/lab/install.sh bench
 	@$(SUDO) bin/bench
 
@@ -74,6 +76,6 @@ bin/lab:
 bin/bench:
 	@$(GOBUILD) -o $@ ./examples/lab/bench
 
-# The hub of the benchmark: the very module version that overlayd is built on.
+# What the benchmark compares with: the very module version that overlayd is built on.
 bin/wireguard-go:
 	@$(GOBUILD) -o $@ golang.zx2c4.com/wireguard

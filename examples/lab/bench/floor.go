@@ -16,7 +16,7 @@ type floor struct{ world }
 func (*floor) name() string { return "floor" }
 
 func (f *floor) open(ctx context.Context, noOffload bool) error {
-	if err := f.begin(ctx, lab.Options{Home: lab.Routed, Lab: lab.Routed, NoOffload: noOffload}); err != nil {
+	if err := f.begin(ctx, lab.Options{Home: lab.Routed, Lab: lab.Routed, NoOffload: noOffload}, lab.HostAddr); err != nil {
 		return err
 	}
 	const home = "10.0.77.0/24"

@@ -4,13 +4,6 @@ package main
 
 import (
 	"context"
-	"crypto/ecdh"
-	"crypto/rand"
-	"encoding/base64"
-	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 
 	"overlayd/examples/lab"
 )
@@ -18,43 +11,21 @@ import (
 // hub is wireguard-go on all three machines, hub and spoke: the VPS decrypts
 // what the laptop sent and encrypts it again for the gateway.
 type hub struct {
-	world
-	binary string
-
+	wireguard
 	vps, gateway, laptop spoke
 }
 
-// spoke is one machine's end of the hub's network.
-type spoke struct {
-	m     *lab.Machine
-	link  string // unique on the host: wireguard-go's control sockets all lie in one directory
-	addr  string
-	key   *ecdh.PrivateKey
-	peers []string // sections of wg(8)'s setconf
-	via   []string // prefixes that go into the tunnel
-}
-
-const hubPort = "51820"
-
 func (*hub) name() string { return "hub" }
 
-func (h *hub) open(ctx context.Context, noOffload bool) (err error) {
-	if h.binary, err = filepath.Abs(h.binary); err != nil {
-		return fmt.Errorf("find wireguard-go: %w", err)
-	}
-	if err := h.begin(ctx, lab.Options{Home: lab.Hard, Lab: lab.Hard, NoOffload: noOffload}); err != nil {
+func (h *hub) open(ctx context.Context, noOffload bool) error {
+	err := h.begin(ctx, lab.Options{Home: lab.Hard, Lab: lab.Hard, NoOffload: noOffload}, lab.HostAddr, 'h', &h.vps, &h.gateway, &h.laptop)
+	if err != nil {
 		return err
 	}
-	h.vps = spoke{m: h.lab.VPS, addr: lab.VPSOverlay, via: []string{lab.LAN}}
-	h.gateway = spoke{m: h.lab.Gateway, addr: lab.GatewayOverlay}
-	h.laptop = spoke{m: h.lab.Laptop, addr: lab.LaptopOverlay, via: []string{lab.LAN}}
-	for i, s := range []*spoke{&h.vps, &h.gateway, &h.laptop} {
-		s.link = fmt.Sprintf("wg%d%c", os.Getpid(), 'a'+i) // 10 of the 15 bytes a name may have
-		if s.key, err = ecdh.X25519().GenerateKey(rand.Reader); err != nil {
-			return fmt.Errorf("make a key: %w", err)
-		}
-	}
-	toHub := peer(h.vps.key, lab.Overlay+","+lab.LAN, "Endpoint = "+lab.VPSAddr+":"+hubPort, "PersistentKeepalive = 25")
+	h.vps.m, h.vps.addr, h.vps.via, h.vps.port = h.lab.VPS, lab.VPSOverlay, []string{lab.LAN}, wireguardPort
+	h.gateway.m, h.gateway.addr = h.lab.Gateway, lab.GatewayOverlay
+	h.laptop.m, h.laptop.addr, h.laptop.via = h.lab.Laptop, lab.LaptopOverlay, []string{lab.LAN}
+	toHub := peer(h.vps.key, lab.Overlay+","+lab.LAN, "Endpoint = "+lab.VPSAddr+":"+wireguardPort, "PersistentKeepalive = 25")
 	h.laptop.peers = []string{toHub}
 	h.gateway.peers = []string{toHub}
 	h.vps.peers = []string{
@@ -84,45 +55,5 @@ func (h *hub) connect(ctx context.Context) (err error) {
 	return err
 }
 
-// up starts wireguard-go and does what wg-quick would.
-func (h *hub) up(ctx context.Context, s spoke) (*lab.Process, error) {
-	p, err := s.m.Start(h.binary, "-f", s.link)
-	if err != nil {
-		return nil, err
-	}
-	conf := fmt.Sprintf("[Interface]\nPrivateKey = %s\n", base64.StdEncoding.EncodeToString(s.key.Bytes()))
-	if s.m == h.lab.VPS {
-		conf += "ListenPort = " + hubPort + "\n"
-	}
-	file := filepath.Join(h.lab.Dir, s.link+".conf")
-	if err := os.WriteFile(file, []byte(conf+strings.Join(s.peers, "")), 0o600); err != nil {
-		return p, fmt.Errorf("write the hub's configuration: %w", err)
-	}
-	err = lab.Until(ctx, func(context.Context) error {
-		_, err := os.Stat("/var/run/wireguard/" + s.link + ".sock")
-		return err
-	})
-	if err != nil {
-		return p, fmt.Errorf("wait for wireguard-go: %w: %s", err, p.Tail())
-	}
-	commands := [][]string{
-		{"wg", "setconf", s.link, file},
-		{"ip", "addr", "add", s.addr + "/24", "dev", s.link},
-		{"ip", "link", "set", s.link, "mtu", "1420", "up"},
-	}
-	for _, prefix := range s.via {
-		commands = append(commands, []string{"ip", "route", "add", prefix, "dev", s.link})
-	}
-	for _, c := range commands {
-		if _, err := s.m.Run(ctx, c[0], c[1:]...); err != nil {
-			return p, err
-		}
-	}
-	return p, nil
-}
-
-// peer is one section of wg(8)'s setconf.
-func peer(k *ecdh.PrivateKey, allowed string, more ...string) string {
-	return fmt.Sprintf("[Peer]\nPublicKey = %s\nAllowedIPs = %s\n%s\n",
-		base64.StdEncoding.EncodeToString(k.PublicKey().Bytes()), allowed, strings.Join(more, "\n"))
-}
+// far is the VPS: the half of the way from there stands before the laptop's end.
+func (h *hub) far() *lab.Machine { return h.lab.VPS }

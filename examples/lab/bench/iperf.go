@@ -25,10 +25,10 @@ var transfers = []transfer{
 	{"reverse", []string{"-R"}},
 }
 
-// serveIperf starts the server on the LAN host; it serves one client after the
+// serveIperf starts the server on a machine; it serves one client after the
 // other until the lab closes.
-func serveIperf(ctx context.Context, l *lab.Lab) error {
-	p, err := l.Host.Start("iperf3", "-s", "--forceflush")
+func serveIperf(ctx context.Context, m *lab.Machine) error {
+	p, err := m.Start("iperf3", "-s", "--forceflush")
 	if err != nil {
 		return err
 	}
@@ -43,10 +43,10 @@ func serveIperf(ctx context.Context, l *lab.Lab) error {
 // result is what the receiver got.
 type result struct{ mbps, bytes float64 }
 
-// iperf runs a transfer between laptop and LAN host.
-func iperf(ctx context.Context, l *lab.Lab, t transfer, seconds int) (result, error) {
-	args := append([]string{"-c", lab.HostAddr, "-J", "-t", strconv.Itoa(seconds), "--connect-timeout", "5000"}, t.args...)
-	out, err := l.Laptop.Command(ctx, "iperf3", args...).Output()
+// iperf runs a transfer between the laptop and the goal.
+func iperf(ctx context.Context, s system, t transfer, seconds int) (result, error) {
+	args := append([]string{"-c", s.goal(), "-J", "-t", strconv.Itoa(seconds), "--connect-timeout", "5000"}, t.args...)
+	out, err := s.machines().Laptop.Command(ctx, "iperf3", args...).Output()
 	r, parseErr := parseIperf(out)
 	if err := errors.Join(err, parseErr); err != nil {
 		return result{}, fmt.Errorf("iperf3: %w", err)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,8 +29,9 @@ func main() {
 
 // settings are what a run measures, and how long.
 type settings struct {
-	overlayd, wireguard string // binaries
-	systems             []string
+	overlayd, wireguard string   // binaries
+	only                []string // sections
+	probes              []string // nil: all
 	offloads            []bool
 	seconds, rounds     int
 	out                 string // directory of the JSON
@@ -45,7 +47,8 @@ func parse(args []string) (settings, error) {
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
 	flags.StringVar(&s.overlayd, "overlayd", "bin/overlayd", "the overlayd `binary`")
 	flags.StringVar(&s.wireguard, "wireguard-go", "bin/wireguard-go", "the wireguard-go `binary`")
-	systems := flags.String("systems", "overlayd,hub,floor", "what to measure, in this order")
+	only := flags.String("only", cmp.Or(os.Getenv("ONLY"), "relayed,direct,tls"), "which `sections` to measure, in this order")
+	wanted := flags.String("probes", "", "which `probes` to take besides start: idle,one,four,reverse,load; \"\": all")
 	offloads := flags.String("offloads", "on,off", "with which offloads of the wires")
 	flags.IntVar(&s.seconds, "seconds", seconds, "how long each transfer lasts")
 	flags.IntVar(&s.rounds, "rounds", rounds, "how often everything is measured")
@@ -53,7 +56,20 @@ func parse(args []string) (settings, error) {
 	if err := flags.Parse(args); err != nil {
 		return settings{}, err
 	}
-	s.systems = strings.Split(*systems, ",")
+	s.only = strings.Split(*only, ",")
+	for _, name := range s.only {
+		if _, err := sectionOf(name); err != nil {
+			return settings{}, err
+		}
+	}
+	if *wanted != "" {
+		s.probes = append(strings.Split(*wanted, ","), starting)
+		for _, name := range s.probes {
+			if !slices.ContainsFunc(probes(s), func(p probe) bool { return p.name == name }) {
+				return settings{}, fmt.Errorf("-probes %s: there is no %q", *wanted, name)
+			}
+		}
+	}
 	for _, o := range strings.Split(*offloads, ",") {
 		if o != "on" && o != "off" {
 			return settings{}, fmt.Errorf("-offloads %s: on, off or on,off", *offloads)
@@ -79,9 +95,15 @@ func run(ctx context.Context, args []string) error {
 	if r.Busy > quiet {
 		fmt.Printf("careful: %.0f %% of this machine is busy with something else\n", 100*r.Busy)
 	}
-	for _, offload := range s.offloads {
-		if err := measure(ctx, s, offload, r); err != nil {
+	for _, name := range s.only {
+		sec, err := sectionOf(name)
+		if err != nil {
 			return err
+		}
+		for _, offload := range s.offloads {
+			if err := measure(ctx, s, sec, offload, r); err != nil {
+				return err
+			}
 		}
 	}
 	fmt.Print("\n", r.text())
@@ -111,29 +133,41 @@ func busy(ctx context.Context) (float64, error) {
 	return (after - before).Seconds() / float64(runtime.NumCPU()), err
 }
 
-// estimate is how long a run takes: a round of a system is four transfers, the
-// idle pings and some five seconds of starting and stopping.
-func (s settings) estimate() time.Duration {
-	each := time.Duration(4*s.seconds+8) * time.Second
-	return each * time.Duration(s.rounds*len(s.systems)*len(s.offloads))
+// estimate is how long a run takes: a round of a system is its probes, of which
+// each transfer has its time, and some five seconds of starting and stopping.
+func (s settings) estimate() (all time.Duration) {
+	each := time.Duration(len(probes(s))*s.seconds+8) * time.Second
+	for _, name := range s.only {
+		if sec, err := sectionOf(name); err == nil {
+			all += each * time.Duration(s.rounds*len(sec.systems)*len(s.offloads))
+		}
+	}
+	return all
 }
 
-// measure opens a lab for each system and takes every figure, alternating.
-func measure(ctx context.Context, s settings, offload bool, r *report) (err error) {
+func sectionOf(name string) (section, error) {
+	for _, sec := range sections {
+		if sec.name == name {
+			return sec, nil
+		}
+	}
+	return section{}, fmt.Errorf("no section %q: relayed, direct or tls", name)
+}
+
+// measure opens a lab for each system of a section and takes every figure,
+// alternating.
+func measure(ctx context.Context, s settings, sec section, offload bool, r *report) (err error) {
 	var systems []system
 	defer func() {
 		for _, sys := range systems {
 			err = errors.Join(err, sys.close())
 		}
 	}()
-	for _, name := range s.systems {
-		sys, err := newSystem(name, s)
-		if err != nil {
-			return err
-		}
+	for _, open := range sec.systems {
+		sys := open(s)
 		systems = append(systems, sys)
 		if err := within(ctx, time.Minute, func(ctx context.Context) error { return sys.open(ctx, !offload) }); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", sys.name(), err)
 		}
 	}
 	for round := range s.rounds {
@@ -141,7 +175,7 @@ func measure(ctx context.Context, s settings, offload bool, r *report) (err erro
 		for i, sys := range systems {
 			samples[i] = sample{System: sys.name(), Offload: offload, Round: round + 1, Figures: map[string]float64{}}
 		}
-		for _, p := range probes(s.seconds) {
+		for _, p := range probes(s) {
 			for i, sys := range systems {
 				err := within(ctx, time.Duration(s.seconds)*time.Second+time.Minute, func(ctx context.Context) error {
 					return p.take(ctx, sys, samples[i].Figures)
@@ -149,7 +183,7 @@ func measure(ctx context.Context, s settings, offload bool, r *report) (err erro
 				if err != nil {
 					return fmt.Errorf("%s, %s: %w", sys.name(), p.name, err)
 				}
-				fmt.Printf("offloads %-3s  round %d/%d  %-10s %-9s %s\n",
+				fmt.Printf("offloads %-3s  round %d/%d  %-7s %-15s %s\n",
 					onOff(offload), round+1, s.rounds, p.name, sys.name(), p.say(samples[i].Figures))
 			}
 		}

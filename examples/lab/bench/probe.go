@@ -26,18 +26,20 @@ type probe struct {
 	say  func(f map[string]float64) string // one line of progress
 }
 
-// probes lists what a round does, in order: later ones need the system that
-// the first one started.
-func probes(seconds int) []probe {
+// starting is the probe that every round begins with: it brings the system up.
+const starting = "start"
+
+// probes lists what a round does, in order.
+func probes(s settings) []probe {
 	list := []probe{
-		{"start", takeStart, func(f map[string]float64) string { return fmt.Sprintf("%8.0f ms", f["start_ms"]) }},
+		{starting, takeStart, func(f map[string]float64) string { return fmt.Sprintf("%8.0f ms", f["start_ms"]) }},
 		{"idle", takeIdle, func(f map[string]float64) string {
 			return fmt.Sprintf("%8.2f ms p50 %6.2f p99", f["rtt_idle_p50_ms"], f["rtt_idle_p99_ms"])
 		}},
 	}
 	for _, t := range transfers {
-		list = append(list, probe{t.name, func(ctx context.Context, s system, f map[string]float64) error {
-			return takeTransfer(ctx, s, t, seconds, f)
+		list = append(list, probe{t.name, func(ctx context.Context, sys system, f map[string]float64) error {
+			return takeTransfer(ctx, sys, t, s.seconds, f)
 		}, func(f map[string]float64) string {
 			text := fmt.Sprintf("%8.0f Mbit/s", f[t.name+"_mbps"])
 			for _, r := range roles {
@@ -48,31 +50,39 @@ func probes(seconds int) []probe {
 			return text
 		}})
 	}
-	return append(list, probe{"load", func(ctx context.Context, s system, f map[string]float64) error {
-		return takeLoad(ctx, s, seconds, f)
+	list = append(list, probe{"load", func(ctx context.Context, sys system, f map[string]float64) error {
+		return takeLoad(ctx, sys, s.seconds, f)
 	}, func(f map[string]float64) string {
 		return fmt.Sprintf("%8.2f ms p50 %6.2f p99", f["rtt_load_p50_ms"], f["rtt_load_p99_ms"])
 	}})
+	if s.probes == nil {
+		return list
+	}
+	return slices.DeleteFunc(list, func(p probe) bool { return !slices.Contains(s.probes, p.name) })
 }
 
 // takeStart brings the system up; the clock runs from the start of the
-// laptop's end to the first echo of the LAN host.
+// laptop's end to the first echo of the goal. The way may change after that: it is
+// left when it is the one that the system is named for.
 func takeStart(ctx context.Context, s system, f map[string]float64) error {
 	if err := s.serve(ctx); err != nil {
 		return err
 	}
-	if len(s.daemons()) > 0 { // the far half of the way is there
-		if _, err := firstEcho(ctx, s.machines().VPS, lab.HostAddr); err != nil {
-			return fmt.Errorf("from the VPS: %w", err)
+	if far := s.far(); far != nil {
+		if _, err := firstEcho(ctx, far, s.goal()); err != nil {
+			return fmt.Errorf("from the %s: %w", far.Name, err)
 		}
 	}
 	begin := time.Now()
 	if err := s.connect(ctx); err != nil {
 		return err
 	}
-	at, err := firstEcho(ctx, s.machines().Laptop, lab.HostAddr)
+	at, err := firstEcho(ctx, s.machines().Laptop, s.goal())
+	if err != nil {
+		return err
+	}
 	f["start_ms"] = ms(at.Sub(begin))
-	return err
+	return s.settle(ctx)
 }
 
 // takeIdle measures the round trip of an idle system, and its memory.
@@ -89,7 +99,7 @@ func takeIdle(ctx context.Context, s system, f map[string]float64) error {
 func takeLoad(ctx context.Context, s system, seconds int, f map[string]float64) error {
 	done := make(chan error, 1)
 	go func() {
-		_, err := iperf(ctx, s.machines(), transfers[0], seconds+1)
+		_, err := iperf(ctx, s, transfers[0], seconds+1)
 		done <- err
 	}()
 	err := takePing(ctx, s, "load", seconds*100, f)
@@ -116,7 +126,7 @@ func takeTransfer(ctx context.Context, s system, t transfer, seconds int, f map[
 	if err != nil {
 		return err
 	}
-	r, err := iperf(ctx, s.machines(), t, seconds)
+	r, err := iperf(ctx, s, t, seconds)
 	if err != nil {
 		return err
 	}
@@ -125,10 +135,14 @@ func takeTransfer(ctx context.Context, s system, t transfer, seconds int, f map[
 		return err
 	}
 	f[t.name+"_mbps"] = r.mbps
+	perGB := func(cpu time.Duration) float64 { return cpu.Seconds() / (r.bytes / 1e9) }
 	for who, cpu := range after {
-		f[t.name+"_"+who+"_cpu_s_per_gb"] = (cpu - before[who]).Seconds() / (r.bytes / 1e9)
+		f[t.name+"_"+who+"_cpu_s_per_gb"] = perGB(cpu - before[who])
 	}
-	return nil
+	if len(s.daemons()) > 0 {
+		f[t.name+"_ends_cpu_s_per_gb"] = perGB(after["client"] + after["gateway"] - before["client"] - before["gateway"])
+	}
+	return s.settle(ctx) // and was so all the time, as far as can be seen
 }
 
 // usage returns the CPU time of every daemon and of the machine.
@@ -173,11 +187,11 @@ func parseStat(stat string) (busy time.Duration, err error) {
 	return busy, nil
 }
 
-// takePing pings the LAN host count times, every 10 ms.
+// takePing pings the goal count times, every 10 ms.
 func takePing(ctx context.Context, s system, when string, count int, f map[string]float64) error {
 	// -W: an echo that takes a second longer than the last one sent is lost.
 	// Lost echoes make ping fail; its output tells them apart from real trouble.
-	out, err := s.machines().Laptop.Run(ctx, "ping", "-n", "-i", "0.01", "-c", strconv.Itoa(count), "-W", "1", lab.HostAddr)
+	out, err := s.machines().Laptop.Run(ctx, "ping", "-n", "-i", "0.01", "-c", strconv.Itoa(count), "-W", "1", s.goal())
 	rtts := parsePing(out)
 	if len(rtts) == 0 {
 		return fmt.Errorf("ping: no echo: %w", errors.Join(err, ctx.Err()))

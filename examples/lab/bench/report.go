@@ -178,7 +178,12 @@ var tables = []table{
 		{"reversed", "%.2f", ofRoles("reverse_", "_cpu_s_per_gb")},
 		{"whole machine, one", "%.2f", []string{"one_machine_cpu_s_per_gb"}},
 	}},
-	{"Round trip to the LAN host, ms: p50 / p99", []column{
+	{"CPU-seconds per GB: client and gateway together", []column{
+		{"one stream", "%.2f", []string{"one_ends_cpu_s_per_gb"}},
+		{"four", "%.2f", []string{"four_ends_cpu_s_per_gb"}},
+		{"reversed", "%.2f", []string{"reverse_ends_cpu_s_per_gb"}},
+	}},
+	{"Round trip, ms: p50 / p99", []column{
 		{"idle", "%.2f", []string{"rtt_idle_p50_ms", "rtt_idle_p99_ms"}},
 		{"under load", "%.2f", []string{"rtt_load_p50_ms", "rtt_load_p99_ms"}},
 		{"lost under load, %", "%.1f", []string{"rtt_load_lost_percent"}},
@@ -197,6 +202,9 @@ func (r *report) text() string {
 	fmt.Fprintf(&b, "Linux %s, %d CPUs, %s, wireguard-go %s; medians of %d rounds of %d s\n",
 		r.Kernel, r.CPUs, r.Go, r.Hub, r.Rounds, r.Seconds)
 	for _, t := range tables {
+		if !slices.ContainsFunc(r.Medians, t.has) {
+			continue
+		}
 		fmt.Fprintf(&b, "\n%s\n", t.title)
 		w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
 		fmt.Fprint(w, "  system\toffloads")
@@ -222,6 +230,11 @@ func (r *report) text() string {
 		w.Flush()
 	}
 	return b.String()
+}
+
+// has reports whether any of the table's figures was taken of a system.
+func (t table) has(m sample) bool {
+	return slices.ContainsFunc(t.cols, func(c column) bool { return c.cell(m.Figures) != "-" })
 }
 
 func (c column) cell(f map[string]float64) string {

@@ -52,6 +52,46 @@ func TestRatiosAreOfNeighbours(t *testing.T) {
 	}
 }
 
+func TestTargetsOfEverySection(t *testing.T) {
+	r := newReport(settings{})
+	for _, of := range []string{"overlayd-direct", "wireguard-go", "overlayd-tls", "overlayd-udp"} {
+		slow := 1.0
+		if of == "overlayd-tls" || of == "wireguard-go" {
+			slow = 0.6
+		}
+		r.Samples = append(r.Samples, sample{of, false, 1, map[string]float64{"four_mbps": 1000 * slow, "four_ends_cpu_s_per_gb": 1 + slow}})
+	}
+	text := r.text()
+	for _, line := range []string{
+		"met      direct throughput, four, of wireguard-go's   offloads off   1.667   at least 1.05",
+		"MISSED   direct CPU per GB, four, of wireguard-go's   offloads off   1.250   at most 0.93",
+		"met      throughput by TLS, four, of that by UDP      offloads off   0.600   at least 0.5",
+	} {
+		if !strings.Contains(text, line) {
+			t.Errorf("no %q in\n%s", line, text)
+		}
+	}
+}
+
+func TestParse(t *testing.T) {
+	s, err := parse([]string{"-only", "tls,direct", "-probes", "one", "-offloads", "off"})
+	if err != nil || !slices.Equal(s.only, []string{"tls", "direct"}) {
+		t.Fatalf("parse: %+v, %v", s, err)
+	}
+	var names []string
+	for _, p := range probes(s) {
+		names = append(names, p.name)
+	}
+	if !slices.Equal(names, []string{"start", "one"}) {
+		t.Errorf("the probes: %v", names)
+	}
+	for _, bad := range [][]string{{"-only", "hub"}, {"-probes", "two"}, {"-offloads", "yes"}, {"-rounds", "0"}} {
+		if _, err := parse(bad); err == nil {
+			t.Errorf("parse(%v) accepted", bad)
+		}
+	}
+}
+
 func TestMedianAndPercentile(t *testing.T) {
 	if m := median([]float64{9, 1, 5}); m != 5 {
 		t.Errorf("median of three: %v", m)

@@ -10,47 +10,67 @@ import (
 	"overlayd/examples/lab"
 )
 
-// system is one way from the laptop to the LAN host, in a lab of its own.
+// system is one way from the laptop to a goal, in a lab of its own.
 type system interface {
 	name() string
+	goal() string                                   // the address that everything is sent to
 	open(ctx context.Context, noOffload bool) error // makes the lab and what is done once; close undoes it, also after a failure
-	serve(ctx context.Context) error                // brings up the VPS's and the gateway's end
+	serve(ctx context.Context) error                // brings up what the laptop's end talks to
+	far() *lab.Machine                              // from which the goal is reached without the laptop's end; nil: none
 	connect(ctx context.Context) error              // starts the laptop's end; the way need not be there yet on return
+	settle(ctx context.Context) error               // waits until the way is the one that is to be measured
 	daemons() map[string]*lab.Process               // client, relay, gateway; none where the kernel does it all
 	stop() error                                    // ends what serve and connect began
 	machines() *lab.Lab
 	close() error
 }
 
-func newSystem(name string, s settings) (system, error) {
-	switch name {
-	case "overlayd":
-		return &overlaid{binary: s.overlayd}, nil
-	case "hub":
-		return &hub{binary: s.wireguard}, nil
-	case "floor":
-		return &floor{}, nil
-	}
-	return nil, fmt.Errorf("no system %q: overlayd, hub or floor", name)
+// section is a set of systems that are measured side by side.
+type section struct {
+	name    string
+	systems []func(settings) system
+}
+
+var sections = []section{
+	{"relayed", []func(settings) system{
+		func(s settings) system { return relayed(s) },
+		func(s settings) system { return &hub{wireguard: wireguard{binary: s.wireguard}} },
+		func(settings) system { return &floor{} },
+	}},
+	{"direct", []func(settings) system{
+		func(s settings) system { return direct(s) },
+		func(s settings) system { return &pair{wireguard: wireguard{binary: s.wireguard}} },
+	}},
+	{"tls", []func(settings) system{
+		func(s settings) system { return byTLS(s) },
+		func(s settings) system { return byUDP(s) },
+	}},
 }
 
 // world is what every system has: the lab, and its processes by role.
 type world struct {
 	lab     *lab.Lab
+	to      string
 	running map[string]*lab.Process
 }
 
 func (w *world) machines() *lab.Lab               { return w.lab }
+func (w *world) goal() string                     { return w.to }
 func (w *world) daemons() map[string]*lab.Process { return w.running }
+func (w *world) far() *lab.Machine                { return nil }
+func (w *world) settle(context.Context) error     { return nil }
 
 // begin makes the lab and the server that every measurement talks to.
-func (w *world) begin(ctx context.Context, o lab.Options) error {
+func (w *world) begin(ctx context.Context, o lab.Options, goal string) error {
 	l, err := lab.New(ctx, o)
 	if err != nil {
 		return err
 	}
-	w.lab, w.running = l, map[string]*lab.Process{}
-	return serveIperf(ctx, l)
+	w.lab, w.to, w.running = l, goal, map[string]*lab.Process{}
+	if goal == lab.GatewayOverlay {
+		return serveIperf(ctx, l.Gateway)
+	}
+	return serveIperf(ctx, l.Host)
 }
 
 // stop ends the daemons, the laptop's first, so that nobody talks to a void.

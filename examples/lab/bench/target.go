@@ -4,37 +4,55 @@ package main
 
 import "fmt"
 
-// target is what a figure of overlayd is to reach: as a ratio to another
+// target is what a figure is to reach: as a ratio to another
 // system's in the same rounds, or, with no system to compare, by itself.
 type target struct {
 	name    string
+	of      string // the system
 	figure  string
 	over    string // the other system; empty: none
 	atLeast bool   // or else at most
 	on, off float64
 }
 
-// targets are those of the relayed path.
-var targets = func() []target {
-	list := []target{{name: "relay CPU per GB, of the hub's", figure: "one_relay_cpu_s_per_gb", over: "hub", on: 1.0 / 9, off: 1 / 3.5}}
-	for _, t := range transfers {
-		list = append(list, target{name: "throughput, " + t.name + ", of the hub's", figure: t.name + "_mbps", over: "hub", atLeast: true, on: 1.5, off: 1.5})
+// targets of all sections.
+var targets = func() (list []target) {
+	add := func(of, over string, more ...target) {
+		for _, t := range more {
+			t.of, t.over = of, over
+			if t.off == 0 {
+				t.off = t.on
+			}
+			list = append(list, t)
+		}
 	}
-	list = append(list, target{name: "idle RTT p50, of the hub's", figure: "rtt_idle_p50_ms", over: "hub", on: 1, off: 1})
+	for _, t := range transfers {
+		add("overlayd", "hub", target{name: "throughput, " + t.name + ", of the hub's", figure: t.name + "_mbps", atLeast: true, on: 1.5})
+		add("overlayd-direct", "wireguard-go",
+			target{name: "direct throughput, " + t.name + ", of wireguard-go's", figure: t.name + "_mbps", atLeast: true, on: 1.05},
+			target{name: "direct CPU per GB, " + t.name + ", of wireguard-go's", figure: t.name + "_ends_cpu_s_per_gb", on: 0.93})
+		add("overlayd-tls", "overlayd-udp",
+			target{name: "throughput by TLS, " + t.name + ", of that by UDP", figure: t.name + "_mbps", atLeast: true, on: 0.5})
+	}
+	add("overlayd", "hub",
+		target{name: "relay CPU per GB, of the hub's", figure: "one_relay_cpu_s_per_gb", on: 1.0 / 9, off: 1 / 3.5},
+		target{name: "idle RTT p50, of the hub's", figure: "rtt_idle_p50_ms", on: 1})
 	for _, r := range []string{"client", "gateway"} {
-		list = append(list, target{name: r + " CPU per GB, of the hub's", figure: "one_" + r + "_cpu_s_per_gb", over: "hub", on: 1, off: 1})
+		add("overlayd", "hub", target{name: r + " CPU per GB, of the hub's", figure: "one_" + r + "_cpu_s_per_gb", on: 1})
 	}
 	for _, r := range roles {
-		list = append(list,
-			target{name: r + " memory idle, MB", figure: "rss_idle_" + r + "_mb", on: 25, off: 25},
-			target{name: r + " memory after load, MB", figure: "rss_load_" + r + "_mb", on: 100, off: 100})
+		add("overlayd", "",
+			target{name: r + " memory idle, MB", figure: "rss_idle_" + r + "_mb", on: 25},
+			target{name: r + " memory after load, MB", figure: "rss_load_" + r + "_mb", on: 100})
 	}
-	return append(list, target{name: "start to first echo, ms", figure: "start_ms", on: 200, off: 200})
+	add("overlayd", "", target{name: "start to first echo, ms", figure: "start_ms", on: 200})
+	return list
 }()
 
 // verdict is a target after a run.
 type verdict struct {
 	Name    string  `json:"name"`
+	Of      string  `json:"of"`
 	Figure  string  `json:"figure"`
 	Over    string  `json:"over,omitempty"`
 	Offload bool    `json:"offload"`
@@ -45,9 +63,9 @@ type verdict struct {
 
 // judge compares; it says nothing about a figure that was not taken.
 func (t target) judge(r *report, offload bool) (verdict, bool) {
-	all := r.values("overlayd", offload, t.figure)
+	all := r.values(t.of, offload, t.figure)
 	if t.over != "" {
-		all = r.ratios("overlayd", t.over, offload, t.figure)
+		all = r.ratios(t.of, t.over, offload, t.figure)
 	}
 	if len(all) == 0 {
 		return verdict{}, false
@@ -56,7 +74,7 @@ func (t target) judge(r *report, offload bool) (verdict, bool) {
 	if offload {
 		limit = t.on
 	}
-	v := verdict{Name: t.name, Figure: t.figure, Over: t.over, Offload: offload, Value: median(all)}
+	v := verdict{Name: t.name, Of: t.of, Figure: t.figure, Over: t.over, Offload: offload, Value: median(all)}
 	if t.atLeast {
 		v.Met, v.Want = v.Value >= limit, fmt.Sprintf("at least %.3g", limit)
 	} else {
