@@ -40,6 +40,7 @@ const (
 	dropStale       // a PING of an earlier session
 	dropOwnLabel    // an ATTACH for the label of the relay's own node
 	dropLimited     // an unauthenticated control message above its source's limit
+	dropProbeLimit  // a long probe above its sender's limit
 	dropSendQueue   // the kernel did not take it
 	dropPortFull    // the relay's own node was too slow: the oldest went
 	dropSlow        // for a TLS connection that was too slow: the oldest went
@@ -79,6 +80,7 @@ var eventNames = [events]string{
 	dropStale:       "drop_stale",
 	dropOwnLabel:    "drop_own_label",
 	dropLimited:     "drop_limited",
+	dropProbeLimit:  "drop_probe_limit",
 	dropSendQueue:   "drop_send_queue",
 	dropPortFull:    "drop_port_full",
 	dropSlow:        "drop_slow_stream",

@@ -9,8 +9,10 @@
 // it writes the sender's label over the receiver's and sends the datagram on.
 // Not one byte is added, so what the kernel merged on receiving (GRO) leaves as
 // one message too (GSO), from where it lies; a train is cut only where the
-// label changes. The relay never learns what it carries, and this package
-// reaches no WireGuard code; a test keeps it so.
+// label changes, and around probes between nodes: long ones measure how much a
+// path carries, so they leave without permission to be cut on the way. The relay
+// never learns what it carries, and this package reaches no WireGuard code; a
+// test keeps it so.
 //
 // Decisions do no I/O and take the time as an argument: [Session] is the node's
 // end, door and table are the relay's, cut is the switch. [Server] moves the
@@ -49,7 +51,7 @@
 // # What bounds it
 //
 // Sessions are limited in all and per network; ATTACHes without a good token,
-// UNKNOWNs and PINGs per source, in tables of fixed size, and over all sources;
+// UNKNOWNs, PINGs and long probes per source, in tables of fixed size, and over all sources;
 // removed nodes that are remembered, by their number. Data is never queued: it
 // goes to the kernel, or into the ring of a Port or the outbox of a call, where the
 // oldest makes room. Calls are limited per source and in all, their writes in time.

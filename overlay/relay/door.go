@@ -36,6 +36,7 @@ type door struct {
 	attachHosts, attachAll   *limiter
 	unknownPorts, unknownAll *limiter
 	pingPorts                *limiter
+	probePorts, probeAll     *limiter
 }
 
 func newDoor(secret key.Secret, start time.Time, t *table) *door {
@@ -52,6 +53,8 @@ func newDoor(secret key.Secret, start time.Time, t *table) *door {
 		unknownPorts: newLimiter(bySource, unknownPerSource, unknownBurst),
 		unknownAll:   newLimiter(forAll, unknownTotal, unknownTotalBurst),
 		pingPorts:    newLimiter(bySource, pingPerSource, pingBurst),
+		probePorts:   newLimiter(bySource, probesPerPort, probeBurst),
+		probeAll:     newLimiter(forAll, probesTotal, probesTotalBurst),
 	}
 }
 

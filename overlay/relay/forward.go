@@ -6,6 +6,8 @@ type to struct {
 	why event // none, or why it is dropped
 	// control marks a control message, which is handled rather than forwarded.
 	control bool
+	// probe marks probes between nodes: long ones must arrive in one piece.
+	probe bool
 }
 
 // cut decides on the first datagram of a train of size bytes each, and returns
@@ -23,7 +25,7 @@ func cut(from *seat, train []byte, size int) (n int, d to) {
 	stamp(first, from.label)
 	for n < len(train) {
 		next := train[n:min(n+size, len(train))]
-		if len(next) < headerSize || labelOf(next) != label || !shaped(next[0], len(next)) {
+		if len(next) < headerSize || labelOf(next) != label || !shaped(next[0], len(next)) || (next[0] == kindProbe) != d.probe {
 			break
 		}
 		stamp(next, from.label)
@@ -66,5 +68,5 @@ func decide(from *seat, b []byte) to {
 	if l == nil {
 		return to{why: dropNoPeer}
 	}
-	return to{leg: l}
+	return to{leg: l, probe: b[0] == kindProbe}
 }

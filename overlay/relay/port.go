@@ -50,6 +50,13 @@ func (p *Port) Send(dst Label, bufs [][]byte) {
 			slow += where.call.Send(b, len(b))
 			continue
 		}
+		if b[0] == kindProbe && len(b) > longProbe {
+			if !p.server.shards[0].sendWhole(where, b) {
+				n--
+				p.count.add(dropSendQueue, 1)
+			}
+			continue
+		}
 		o.add(where, len(b), b)
 	}
 	dropped := o.flush()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -216,7 +217,11 @@ func TestTwoNodes(t *testing.T) {
 			if got := laptop.receive(); labelOf(got) != 200 {
 				t.Errorf("came from label %d", labelOf(got))
 			}
-			if c := s.Counters(); c["forwarded_datagrams"] != 101 || c["sessions"] != 2 {
+			c := s.Counters() // which counts after it has sent
+			for end := time.Now().Add(5 * time.Second); c["forwarded_datagrams"] < 101 && time.Now().Before(end); c = s.Counters() {
+				runtime.Gosched()
+			}
+			if c["forwarded_datagrams"] != 101 || c["sessions"] != 2 {
 				t.Errorf("%v", c)
 			}
 		})

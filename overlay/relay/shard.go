@@ -38,10 +38,13 @@ func (s *shard) socket(dst netip.AddrPort) *udp.Socket {
 }
 
 // out gathers what goes out by either family. It belongs to one goroutine.
-type out struct{ v4, v6 *udp.Writer }
+type out struct {
+	shard  *shard
+	v4, v6 *udp.Writer
+}
 
 func (s *shard) newOut() *out {
-	o := &out{}
+	o := &out{shard: s}
 	if s.v4 != nil {
 		o.v4 = s.v4.NewWriter()
 	}
@@ -140,6 +143,10 @@ func (r *reader) train(t *udp.Train) (bytes, datagrams int) {
 			r.count.add(dropSlow, slow)
 			bytes += n
 			datagrams += (n+t.Size-1)/t.Size - slow
+		case d.probe && min(t.Size, n) > longProbe:
+			sent := r.sendWhole(src, d.leg, run, t.Size)
+			bytes += n
+			datagrams += sent
 		default:
 			r.out.add(d.leg, t.Size, run)
 			bytes += n

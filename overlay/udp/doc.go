@@ -14,8 +14,9 @@
 // EMSGSIZE for datagrams above the device's MTU) gets one datagram per
 // message.
 //
-// The don't-fragment bit is off on everything sent, so a datagram that is too
-// big for some link on the way is slow rather than lost.
+// The don't-fragment bit is off on what is sent, so a datagram that is too big
+// for some link on the way is slow rather than lost, and what ICMP says of paths
+// by IPv4 is not believed. SendWhole is the exception: it measures paths.
 //
 // Systems other than Linux get the same names over net.UDPConn, one datagram
 // per call.

@@ -39,7 +39,8 @@ type Socket struct {
 	raw      syscall.RawConn
 	moderate bool
 	local    netip.AddrPort
-	ones     sync.Pool // *Writer, for Send
+	ones     sync.Pool  // *Writer, for Send
+	whole    sync.Mutex // held while the socket sends whole
 
 	count counters
 	gso   offload

@@ -16,9 +16,9 @@ func tune(fd uintptr, v6 bool, o Options) error {
 	}
 	var err error
 	if v6 {
-		err = set("IPV6_MTU_DISCOVER", unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DONT)
+		err = set("IPV6_MTU_DISCOVER", unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, discover6)
 	} else {
-		err = set("IP_MTU_DISCOVER", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
+		err = set("IP_MTU_DISCOVER", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, discover4)
 	}
 	if err == nil && o.Mark != 0 {
 		err = set("SO_MARK", unix.SOL_SOCKET, unix.SO_MARK, int(o.Mark))
