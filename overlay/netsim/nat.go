@@ -17,7 +17,7 @@ const (
 	FullCone        Kind = "full cone"        // lets everybody in
 	Restricted      Kind = "restricted"       // lets in whose address was sent to
 	PortRestricted  Kind = "port restricted"  // lets in whose address and port were sent to
-	Symmetric       Kind = "symmetric"        // the next free port; filters like PortRestricted
+	Symmetric       Kind = "symmetric"        // the next free port, by Step; filters like PortRestricted
 	SymmetricRandom Kind = "symmetric random" // a random port; filters like PortRestricted
 	Blocked         Kind = "UDP blocked"      // no UDP at all
 )
@@ -33,6 +33,7 @@ const mappingLife = 30 * time.Second
 // address, so that each needs a port of its own.
 type NAT struct {
 	Kind Kind
+	Step int // from one port to the next, where they are counted; NAT sets 1
 
 	world    *World
 	public   netip.Addr
@@ -52,7 +53,7 @@ type mapping struct {
 
 // NAT returns a router.
 func (w *World) NAT(kind Kind, public netip.Addr) *NAT {
-	n := &NAT{Kind: kind, world: w, public: public, inside: map[netip.Addr]*Host{}, next: 20000}
+	n := &NAT{Kind: kind, Step: 1, world: w, public: public, inside: map[netip.Addr]*Host{}, next: 20000}
 	w.places[public] = n
 	return n
 }
@@ -67,6 +68,9 @@ func (n *NAT) Host(addr netip.Addr) *Host {
 	n.inside[addr] = h
 	return h
 }
+
+// Skip takes so many ports out of the count, as others behind the NAT do.
+func (n *NAT) Skip(ports int) { n.next += uint16(ports * n.Step) }
 
 // Forget drops all mappings, as a restart does; the ports are given out anew.
 func (n *NAT) Forget() {
@@ -114,7 +118,7 @@ func (n *NAT) mappingFor(src, dst netip.AddrPort) *mapping {
 
 func (n *NAT) freePort() uint16 {
 	for {
-		n.next++
+		n.next += uint16(n.Step)
 		port := n.next
 		if n.Kind == SymmetricRandom {
 			port = uint16(1024 + n.world.Rand.IntN(1<<16-1024))

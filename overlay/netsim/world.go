@@ -16,6 +16,10 @@ type World struct {
 	// addresses: 0 is none, 1 a cut. Nil: none.
 	Loss func(from, to netip.Addr) float64
 
+	// Drop loses datagrams by what is in them, on their way between two public
+	// addresses. Nil: none.
+	Drop func(b []byte) bool
+
 	Rand *rand.Rand
 
 	now    time.Time
@@ -68,6 +72,9 @@ func (w *World) Sent(to netip.AddrPort) int { return w.sent[to] }
 func (w *World) carry(src, dst netip.AddrPort, b []byte) {
 	w.sent[dst]++
 	if w.Loss != nil && w.Rand.Float64() < w.Loss(src.Addr(), dst.Addr()) {
+		return
+	}
+	if w.Drop != nil && w.Drop(b) {
 		return
 	}
 	b = slices.Clone(b)

@@ -55,6 +55,8 @@ type Bind struct {
 	lines atomic.Pointer[lines] // the open sockets; never nil
 	homes homes                 // where peers were found
 
+	forecast forecast
+
 	// The locks are taken in this order: mu, a peer's, a leg's or that of homes.
 	mu      sync.Mutex // guards the rest
 	local   Local
@@ -235,7 +237,7 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 		b.hold(p, bufs)
 		return nil
 	}
-	b.count.add(dropUnsent, w.carrier.send(w.label, bufs))
+	b.count.add(dropUnsent, p.send(w, bufs))
 	return nil
 }
 

@@ -38,16 +38,25 @@ func (b *Bind) locate() (changed bool) {
 			here.loopback = here.loopback || a.Addr().IsLoopback()
 		}
 	}
-	for _, a := range b.local.Endpoints {
-		add(a)
-	}
+	now := time.Now()
 	for _, l := range b.legs {
-		add(l.observed())
+		dst, us := l.observed()
+		if dst.IsValid() {
+			b.forecast.Sent(now, dst)
+			b.forecast.Seen(dst, us)
+		}
+		add(us)
+	}
+	for _, a := range b.local.Endpoints {
+		before := len(here.candidates)
+		if add(a); len(here.candidates) > before {
+			here.mapped |= 1 << before
+		}
 	}
 	for _, a := range b.local.Addrs {
 		add(netip.AddrPortFrom(a, b.port))
 	}
-	if slices.Equal(here.candidates, b.here.candidates) && slices.Equal(here.lans, b.here.lans) && slices.Equal(here.refuse, b.here.refuse) {
+	if slices.Equal(here.candidates, b.here.candidates) && here.mapped == b.here.mapped && slices.Equal(here.lans, b.here.lans) && slices.Equal(here.refuse, b.here.refuse) {
 		return false
 	}
 	b.here = here
@@ -78,14 +87,15 @@ func (b *Bind) relocate() {
 	b.settleHere()
 }
 
-// observed is this node's UDP address as the relay sees it.
-func (l *leg) observed() netip.AddrPort {
+// observed returns the relay's address and this node's UDP address as the relay
+// sees it; zero: that is not known.
+func (l *leg) observed() (dst, us netip.AddrPort) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.up || l.race.tls || l.session == nil {
-		return netip.AddrPort{}
+		return netip.AddrPort{}, netip.AddrPort{}
 	}
-	return l.session.Status().Observed
+	return l.addr(), l.session.Status().Observed
 }
 
 // anyRandom is the process's own generator, safe for concurrent use.
@@ -104,8 +114,13 @@ func (b *Bind) arrange(now time.Time, p *peer, c Peer, relayed *way, ls *lines) 
 		b.dismiss(p)
 	case p.finder == nil:
 		p.finder = newFinder(rand.New(anyRandom{}), b.here)
+		p.finder.relay.tally = &p.byRelay
+		p.finder.descends = string(b.o.Key.Public().Bytes()) < string(p.key.Bytes())
 		p.asleep.Store(true)
 		p.talks.Store(false)
+	}
+	if p.finder != nil {
+		p.finder.Relay(now, relayed.carrier != nil)
 	}
 	b.settle(now, p, ls)
 }
@@ -269,6 +284,7 @@ func (b *Bind) turn(now time.Time, p *peer) []send {
 func (b *Bind) unlockAndPost(p *peer, out []send) {
 	s, relayed := p.sealed(b), p.relayed
 	p.mu.Unlock()
+	now := time.Now()
 	if s == nil || len(out) == 0 {
 		return
 	}
@@ -277,6 +293,9 @@ func (b *Bind) unlockAndPost(p *peer, out []send) {
 	b.mu.Unlock()
 	ls := b.lines.Load()
 	for _, o := range out {
+		if o.m.kind == probeCallMe {
+			o.m.next, o.m.step = b.forecast.Next()
+		}
 		d := s.close(0, o.m)
 		if !o.to.IsValid() {
 			if relayed.carrier != nil {
@@ -287,6 +306,7 @@ func (b *Bind) unlockAndPost(p *peer, out []send) {
 		stamp(d, label)
 		if l := ls.to(o.to.Addr()); l != nil {
 			_ = l.sock.Send(o.to, d) // counted there; the finder repeats itself
+			b.forecast.Sent(now, o.to)
 		}
 	}
 }
@@ -340,6 +360,9 @@ func (b *Bind) probed(p *peer, from netip.AddrPort, d []byte) {
 	if !ok {
 		b.count.add(dropProbeStale, 1)
 		return
+	}
+	if m.kind == probePong && from.IsValid() {
+		b.forecast.Seen(from, m.observed)
 	}
 	b.wake() // the finder may want a turn sooner
 }

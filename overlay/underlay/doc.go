@@ -41,18 +41,32 @@
 //     be reached (Local, and what the relays see). The peer calls back, and both
 //     ping what the other named, at the same time, so that each NAT has sent
 //     before it has to let something in. An address from which an authentic ping
-//     comes is pinged too; and where a named port does not answer, the next few
-//     are tried, because a symmetric NAT that counts is at one of them.
+//     comes is pinged too.
+//   - A NAT that gives each destination another port may count. From where the
+//     relays and the peers saw this node, and how many destinations it has sent
+//     to, forecast foretells the next ports; a call tells them, and the peer
+//     tries eight, half a second after it. Two such NATs meet in the middle: one
+//     side tries its eight from the end. Ports that are drawn at random are
+//     told by their distances, and not guessed.
 //   - An address is used when it has answered a ping of ours, and beside the
 //     relay, until the peer says that data arrives: each pong tells how many
 //     datagrams of WireGuard have come from the address that it answers. Then
 //     the relay is left. What arrives twice, WireGuard drops.
 //   - Silence, of data or of pongs, is asked about after a second; about two
 //     seconds later both ways are used again, and a new search begins.
+//   - Of the addresses that answer the best is used: on the same LAN, IPv6, IPv4
+//     as the relay sees it, a forwarded port; among equals the nearest, if it is
+//     nearer by a fifth and by 10 ms.
 //   - The counts in the pongs also show an address that answers while data sent
-//     to it does not arrive, or a tenth of it is lost. It is left, each time for
-//     longer, and must show a clean stretch beside the relay before it is used
-//     alone again.
+//     to it does not arrive. It is left, each time for longer.
+//   - They show as well how much is lost. Where it is much (a tenth of a hundred
+//     datagrams, a twentieth of many), both ways are used, and the relay's
+//     losses are measured by pings that go by it. The address is left if it
+//     loses more than the relay, by a twentieth and by more than chance: for 15 s
+//     at first, then for longer. Then it is weighed again, while data goes both
+//     ways. Where both lose alike it stays.
+//   - Without a relay nothing that answers is left, and what answered within the
+//     last hour is asked every five seconds.
 //
 // What a peer says makes us send no more than a handful of pings (five) to an
 // address that does not answer, then nothing for at least twenty seconds, a

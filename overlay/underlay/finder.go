@@ -45,18 +45,9 @@ const (
 	callGap = 200 * time.Millisecond
 	echoGap = time.Second
 
-	// penaltyFirst to penaltyMost are how long an address is left that loses
-	// data; healthy is how long it must serve to begin anew.
-	penaltyFirst = 30 * time.Second
-	penaltyMost  = 10 * time.Minute
-	healthy      = 5 * time.Minute
-
 	// mostSpots bounds what is remembered of a peer: twice the candidates, and
 	// guesses for two of them.
 	mostSpots = 3 * mostCandidates
-	// guesses is how many ports above a known one are tried: a symmetric NAT
-	// that counts has opened so many more at most since the relay saw it.
-	guesses = 8
 	// recentIDs is how many of the peer's probes are known again.
 	recentIDs = 128
 )
@@ -64,6 +55,7 @@ const (
 // locality is what a finder must know of this machine. It is immutable.
 type locality struct {
 	candidates []netip.AddrPort // where we may be reached
+	mapped     uint16           // bit i: candidate i is a forwarded port
 	lans       []netip.Prefix   // networks we are on
 	refuse     []netip.Prefix   // the overlay's own, through which no path may lead
 	loopback   bool             // take loopback addresses: everybody is on this machine
@@ -84,6 +76,10 @@ type finder struct {
 	spots  []*spot // in the order in which they were learnt
 	proofs int     // changes whenever the set of proved spots does
 
+	relay    *spot // not an address: what is known of the way by the relay
+	noRelay  bool  // there is none at present
+	descends bool  // guesses are made from the last to the first; true on one side
+
 	use         *spot // nil: the relay
 	confirmed   bool  // the peer says that data arrives by use
 	confirmedAt time.Time
@@ -97,13 +93,19 @@ type finder struct {
 	called     bool // the peer's candidates are known
 	failed     int  // searches in vain, in a row
 	lossy      bool // the last path was left for loss
+	weighed    time.Time
+	foretold   netip.AddrPort // where the peer's NAT will put its next mapping
+	step       int16          // and how far apart they are; 0: unknown
+	guessAt    time.Time      // guesses are made; zero: none are to be
+	guessNext  time.Time      // none before
+	guessWait  time.Duration  // before those after the next
 
 	seen    map[probeID]struct{} // the peer's last pings and calls
 	seenAll []probeID            // the same, oldest first
 }
 
 func newFinder(random *rand.Rand, here *locality) *finder {
-	return &finder{random: random, here: here}
+	return &finder{random: random, here: here, relay: &spot{tally: &tally{}}}
 }
 
 // choice is where data goes: to the relay, to the spot, or to both.
@@ -119,13 +121,23 @@ func (f *finder) choice() choice { return choice{f.use, !f.confirmed} }
 func (f *finder) Handle(now time.Time, from netip.AddrPort, m probe) (out []send, ok bool) {
 	direct := from.IsValid()
 	switch {
-	case m.kind == probePing && direct:
+	case m.kind == probePing:
 		if !f.first(m.id) {
 			return nil, false
+		}
+		if !direct {
+			return []send{{m: probe{kind: probePong, id: m.id, got: uint32(f.relay.tally.got.Load())}}}, true
 		}
 		return f.handlePing(now, from, m), true
 	case m.kind == probePong && direct:
 		return f.handlePong(now, from, m)
+	case m.kind == probePong:
+		p, ok := f.relay.answered(now, m.id)
+		if ok {
+			f.relay.compare(now, p, m.got)
+			f.weigh(now)
+		}
+		return nil, ok
 	case m.kind == probeCallMe && !direct:
 		if !f.first(m.id) {
 			return nil, false
@@ -173,15 +185,19 @@ func (f *finder) handlePong(now time.Time, from netip.AddrPort, m probe) ([]send
 		return nil, false
 	}
 	was := s.proved()
+	silent := s.missed > mostPings/2
 	p, ok := s.answered(now, m.id)
 	if !ok {
 		return nil, false
 	}
 	s.observed = m.observed
+	if silent { // what was lost in a cut says nothing of how it is now
+		s.window = window{}
+	}
 	if !was {
 		f.proofs++
 	}
-	if v := s.compare(now, p, m.got); s.usable(now) {
+	if v := s.compare(now, p, m.got); f.open(now, s) {
 		f.take(now, s, v)
 	}
 	f.choose(now)
@@ -199,13 +215,15 @@ func (f *finder) take(now time.Time, s *spot, v verdict) {
 	case verdictBlocked:
 		f.leave(now, s)
 	case verdictLossy:
-		if s.bad++; s.bad >= 2 {
-			s.lossy = true
-			f.lossy = f.lossy || inUse
-			f.leave(now, s)
+		if inUse && !s.lossy && (now.After(s.weighAt) || s.last.share() > s.heavy+worse) {
+			s.lossy, f.confirmed = true, false
+			f.beginWeighing(now)
 		}
 	case verdictClean:
-		s.bad, s.lossy = 0, false
+		s.lossy, s.weighWait, s.heavy, s.weighAt = false, 0, 0, time.Time{}
+	}
+	if inUse && s.lossy {
+		f.weigh(now)
 	}
 	if inUse && f.use == s && !f.confirmed && !s.lossy && (v == verdictArrives || v == verdictClean) {
 		f.confirm(now)
@@ -215,6 +233,7 @@ func (f *finder) take(now time.Time, s *spot, v verdict) {
 func (f *finder) confirm(now time.Time) {
 	f.confirmed, f.confirmedAt = true, now
 	f.lossy, f.failed, f.wait = false, 0, 0
+	f.guessNext, f.guessWait = time.Time{}, 0
 	f.nextSearch = now.Add(upgradeEvery)
 }
 
@@ -237,20 +256,6 @@ func (f *finder) doubt(now time.Time) {
 	f.askGap = 0
 }
 
-// leave gives up an address that answers while data sent to it does not arrive.
-func (f *finder) leave(now time.Time, s *spot) {
-	if f.use == s && f.confirmed && now.Sub(f.confirmedAt) > healthy {
-		s.penalty = 0
-	}
-	s.penalty = min(max(2*s.penalty, penaltyFirst), penaltyMost)
-	s.leftUntil = now.Add(f.jitter(s.penalty))
-	s.window, s.bad = window{}, 0
-	if f.use == s {
-		f.quit(now)
-		f.nextSearch = s.leftUntil
-	}
-}
-
 // quit goes back to the relay.
 func (f *finder) quit(now time.Time) {
 	f.use, f.confirmed = nil, false
@@ -260,20 +265,23 @@ func (f *finder) quit(now time.Time) {
 // handleCall takes the peer's candidates, tries them, and tells ours.
 func (f *finder) handleCall(now time.Time, m probe) (out []send) {
 	f.called = true
+	f.foretold, f.step = m.next, m.step
 	for _, s := range f.spots {
 		s.listed = false
 	}
-	for _, a := range m.candidates {
+	for i, a := range m.candidates {
 		if !f.here.takes(a) {
 			continue
 		}
 		if s := f.spot(now, a); s != nil {
-			s.listed, s.guess = true, false
+			s.listed, s.guess, s.mapped = true, false, m.mapped&(1<<i) != 0
+			s.rank = f.here.rank(a.Addr(), s.mapped)
 			if !s.fresh(now) {
 				f.grant(now, s)
 			}
 		}
 	}
+	f.planGuess(now)
 	if !m.answer && now.Sub(f.callAt) >= callGap {
 		out = append(out, f.call(now, true))
 	}
@@ -282,7 +290,7 @@ func (f *finder) handleCall(now time.Time, m probe) (out []send) {
 
 func (f *finder) call(now time.Time, answer bool) send {
 	f.callAt = now
-	return send{m: probe{kind: probeCallMe, id: f.id(), answer: answer, candidates: f.here.candidates}}
+	return send{m: probe{kind: probeCallMe, id: f.id(), answer: answer, candidates: f.here.candidates, mapped: f.here.mapped}}
 }
 
 // find returns the spot with an address, nil when there is none.
@@ -306,7 +314,7 @@ func (f *finder) spot(now time.Time, a netip.AddrPort) *spot {
 	if len(f.spots) >= mostSpots {
 		return nil
 	}
-	s := &spot{addr: a, rank: f.here.rank(a.Addr()), tally: &tally{}}
+	s := &spot{addr: a, rank: f.here.rank(a.Addr(), false), tally: &tally{}}
 	f.spots = append(f.spots, s)
 	return s
 }
@@ -337,7 +345,6 @@ func (f *finder) grant(now time.Time, s *spot) {
 
 // due sends the pings whose time has come.
 func (f *finder) due(now time.Time) (out []send) {
-	var silent []netip.AddrPort
 	for _, s := range f.spots {
 		if s.due.IsZero() || s.due.After(now) {
 			continue
@@ -349,28 +356,12 @@ func (f *finder) due(now time.Time) (out []send) {
 		if gap > 0 {
 			s.due = now.Add(gap)
 		}
-		if s.tries == len(pingGaps)-1 && s.listed && f.use == nil {
-			silent = append(silent, s.addr)
-		}
 	}
-	for _, a := range silent { // now: what is learnt may make others forgotten
-		f.guess(now, a)
+	if !f.guessAt.IsZero() && !now.Before(f.guessAt) {
+		f.guessAt = time.Time{}
+		out = append(out, f.guess(now)...)
 	}
 	return out
-}
-
-// guess tries the ports above one that does not answer: behind a symmetric NAT
-// that counts, ours is one of the next.
-func (f *finder) guess(now time.Time, a netip.AddrPort) {
-	if ip := a.Addr(); !ip.Is4() || ip.IsPrivate() || ip.IsLoopback() {
-		return
-	}
-	for i := 1; i <= guesses && int(a.Port())+i < 1<<16; i++ {
-		if s := f.spot(now, netip.AddrPortFrom(a.Addr(), a.Port()+uint16(i))); s != nil && !s.listed {
-			s.guess = true
-			f.grant(now, s)
-		}
-	}
 }
 
 func (f *finder) ping(now time.Time, s *spot) send {
@@ -401,7 +392,7 @@ func (f *finder) Move(now time.Time, here *locality) {
 	moved := !slices.Equal(f.here.candidates, here.candidates)
 	f.here = here
 	for _, s := range f.spots {
-		s.rank = here.rank(s.addr.Addr())
+		s.rank = here.rank(s.addr.Addr(), s.mapped)
 	}
 	if moved {
 		f.wait = 0
@@ -421,6 +412,7 @@ func (f *finder) Kick(now time.Time) {
 	f.confirmed = false
 	f.askGap = 0
 	f.nextSearch, f.wait = now, 0
+	f.guessNext, f.guessWait = time.Time{}, 0
 }
 
 // Tick does what is due. sent says whether data was sent to the peer since the
@@ -447,6 +439,9 @@ func (f *finder) Tick(now time.Time, sent bool) (out []send, next time.Time) {
 	out = append(out, f.due(now)...)
 	if active && f.use != nil {
 		out = append(out, f.maintain(now)...)
+	}
+	if active && f.noRelay {
+		out = append(out, f.resort(now)...)
 	}
 	return out, f.next(now)
 }
@@ -487,12 +482,12 @@ func (f *finder) age(now time.Time, s *spot) {
 // choose picks the address to use: the one in use, unless another one that
 // answers is better, or it does not answer itself.
 func (f *finder) choose(now time.Time) {
-	if f.use != nil && !f.use.usable(now) {
+	if f.use != nil && !f.open(now, f.use) {
 		f.quit(now)
 	}
 	best := f.use
 	for _, s := range f.spots {
-		if s == best || !s.usable(now) || !s.fresh(now) {
+		if s == best || !f.open(now, s) || !s.fresh(now) {
 			continue
 		}
 		if best == nil || !best.fresh(now) || s.better(best) || best != f.use && s.rtt < best.rtt && s.rank == best.rank {
@@ -503,6 +498,7 @@ func (f *finder) choose(now time.Time) {
 		f.use, f.confirmed = best, false
 		f.askGap = 0
 		best.window, best.waiting = window{}, time.Time{}
+		f.beginWeighing(now)
 	}
 	if f.confirmed && !f.use.fresh(now) {
 		f.confirmed = false
@@ -543,6 +539,9 @@ func (f *finder) maintain(now time.Time) (out []send) {
 	if f.confirmed && (unanswered || silent >= doubtAfter && s.missed >= 2) {
 		f.doubt(now)
 	}
+	if s.lossy && !f.confirmed && !f.noRelay && now.Sub(f.relay.pingAt) >= weighEvery {
+		out = append(out, f.ping(now, f.relay))
+	}
 	switch {
 	case !s.due.IsZero(): // a handful is on its way
 	case !f.confirmed && since >= f.askGap:
@@ -561,6 +560,9 @@ func (f *finder) next(now time.Time) time.Time {
 		if next.IsZero() || t.Before(next) {
 			next = t
 		}
+	}
+	if !f.guessAt.IsZero() {
+		soon(f.guessAt)
 	}
 	for _, s := range f.spots {
 		if !s.due.IsZero() {

@@ -7,12 +7,14 @@ import (
 )
 
 // rank returns how promising an address is.
-func (l *locality) rank(a netip.Addr) rank {
+func (l *locality) rank(a netip.Addr, mapped bool) rank {
 	switch {
 	case contain(l.lans, a):
 		return rankLAN
 	case a.Is6():
 		return rankIPv6
+	case mapped:
+		return rankMapped
 	}
 	return rankIPv4
 }

@@ -39,6 +39,8 @@ type peer struct {
 	talks  atomic.Bool         // data was sent since the finder's last turn
 	asleep atomic.Bool         // the finder waits for data to be sent
 
+	byRelay tally // datagrams by the relay
+
 	mu      sync.Mutex // guards the rest
 	held    held
 	relayed *way    // by the relay, whatever else there is
@@ -66,6 +68,14 @@ func (p *peer) SrcIP() netip.Addr   { return netip.Addr{} }
 func (p *peer) DstToString() string { return p.name }
 func (p *peer) DstToBytes() []byte  { return p.raw }
 func (p *peer) DstIP() netip.Addr   { return p.addr }
+
+// send sends by a way that has a carrier.
+func (p *peer) send(w *way, bufs [][]byte) (dropped int) {
+	if w.relayed == nil || w.both {
+		p.byRelay.sent.Add(uint64(len(bufs)))
+	}
+	return w.carrier.send(w.label, bufs)
+}
 
 // hold keeps datagrams until there is a way.
 func (p *peer) hold(now time.Time, bufs [][]byte) (dropped int) {
@@ -95,7 +105,7 @@ func (p *peer) flush(now time.Time) (dropped int) {
 	bufs := p.held.take()
 	p.mu.Unlock()
 	if len(bufs) > 0 {
-		dropped += w.carrier.send(w.label, bufs)
+		dropped += p.send(w, bufs)
 	}
 	return dropped
 }

@@ -11,13 +11,18 @@ import (
 //
 //	1 ping     1: id 12 | padding, to the length of a pong at least
 //	2 pong     1: id 12 | 13: address 18 | 31: got 4
-//	3 call-me  1: id 12 | 13: flags 1 | 14: count 1 | 15: address 18, count times
+//	3 call-me  1: id 12 | 13: flags 1 | 14: count 1 | 15: mapped 2 | 17: step 2 | 19: next 18 | 37: address 18, count times
 //
 //	id       random; a pong has its ping's, and ends its life
 //	address  16 bytes IPv6 or mapped IPv4, port 2: in a pong where the ping came
 //	         from, in a call-me where the sender may be reached
-//	got      datagrams of WireGuard that came from that address so far
+//	got      datagrams of WireGuard that came from that address so far, or by the
+//	         relay, if the ping did
 //	flags    1: an answer to a call-me, which wants none itself
+//	mapped   bit i: address i is a port that a router or the operator forwards
+//	step     what the sender's NAT adds to the port for each destination; 0: the
+//	         ports of new destinations cannot be foretold
+//	next     where the next destination would see the sender, unless step is 0
 type probe struct {
 	kind       probeKind
 	id         probeID
@@ -25,6 +30,9 @@ type probe struct {
 	got        uint32           // of a pong
 	answer     bool             // of a call-me
 	candidates []netip.AddrPort // of a call-me
+	mapped     uint16           // of a call-me
+	next       netip.AddrPort   // of a call-me
+	step       int16            // of a call-me
 }
 
 type probeKind byte
@@ -42,7 +50,7 @@ const (
 	// pingSize is a pong's length: who sends a ping from a stranger's address
 	// makes us send that stranger no more than came.
 	pingSize   = 1 + len(probeID{}) + probeAddressSize + 4
-	callMeSize = 1 + len(probeID{}) + 2
+	callMeSize = 1 + len(probeID{}) + 2 + 2 + 2 + probeAddressSize
 	flagAnswer = 1
 	// mostCandidates is how many addresses a node tells, and believes.
 	mostCandidates = 16
@@ -68,6 +76,9 @@ func (m probe) Append(b []byte) []byte {
 		}
 		list := m.candidates[:min(len(m.candidates), mostCandidates)]
 		b = append(b, flags, byte(len(list)))
+		b = binary.LittleEndian.AppendUint16(b, m.mapped)
+		b = binary.LittleEndian.AppendUint16(b, uint16(m.step))
+		b = appendProbeAddress(b, m.next)
 		for _, a := range list {
 			b = appendProbeAddress(b, a)
 		}
@@ -77,7 +88,7 @@ func (m probe) Append(b []byte) []byte {
 
 // parseProbe reads what Append wrote.
 func parseProbe(b []byte) (probe, error) {
-	if len(b) < callMeSize {
+	if len(b) < min(pingSize, callMeSize) {
 		return probe{}, errProbe
 	}
 	m := probe{kind: probeKind(b[0]), id: probeID(b[1:])}
@@ -89,9 +100,13 @@ func parseProbe(b []byte) (probe, error) {
 		m.observed = parseProbeAddress(body)
 		m.got = binary.LittleEndian.Uint32(body[probeAddressSize:])
 		return m, nil
-	case m.kind == probeCallMe && body[1] <= mostCandidates && len(body) == 2+int(body[1])*probeAddressSize:
+	case m.kind == probeCallMe && body[1] <= mostCandidates && len(b) == callMeSize+int(body[1])*probeAddressSize:
 		m.answer = body[0]&flagAnswer != 0
-		for rest := body[2:]; len(rest) > 0; rest = rest[probeAddressSize:] {
+		m.mapped = binary.LittleEndian.Uint16(body[2:])
+		if m.step = int16(binary.LittleEndian.Uint16(body[4:])); m.step != 0 {
+			m.next = parseProbeAddress(body[6:])
+		}
+		for rest := b[callMeSize:]; len(rest) > 0; rest = rest[probeAddressSize:] {
 			m.candidates = append(m.candidates, parseProbeAddress(rest))
 		}
 		return m, nil

@@ -20,7 +20,7 @@ func testProbes() []probe {
 		{kind: probePong, id: probeID{3}, observed: v4, got: 1 << 31},
 		{kind: probePong, observed: v6},
 		{kind: probeCallMe, id: probeID{4}},
-		{kind: probeCallMe, answer: true, candidates: []netip.AddrPort{v4, v6}},
+		{kind: probeCallMe, answer: true, candidates: []netip.AddrPort{v4, v6}, mapped: 2, next: v4, step: -2},
 	}
 }
 
@@ -132,8 +132,7 @@ func FuzzProbe(f *testing.F) {
 		again := m.Append(nil)
 		if m.kind == probePing {
 			b = b[:len(again)] // padding may be longer, and anything
-			copy(b[callMeSize:], again[callMeSize:])
-			b[callMeSize-2], b[callMeSize-1] = 0, 0
+			copy(b[1+len(m.id):], again[1+len(m.id):])
 		}
 		if m.kind != probeCallMe && !bytes.Equal(b, again) && !m.observed.Addr().Is4In6() {
 			t.Errorf("% x became % x", b, again)

@@ -95,12 +95,16 @@ func (r *receiver) fillRelayed(train *udp.Train, l *leg, t *table, bufs [][]byte
 	l.note(heardMark)
 	var last relay.Label
 	var to *peer // whom last belongs to
+	came := 0    // WireGuard's, of to
 	for len(train.Buf) > 0 && n < len(bufs) {
 		p := cut(train)
 		kind := classify(p)
 		if kind == toWireGuard || kind == toProbes && r.b.direct {
 			if label := labelOf(p); to == nil || label != last {
-				last, to = label, t.peers[label]
+				if came > 0 {
+					to.byRelay.got.Add(uint64(came))
+				}
+				last, to, came = label, t.peers[label], 0
 			}
 			if to == nil {
 				r.b.count.add(dropUnknownLabel, 1)
@@ -116,6 +120,7 @@ func (r *receiver) fillRelayed(train *udp.Train, l *leg, t *table, bufs [][]byte
 			stamp(bufs[n], 0)
 			eps[n] = to
 			n++
+			came++
 		case kind == toSession:
 			r.control(l, train.Src, p)
 		case kind == toProbes && r.b.direct:
@@ -125,6 +130,9 @@ func (r *receiver) fillRelayed(train *udp.Train, l *leg, t *table, bufs [][]byte
 		default:
 			r.b.count.add(dropMalformed, 1)
 		}
+	}
+	if came > 0 {
+		to.byRelay.got.Add(uint64(came))
 	}
 	return n
 }

@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -16,6 +17,9 @@ type sim struct {
 	t     testing.TB
 	w     *netsim.World
 	relay *netsim.Conn
+	other *netsim.Conn
+	calls bool // probes pass the relay
+	two   bool // the nodes ask both relays where they are
 	a, b  *simNode
 	slow  time.Duration // of the relay, beyond the wires
 }
@@ -24,6 +28,7 @@ const simPort = 4000
 
 var (
 	simRelay = netip.MustParseAddrPort("203.0.113.10:443")
+	simOther = netip.MustParseAddrPort("203.0.113.20:443") // another relay, which only tells where it sees us
 	simPub   = [2]netip.Addr{netip.MustParseAddr("198.51.100.2"), netip.MustParseAddr("192.0.2.2")}
 	simLAN   = [2]netip.Addr{netip.MustParseAddr("10.0.77.2"), netip.MustParseAddr("192.168.1.200")}
 )
@@ -37,6 +42,9 @@ type simNode struct {
 	conn     *netsim.Conn
 	peer     *simNode
 	observed netip.AddrPort
+
+	forecast    forecast
+	byRelayLoss float64 // of what goes by the relay, to this node
 
 	every   time.Duration // between two datagrams; 0: silent
 	sent    bool
@@ -53,9 +61,18 @@ type simNode struct {
 
 func newSim(t testing.TB, seed uint64, left, right netsim.Kind) *sim {
 	t.Helper()
-	s := &sim{t: t, w: netsim.New(seed), slow: 20 * time.Millisecond}
+	return newSimWith(t, seed, left, right, func(*sim) {})
+}
+
+// newSimWith is newSim with something done before the nodes start.
+func newSimWith(t testing.TB, seed uint64, left, right netsim.Kind, before func(*sim)) *sim {
+	t.Helper()
+	s := &sim{t: t, w: netsim.New(seed), slow: 20 * time.Millisecond, calls: true}
 	s.relay = s.w.Host(simRelay.Addr()).Listen(simRelay.Port(), func(src netip.AddrPort, b []byte) {
 		s.relay.Send(src, probe{kind: probePong, observed: src}.Append(nil))
+	})
+	s.other = s.w.Host(simOther.Addr()).Listen(simOther.Port(), func(src netip.AddrPort, b []byte) {
+		s.other.Send(src, probe{kind: probePong, observed: src}.Append(nil))
 	})
 	keys := [2]key.Private{key.NewPrivate(), key.NewPrivate()}
 	for i, kind := range []netsim.Kind{left, right} {
@@ -68,6 +85,7 @@ func newSim(t testing.TB, seed uint64, left, right netsim.Kind) *sim {
 			t.Fatal(err)
 		}
 		n.finder = newFinder(rand.New(rand.NewPCG(seed, uint64(i))), &locality{})
+		n.finder.descends = i == 0
 		n.conn = n.nat.Host(simLAN[i]).Listen(simPort, n.receive)
 		if i == 0 {
 			s.a = n
@@ -76,6 +94,7 @@ func newSim(t testing.TB, seed uint64, left, right netsim.Kind) *sim {
 		}
 	}
 	s.a.peer, s.b.peer = s.b, s.a
+	before(s)
 	for _, n := range []*simNode{s.a, s.b} {
 		n.attach()
 		n.talk()
@@ -85,7 +104,12 @@ func newSim(t testing.TB, seed uint64, left, right netsim.Kind) *sim {
 
 // attach asks the relay where it sees us, again and again.
 func (n *simNode) attach() {
+	n.forecast.Sent(n.sim.w.Now(), simRelay)
 	n.conn.Send(simRelay, []byte{typeControl})
+	if n.sim.two {
+		n.forecast.Sent(n.sim.w.Now(), simOther)
+		n.conn.Send(simOther, []byte{typeControl})
+	}
 	n.sim.w.After(5*time.Second, n.attach)
 	n.locate()
 }
@@ -103,7 +127,7 @@ func (n *simNode) talk() {
 	if n.every > 0 {
 		n.send()
 	}
-	n.sim.w.After(max(n.every, 50*time.Millisecond), n.talk)
+	n.sim.w.After(cmp.Or(n.every, 50*time.Millisecond), n.talk)
 }
 
 func (n *simNode) send() {
@@ -112,7 +136,13 @@ func (n *simNode) send() {
 	c := n.finder.choice()
 	if c.spot == nil || c.both {
 		n.byRelay++
-		n.sim.w.After(n.sim.slow+2*n.sim.w.Latency, func() { n.peer.data(b) })
+		n.finder.relay.tally.sent.Add(1)
+		n.sim.w.After(n.sim.slow+2*n.sim.w.Latency, func() {
+			if n.sim.w.Rand.Float64() >= n.peer.byRelayLoss {
+				n.peer.finder.relay.tally.got.Add(1)
+				n.peer.data(b)
+			}
+		})
 	}
 	if c.spot != nil {
 		n.byDirect++
@@ -138,12 +168,15 @@ func (n *simNode) data(b []byte) {
 func (n *simNode) receive(src netip.AddrPort, b []byte) {
 	now := n.sim.w.Now()
 	switch {
-	case src == simRelay:
+	case src == simRelay, src == simOther:
 		m, err := parseProbe(b)
 		if err != nil {
 			n.sim.t.Fatal(err)
 		}
-		n.observed = m.observed
+		if src == simRelay {
+			n.observed = m.observed
+		}
+		n.forecast.Seen(src, m.observed)
 		n.locate()
 	case b[0] == typeProbe:
 		n.probe(src, b)
@@ -163,19 +196,30 @@ func (n *simNode) probe(src netip.AddrPort, b []byte) {
 	if err != nil {
 		n.sim.t.Fatal(err)
 	}
-	out, _ := n.finder.Handle(n.sim.w.Now(), src, m)
+	out, ok := n.finder.Handle(n.sim.w.Now(), src, m)
+	if ok && m.kind == probePong && src.IsValid() {
+		n.forecast.Seen(src, m.observed)
+	}
 	n.post(out)
 	n.tick()
 }
 
 func (n *simNode) post(out []send) {
 	for _, s := range out {
+		if s.m.kind == probeCallMe {
+			s.m.next, s.m.step = n.forecast.Next()
+		}
 		b := n.seal.close(7, s.m)
 		if s.to.IsValid() {
+			n.forecast.Sent(n.sim.w.Now(), s.to)
 			n.probes++
 			n.conn.Send(s.to, b)
 		} else {
-			n.sim.w.After(n.sim.slow+2*n.sim.w.Latency, func() { n.peer.probe(netip.AddrPort{}, b) })
+			n.sim.w.After(n.sim.slow+2*n.sim.w.Latency, func() {
+				if n.sim.calls && (s.m.kind == probeCallMe || n.sim.w.Rand.Float64() >= n.peer.byRelayLoss) {
+					n.peer.probe(netip.AddrPort{}, b)
+				}
+			})
 		}
 	}
 }

@@ -15,9 +15,10 @@ type tally struct{ sent, got atomic.Uint64 }
 type rank int
 
 const (
-	rankLAN  rank = iota // on a network that this machine is on too
-	rankIPv6             // no NAT in between
-	rankIPv4
+	rankLAN    rank = iota // on a network that this machine is on too
+	rankIPv6               // no NAT in between
+	rankIPv4               // as others see it through its NAT
+	rankMapped             // a port that its router, or the operator, forwards
 )
 
 // spot is an address at which a peer may be, and what is known of it.
@@ -25,11 +26,13 @@ type spot struct {
 	addr   netip.AddrPort
 	rank   rank
 	listed bool // the peer named it last time
+	mapped bool // and said that it is a forwarded port
 	guess  bool // a port next to a named one
 	tally  *tally
 
 	// Proof: it answered a ping of ours.
 	provedAt time.Time // last time; zero: not, or too long ago
+	lastAt   time.Time // the same, and never forgotten
 	rtt      time.Duration
 	pings    []sentPing // unanswered ones, oldest first
 	pingAt   time.Time
@@ -48,11 +51,15 @@ type spot struct {
 	heardAt           time.Time // last data or answer
 	waiting           time.Time // since when we send and hear nothing; zero: not
 	window            window
-	bad               int  // windows with much loss, in a row
-	lossy             bool // it was left for loss: a window without must come before it is used alone
+	last              loss // in the last whole window
+	lossy             bool // it is weighed against the relay before it is used alone
+	sum               loss // in all windows since then
 
 	leftUntil time.Time // not used before
 	penalty   time.Duration
+	heavy     float64   // the share it lost when last weighed, and the relay was no better
+	weighAt   time.Time // not weighed again before, unless it gets worse
+	weighWait time.Duration
 }
 
 type sentPing struct {
@@ -133,7 +140,7 @@ func (s *spot) answered(now time.Time, id probeID) (sentPing, bool) {
 			s.rtt += (rtt - s.rtt) / 8 // as TCP does (RFC 6298)
 		}
 		s.heard(now)
-		s.provedAt, s.missed, s.due = now, 0, time.Time{}
+		s.provedAt, s.lastAt, s.missed, s.due = now, now, 0, time.Time{}
 		s.quiet, s.again = 0, time.Time{}
 		return p, true
 	}
@@ -155,11 +162,8 @@ const (
 const (
 	// fewest is how many datagrams must vanish before it is more than chance.
 	fewest = 5
-	// enough is how many make a share of losses: at 20 % loss, fewer than 10 %
-	// of 100 are lost once in 400 times.
+	// enough is how many make a share of losses.
 	enough = 100
-	// worst is the share of losses at which the relay is better.
-	worst = 0.1
 	// windowLeast and windowMost bound how long a measurement takes.
 	windowLeast = 2 * time.Second
 	windowMost  = 30 * time.Second
@@ -193,10 +197,13 @@ func (s *spot) compare(now time.Time, p sentPing, got uint32) verdict {
 		v = verdictArrives
 	}
 	if sent >= enough && age >= windowLeast {
-		v = verdictClean
-		if float64(came) < float64(sent)*(1-worst) {
+		l := loss{sent: float64(sent), lost: max(0, float64(sent)-float64(came))}
+		if v = verdictClean; l.exceeds(loss{}) {
 			v = verdictLossy
 		}
+		s.last = l
+		s.sum.sent += l.sent
+		s.sum.lost += l.lost
 		*w = window{now, p.sent, got}
 	} else if age > windowMost {
 		*w = window{now, p.sent, got}

@@ -1,0 +1,36 @@
+package underlay
+
+import "time"
+
+const (
+	// resortEvery is how often an address that answered once is asked while
+	// there is no relay by which the peer could tell where it is now.
+	resortEvery = 5 * time.Second
+	// resortFor is how long after its last answer it is.
+	resortFor = time.Hour
+)
+
+// open reports whether an address may be used. Without a relay there is no
+// better way to leave it for.
+func (f *finder) open(now time.Time, s *spot) bool {
+	return s.usable(now) || f.noRelay && s.proved()
+}
+
+// Relay says whether there is a way by the relay. When there is one again, the
+// search that needs it is made soon.
+func (f *finder) Relay(now time.Time, up bool) {
+	if up && f.noRelay {
+		f.wake(now)
+	}
+	f.noRelay = !up
+}
+
+// resort asks where the peer was before, while nobody can tell where it is.
+func (f *finder) resort(now time.Time) (out []send) {
+	for _, s := range f.spots {
+		if s != f.use && s.due.IsZero() && !s.lastAt.IsZero() && now.Sub(s.lastAt) < resortFor && now.Sub(s.pingAt) >= resortEvery {
+			out = append(out, f.ping(now, s))
+		}
+	}
+	return out
+}
