@@ -75,16 +75,22 @@ func relayTitle(relays []underlay.RelayStatus) string {
 // relayFix is the next step when no relay answers, by what stands in the way.
 func relayFix(relays []underlay.RelayStatus) string {
 	if len(relays) > 0 {
-		switch relay.Obstacle(relays[0].Reason) {
-		case relay.ObstacleProxy:
-			return "check HTTPS_PROXY in the daemon's environment, and that the proxy lets CONNECT to the relay through"
-		case relay.ObstaclePortal:
-			return "open any web page in a browser and log in to this network"
-		case relay.ObstacleIntercepted:
-			return "somebody on the way reads TLS: let the relay's address out without that, or allow UDP to it"
-		case relay.ObstacleFull:
-			return "allow UDP to the relay, which needs no connections there"
-		}
+		return obstacleFix(relays[0].Reason)
+	}
+	return obstacleFix("")
+}
+
+// obstacleFix is the next step when an obstacle stands before a relay's TLS.
+func obstacleFix(obstacle string) string {
+	switch relay.Obstacle(obstacle) {
+	case relay.ObstacleProxy:
+		return "check the proxy's address (--proxy, or HTTPS_PROXY in the daemon's environment) and that it lets CONNECT to the relay through"
+	case relay.ObstaclePortal:
+		return "open any web page in a browser and log in to this network"
+	case relay.ObstacleIntercepted:
+		return "somebody on the way reads TLS: let the relay's address out without that, or allow UDP to it"
+	case relay.ObstacleFull:
+		return "allow UDP to the relay, which needs no connections there"
 	}
 	return "check that overlayd runs on the relay and that its port is open there and here, UDP or TCP"
 }

@@ -61,6 +61,7 @@ type Hub struct {
 // NewHub checks the options. Nothing is read or changed before Run.
 func NewHub(o HubOptions) (*Hub, error) {
 	o.Role = coord.RoleRelay
+	o.Proxy = NoProxy // to itself
 	node, err := New(o.Options)
 	if err != nil {
 		return nil, err

@@ -196,12 +196,19 @@ func runHub(t *testing.T, dir, laptop string) Status {
 	}
 	pongs := 0
 	err = l.Ping(ctx, "172.18.0.10", 1, 0, func(p Pong) {
-		if !p.Lost && p.Path == "this machine" {
+		if !p.Lost && p.Path.String() == "this machine" && p.Path.Direct {
 			pongs++
 		}
 	})
 	if err != nil || pongs != 1 {
 		t.Errorf("ping of itself: %d pongs, %v", pongs, err)
+	}
+	if err := l.Ping(ctx, "8.8.8.8", 1, 0, func(Pong) {}); AsFault(err).Code != ExitUsage {
+		t.Errorf("ping of somebody outside: %v", err)
+	}
+	if c, err := l.Netcheck(ctx); err != nil || c.Schema != NetcheckSchema || !c.ByDaemon || len(c.Relays) != 1 ||
+		c.Relays[0].InUse != "local" || len(c.Findings) != 0 || len(c.Counters) < 50 {
+		t.Errorf("netcheck on the relay's own machine: %v, %+v", err, c)
 	}
 	if err := l.Ping(ctx, "nobody", 1, 0, func(Pong) {}); AsFault(err).Code != ExitUsage {
 		t.Errorf("ping of nobody: %v", err)

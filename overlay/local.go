@@ -63,6 +63,19 @@ func (l *Local) Plan(ctx context.Context) (string, error) {
 	return res.Msg.Text, nil
 }
 
+// Netcheck has the daemon measure what the network lets through.
+func (l *Local) Netcheck(ctx context.Context) (Netcheck, error) {
+	var c Netcheck
+	res, err := l.api.Netcheck(ctx, connect.NewRequest(&local.NetcheckRequest{}))
+	if err != nil {
+		return c, l.fault(err)
+	}
+	if err := json.Unmarshal(res.Msg.Json, &c); err != nil {
+		return c, fmt.Errorf("read netcheck: %w", err)
+	}
+	return c, nil
+}
+
 // Down asks the daemon to stop, and returns when it has.
 func (l *Local) Down(ctx context.Context) error {
 	if _, err := l.api.Down(ctx, connect.NewRequest(&local.DownRequest{})); err != nil {
@@ -101,7 +114,10 @@ func (l *Local) Ping(ctx context.Context, target string, count int, interval tim
 		if err != nil {
 			return fmt.Errorf("read pong: %w", err)
 		}
-		p := Pong{Seq: int(m.Seq), Addr: addr, Lost: m.RttNs == nil, Path: m.Path}
+		p := Pong{Seq: int(m.Seq), Addr: addr, Lost: m.RttNs == nil, Path: PongPath{
+			Direct: m.Direct, Kind: m.Kind, Transport: m.Transport, Relay: m.Relay,
+			Endpoint: m.Endpoint, Via: m.Via, Reason: m.Reason,
+		}}
 		if m.RttNs != nil {
 			p.RTT = time.Duration(*m.RttNs)
 		}

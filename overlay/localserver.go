@@ -133,18 +133,49 @@ func (s localService) Down(context.Context, *connect.Request[local.DownRequest])
 	return connect.NewResponse(&local.DownResponse{}), nil
 }
 
+// errStarting is the answer while there is no tunnel yet.
+var errStarting = errors.New("the node is still starting")
+
+func (s localService) Netcheck(ctx context.Context, _ *connect.Request[local.NetcheckRequest]) (*connect.Response[local.NetcheckResponse], error) {
+	c, err := s.n.Netcheck(ctx)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeUnavailable, err)
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encode netcheck: %w", err)
+	}
+	return connect.NewResponse(&local.NetcheckResponse{Json: b}), nil
+}
+
 func (s localService) Ping(ctx context.Context, req *connect.Request[local.PingRequest], stream *connect.ServerStream[local.PingResponse]) error {
 	v := s.n.look()
-	if v.m == nil || v.live == nil {
-		return connect.NewError(connect.CodeUnavailable, errors.New("the node is still starting"))
+	if v.m == nil || v.live == nil || v.plan == nil {
+		return connect.NewError(connect.CodeUnavailable, errStarting)
 	}
 	target, err := pingTarget(v.m, req.Msg.Target)
 	if err != nil {
 		return connect.NewError(connect.CodeInvalidArgument, err)
 	}
+	last, err := v.pathTo(target)
+	if err != nil {
+		return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("ping %s: %w", target, err))
+	}
+	path := func() PongPath {
+		if v := s.n.look(); v.m != nil && v.live != nil && v.plan != nil {
+			if p, err := v.pathTo(target); err == nil {
+				last = p
+			}
+		}
+		return last
+	}
 	interval := time.Duration(req.Msg.IntervalMs) * time.Millisecond
-	return ping(ctx, target, int(req.Msg.Count), interval, func(p Pong) error {
-		out := &local.PingResponse{Seq: uint32(p.Seq), Addr: p.Addr.String(), Path: s.n.pathTo(p.Addr)}
+	return ping(ctx, target, int(req.Msg.Count), interval, path, func(p Pong) error {
+		out := &local.PingResponse{
+			Seq: uint32(p.Seq), Addr: p.Addr.String(), Path: p.Path.String(),
+			Direct: p.Path.Direct, Kind: p.Path.Kind, Transport: p.Path.Transport, Relay: p.Path.Relay,
+			Endpoint: p.Path.Endpoint, Via: p.Path.Via, Reason: p.Path.Reason,
+		}
 		if !p.Lost {
 			ns := p.RTT.Nanoseconds()
 			out.RttNs = &ns

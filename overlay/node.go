@@ -37,10 +37,11 @@ const (
 
 // Node is one machine's membership in one network.
 type Node struct {
-	o   Options // set by New, then read-only
-	log *slog.Logger
-	dir stateDir
-	hub *Hub // nil but on the relay's machine
+	o     Options // set by New, then read-only
+	log   *slog.Logger
+	dir   stateDir
+	hub   *Hub      // nil but on the relay's machine
+	proxy proxyFunc // to coordinator and relays
 
 	bootID  uint64        // tells peers that this is a new start
 	changed chan struct{} // buffered 1: map or control changed
@@ -91,8 +92,13 @@ func New(o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	proxy, err := chooseProxy(o.Proxy)
+	if err != nil {
+		return nil, err
+	}
 	return &Node{
 		o:       o,
+		proxy:   proxy,
 		log:     o.Log,
 		dir:     stateDir{o.StateDir},
 		bootID:  rand.Uint64(),
@@ -317,7 +323,7 @@ func (n *Node) enroll(ctx context.Context, id *identity, link coord.Link) error 
 
 func (n *Node) client(id *identity) (*coord.Client, error) {
 	return coord.NewClient(coord.ClientOptions{
-		Endpoint: id.Endpoint, Pin: id.Pin, Machine: id.Machine, Dialer: markedDialer(), Log: n.log,
+		Endpoint: id.Endpoint, Pin: id.Pin, Machine: id.Machine, Dialer: markedDialer(), Proxy: n.proxy, Log: n.log,
 	})
 }
 

@@ -3,10 +3,12 @@ package overlay
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +34,39 @@ type Pong struct {
 	Addr netip.Addr
 	RTT  time.Duration
 	Lost bool
-	Path string // "relay vps udp", "direct udp 198.51.100.2:41641"
+	Path PongPath
+}
+
+// PongPath is the way of an echo request. When it changed before the answer
+// came, the way that is less direct counts.
+type PongPath struct {
+	Direct    bool   // the packets go there without anybody in between
+	Kind      string // as in Status; "": to this machine itself
+	Transport string
+	Relay     string // its name, when there is one in between
+	Endpoint  string // where the packets are sent to
+	Via       string // the node that carries the target, when it is another one
+	Reason    string // why the way is not better
+}
+
+// String returns it in words: "relay vps udp", "direct udp 198.51.100.2:41641".
+func (p PongPath) String() string {
+	if p.Kind == "" {
+		return "this machine"
+	}
+	words := []string{p.Kind}
+	for _, w := range []string{p.Relay, p.Transport} {
+		if w != "" {
+			words = append(words, w)
+		}
+	}
+	if p.Kind == underlay.KindDirect {
+		words = append(words, p.Endpoint)
+	}
+	if p.Via != "" {
+		words = append(words, "via "+p.Via)
+	}
+	return strings.Join(words, " ")
 }
 
 // pingTarget finds the address of a node's name, or reads an address.
@@ -52,8 +86,9 @@ func pingTarget(m *coord.Map, target string) (netip.Addr, error) {
 }
 
 // ping sends ICMP echo requests one after the other until count of them (0: no
-// end) are answered or lost, ctx ends, or each returns an error.
-func ping(ctx context.Context, addr netip.Addr, count int, interval time.Duration, each func(Pong) error) error {
+// end) are answered or lost, ctx ends, or each returns an error. path says how
+// they go.
+func ping(ctx context.Context, addr netip.Addr, count int, interval time.Duration, path func() PongPath, each func(Pong) error) error {
 	c, err := icmp.ListenPacket("ip4:icmp", "0.0.0.0")
 	if err != nil {
 		return fmt.Errorf("open ICMP socket: %w", err)
@@ -68,7 +103,9 @@ func ping(ctx context.Context, addr netip.Addr, count int, interval time.Duratio
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for seq := 1; ; seq++ {
+		before := path()
 		pong, err := p.echo(seq)
+		pong.Path = between(before, path())
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -136,36 +173,45 @@ func (p *pinger) answers(b []byte, nonce uint64) bool {
 	return ok && e.ID == p.id && len(e.Data) >= 8 && binary.BigEndian.Uint64(e.Data) == nonce
 }
 
+// errOutside means that no peer carries an address.
+var errOutside = errors.New("no node carries that address, so no packet would enter the overlay; `overlayd routes` lists what can be reached")
+
 // pathTo says how packets reach an address: the path of the peer that carries it.
-func (n *Node) pathTo(addr netip.Addr) string {
-	v := n.look()
-	if v.plan == nil || v.live == nil {
-		return "-"
-	}
-	for _, a := range v.m.Self.Addrs {
-		if a == addr {
-			return "this machine"
-		}
+func (v view) pathTo(addr netip.Addr) (PongPath, error) {
+	if slices.Contains(v.m.Self.Addrs, addr) {
+		return PongPath{Direct: true}, nil
 	}
 	peer := v.plan.carrier(addr)
 	if peer == nil {
-		return "outside the overlay"
+		return PongPath{}, errOutside
 	}
 	path := v.live.bind.Path(peer.Key)
-	words := []string{path.Kind}
+	out := PongPath{Kind: path.Kind, Transport: path.Transport, Endpoint: path.Endpoint, Reason: path.Reason}
+	own := path.Transport == underlay.TransportLocal
+	out.Direct = path.Kind == underlay.KindDirect || own || peer.AtRelay && path.Kind == underlay.KindRelay
 	for _, r := range v.m.Relays {
-		if r.ID == path.RelayID && path.Kind == "relay" {
-			words = append(words, r.Name)
+		if r.ID == path.RelayID && path.Kind == underlay.KindRelay {
+			out.Relay = r.Name
 		}
 	}
-	words = append(words, path.Transport)
-	if path.Kind == underlay.KindDirect {
-		words = append(words, path.Endpoint)
-	}
 	if !peer.owns(addr) {
-		words = append(words, "via "+peer.Name)
+		out.Via = peer.Name
 	}
-	return strings.Join(words, " ")
+	for _, n := range v.m.Peers {
+		if n.WireGuard == peer.Key && !n.Online && path.Kind != underlay.KindDirect {
+			out.Reason = reasonOffline
+		}
+	}
+	return out, nil
+}
+
+// between returns which of the ways before and after an echo it is said to have
+// gone.
+func between(before, after PongPath) PongPath {
+	if before.Direct && !after.Direct {
+		return after
+	}
+	return before
 }
 
 // carrier is the peer whose allowed prefixes match an address best; nil when

@@ -11,11 +11,11 @@ import (
 
 // dialRelay makes a TLS connection to a relay, which has the coordinator's key
 // or, where that has none that is pinned, a certificate for its name. The HTTP
-// proxy is the environment's.
+// proxy is the setting's, or the environment's.
 func (n *Node) dialRelay(ctx context.Context, r underlay.Relay) (*relay.Stream, error) {
 	config, err := coord.ClientTLS(r.Endpoint, n.id.Pin)
 	if err != nil {
 		return nil, fmt.Errorf("dial relay %s: %w", r.Name, err)
 	}
-	return relay.Dial(ctx, relay.DialOptions{Endpoint: r.Endpoint, Addrs: r.Addrs, TLS: config, Dialer: markedDialer()})
+	return relay.Dial(ctx, relay.DialOptions{Endpoint: r.Endpoint, Addrs: r.Addrs, TLS: config, Dialer: markedDialer(), Proxy: n.proxy})
 }

@@ -23,6 +23,7 @@ type snapshot struct {
 	relays   []underlay.RelayStatus
 	paths    map[key.Public]underlay.Path
 	stats    map[key.Public]tunnel.Stat
+	counters []Counter
 	now      time.Time
 }
 
@@ -32,6 +33,7 @@ func (n *Node) Status() Status {
 		view: n.look(), options: n.o, name: n.id.Name, key: n.id.WireGuard.Public(),
 		endpoint: n.id.Endpoint, ownRelay: n.hub != nil, heard: n.coord.Heard(), now: time.Now(),
 	}
+	s.counters = n.counters(s.view)
 	if s.live != nil {
 		s.relays = s.live.bind.Relays()
 		s.paths = map[key.Public]underlay.Path{}
@@ -60,11 +62,12 @@ func (s snapshot) status() Status {
 			Name: s.name, IPs: []netip.Addr{}, Role: string(s.options.Role),
 			PublicKey: s.key.String(), Interface: s.options.Interface,
 		},
-		Network: StatusNetwork{Control: StatusControl{State: string(s.control.Phase), Endpoint: s.endpoint}},
-		Relays:  []StatusRelay{},
-		Peers:   []StatusPeer{},
-		Routes:  []StatusRoute{},
-		Health:  items,
+		Network:  StatusNetwork{Control: StatusControl{State: string(s.control.Phase), Endpoint: s.endpoint}},
+		Relays:   []StatusRelay{},
+		Peers:    []StatusPeer{},
+		Routes:   []StatusRoute{},
+		Health:   items,
+		Counters: nonNil(s.counters),
 	}
 	if out.Network.Control.State == "" {
 		out.Network.Control.State = string(coord.PhaseConnecting)
@@ -122,7 +125,7 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 		RxBytes: stat.RxBytes, TxBytes: stat.TxBytes,
 	}
 	if !p.Online && path.Kind != underlay.KindDirect {
-		out.Path.Reason = "peer_offline"
+		out.Path.Reason = reasonOffline
 	}
 	if !stat.LastHandshake.IsZero() {
 		at := stat.LastHandshake.UTC()
@@ -130,6 +133,9 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 	}
 	return out
 }
+
+// reasonOffline is why a path to a node that is away is not better.
+const reasonOffline = "peer_offline"
 
 // milliseconds rounds to microseconds; an unknown round trip is null.
 func milliseconds(d time.Duration) *float64 {

@@ -30,6 +30,8 @@ type Status struct {
 	Peers   []StatusPeer  `json:"peers"`
 	Routes  []StatusRoute `json:"routes"`
 	Health  []HealthItem  `json:"health"`
+	// Counters are totals since the daemon started: mostly of what it dropped.
+	Counters []Counter `json:"counters"`
 }
 
 // StatusNode is this machine as a member.

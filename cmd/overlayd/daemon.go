@@ -14,6 +14,7 @@ type daemon interface {
 	Status(context.Context) (overlay.Status, error)
 	Plan(context.Context) (string, error)
 	Down(context.Context) error
+	Netcheck(context.Context) (overlay.Netcheck, error)
 	Ping(ctx context.Context, target string, count int, interval time.Duration, each func(overlay.Pong)) error
 }
 

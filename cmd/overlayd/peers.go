@@ -33,6 +33,10 @@ packets take, its round trip, bytes, and when the keys were last renewed.`,
 				return nil
 			}
 			peerTable(s.Peers, s.Relays, p.now()).write(p.stdout)
+			if lines := whyLines(s.Peers, len(s.Peers)); len(lines) > 0 {
+				fmt.Fprintln(p.stdout)
+				printLines(p.stdout, lines)
+			}
 			return nil
 		},
 	}

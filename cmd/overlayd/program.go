@@ -34,6 +34,7 @@ type engine struct {
 	hub         func(overlay.HubOptions) (runner, error)
 	cleanup     func(context.Context, overlay.Options) ([]string, error)
 	planText    func(context.Context, overlay.Options) (string, error)
+	netcheck    func(context.Context, overlay.Options) (overlay.Netcheck, error)
 }
 
 // runner is a daemon that works until its context ends.
@@ -75,6 +76,7 @@ func realEngine() engine {
 		},
 		cleanup:  overlay.Cleanup,
 		planText: overlay.PlanText,
+		netcheck: overlay.NetcheckAlone,
 	}
 }
 

@@ -31,6 +31,8 @@ type world struct {
 
 	status  overlay.Status
 	pongs   []overlay.Pong
+	check   overlay.Netcheck
+	alone   error // of a netcheck without a daemon
 	down    error // of the daemon's every call, when it does not run
 	nodes   []coord.NodeInfo
 	routes  []coord.RouteInfo
@@ -92,6 +94,10 @@ func (w *world) program() *program {
 			planText: func(_ context.Context, o overlay.Options) (string, error) {
 				return "plan of " + o.StateDir + "\n", nil
 			},
+			netcheck: func(_ context.Context, o overlay.Options) (overlay.Netcheck, error) {
+				w.calls = append(w.calls, "netcheck "+o.StateDir)
+				return w.check, w.alone
+			},
 		},
 	}
 }
@@ -130,6 +136,8 @@ func (w *world) Ping(_ context.Context, target string, count int, interval time.
 	}
 	return w.down
 }
+
+func (w *world) Netcheck(context.Context) (overlay.Netcheck, error) { return w.check, w.down }
 
 // fakeCoordinator keeps the members in the world.
 type fakeCoordinator struct{ *world }
@@ -227,13 +235,13 @@ func TestCommandLines(t *testing.T) {
 		{name: "ping", args: "ping lab-gw -c 2", set: func(w *world) {
 			at := netip.MustParseAddr("172.18.0.200")
 			w.pongs = []overlay.Pong{
-				{Seq: 1, Addr: at, RTT: 1234 * time.Microsecond, Path: "relay vps udp"},
-				{Seq: 2, Addr: at, Lost: true, Path: "relay vps udp"},
+				{Seq: 1, Addr: at, RTT: 1234 * time.Microsecond, Path: relayedPath("")},
+				{Seq: 2, Addr: at, Lost: true, Path: relayedPath("")},
 			}
 		}, out: "pong from 172.18.0.200: seq 1, 1.23 ms, relay vps udp\nno answer from 172.18.0.200: seq 2, relay vps udp\n" +
 			"2 sent, 1 answered, least 1.23 ms, mean 1.23 ms, most 1.23 ms\n"},
 		{name: "ping in vain", args: "ping 192.168.1.9", set: func(w *world) {
-			w.pongs = []overlay.Pong{{Seq: 1, Addr: netip.MustParseAddr("192.168.1.9"), Lost: true, Path: "-"}}
+			w.pongs = []overlay.Pong{{Seq: 1, Addr: netip.MustParseAddr("192.168.1.9"), Lost: true}}
 		}, code: 7, out: "1 sent, 0 answered", err: "192.168.1.9 does not answer"},
 		{name: "ping what", args: "ping", code: 2, err: "takes one NAME or IP"},
 

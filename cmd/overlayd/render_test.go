@@ -56,8 +56,9 @@ func laptopStatus() overlay.Status {
 			{Name: "vps", IPs: []netip.Addr{ip("172.18.0.10")}, Role: "relay", Online: true,
 				Path: overlay.StatusPath{Kind: "relay", Transport: "udp", Endpoint: "203.0.113.10:443"}},
 		},
-		Routes: []overlay.StatusRoute{{Prefix: netip.MustParsePrefix("192.168.1.0/24"), Via: "lab-gw", State: overlay.RouteActive}},
-		Health: []overlay.HealthItem{},
+		Routes:   []overlay.StatusRoute{{Prefix: netip.MustParsePrefix("192.168.1.0/24"), Via: "lab-gw", State: overlay.RouteActive}},
+		Health:   []overlay.HealthItem{},
+		Counters: []overlay.Counter{{Name: "drop_probe_forged", Value: 2}},
 	}
 }
 
@@ -67,7 +68,7 @@ func clashStatus() overlay.Status {
 	s.State = overlay.StateDegraded
 	s.Network.Control.State = "lost"
 	s.Relays[0].State, s.Relays[0].RTTMS = "lost", nil
-	s.Peers[0].Path = overlay.StatusPath{Kind: "none", Reason: "relay_lost"}
+	s.Peers[0].Path = overlay.StatusPath{Kind: "none", Reason: "relay_down"}
 	s.Peers[1].Online = false
 	s.Routes[0].State, s.Routes[0].Reason = overlay.RouteClash, "wlan0 is on 192.168.1.0/24 itself, which wins"
 	s.Health = []overlay.HealthItem{

@@ -30,6 +30,7 @@ Join                             See
   gateway   offer a LAN            peers     the other machines
   up        be a member            routes    networks behind gateways
   down      stop                   ping      try a machine or host
+                                   netcheck  what the network lets through
                                    plan      what is changed here, and why
 Admit, on the VPS
   invite    make a link          Look after
@@ -66,7 +67,7 @@ func (p *program) rootCommand() *cobra.Command {
 	root.AddCommand(
 		p.relayCommand(), p.gatewayCommand(), p.upCommand(), p.downCommand(),
 		p.inviteCommand(), p.nodesCommand(), p.routesCommand(),
-		p.statusCommand(), p.peersCommand(), p.pingCommand(), p.planCommand(),
+		p.statusCommand(), p.peersCommand(), p.pingCommand(), p.netcheckCommand(), p.planCommand(),
 		p.cleanupCommand(), p.serviceCommand(), p.versionCommand(), p.completionCommand(),
 	)
 	return root

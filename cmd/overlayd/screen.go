@@ -30,7 +30,16 @@ func (s style) bad(word string) string     { return s.paint("31", word) }
 
 // writeStatus prints a status on one screen.
 func writeStatus(w io.Writer, s overlay.Status, now time.Time, st style) {
-	head, health := statusHead(s, st), statusHealth(s, st)
+	head, health := statusHead(s, st), healthLines(s.Health, st)
+	var told []string
+	for _, h := range s.Health {
+		told = append(told, h.ID)
+	}
+	shown := whyLines(s.Peers, 2, told...)
+	if len(shown) > 0 && len(health) > 0 {
+		shown = append(shown, "")
+	}
+	health = append(shown, health...)
 	const between = 3 // empty lines between the four parts
 	left := screenLines - between - len(head) - len(health)
 	routes := screenful(len(s.Routes), max(left/3, 3))
@@ -177,9 +186,9 @@ func relayText(r overlay.StatusRelay, st style) string {
 	return text
 }
 
-// statusHealth lists what is wrong and what to do about it, worst first.
-func statusHealth(s overlay.Status, st style) []string {
-	items := slices.Clone(s.Health)
+// healthLines lists what is wrong and what to do about it, worst first.
+func healthLines(health []overlay.HealthItem, st style) []string {
+	items := slices.Clone(health)
 	slices.SortStableFunc(items, func(a, b overlay.HealthItem) int {
 		return cmp.Compare(severityRank(a.Severity), severityRank(b.Severity))
 	})
@@ -249,7 +258,7 @@ func pathText(p overlay.StatusPeer, relays []overlay.StatusRelay) string {
 		text += " " + path.Endpoint
 	}
 	if path.Reason != "" {
-		text += " (" + path.Reason + ")"
+		text += " (" + reasonOf(path.Reason).short + ")"
 	}
 	return text
 }

@@ -65,6 +65,9 @@ flags become part of the unit.`,
 			if err != nil {
 				return err
 			}
+			if overlay.EnvironmentProxy(p.getenv) && !slices.ContainsFunc(u.Args, func(a string) bool { return strings.HasPrefix(a, "--proxy=") }) && args[0] != "relay" {
+				fmt.Fprintln(p.stderr, "note: the environment names an HTTP proxy, which a service does not inherit; should it need one, add --proxy URL")
+			}
 			if show {
 				fmt.Fprint(p.stdout, u)
 				return nil
@@ -98,6 +101,9 @@ func (p *program) planService(install *cobra.Command, called string, args []stri
 	if err := probe.fillFromEnvironment(verb); err != nil {
 		return unit{}, "", err
 	}
+	if err := noSecretProxy(verb.Flags()); err != nil {
+		return unit{}, "", err
+	}
 	absolutePaths(verb.Flags())
 	u := unit{Name: called, Args: append([]string{verb.Name()}, changedFlags(verb.Flags())...)}
 	if err := probe.fill(verb); err != nil { // the rest, from the config file
@@ -120,6 +126,19 @@ func (p *program) planService(install *cobra.Command, called string, args []stri
 	}
 	u.Program, err = p.installedProgram()
 	return u, link, err
+}
+
+// noSecretProxy refuses a password in a unit file, which everybody can read.
+func noSecretProxy(f *pflag.FlagSet) error {
+	flag := f.Lookup("proxy")
+	if flag == nil || !flag.Changed {
+		return nil
+	}
+	if v, ok := flag.Value.(*proxyURL); ok && v.secret() {
+		return usage("put the line `proxy: URL` into a file that only root can read, and install with --config FILE",
+			"the proxy's password would stand in a unit file that everybody can read")
+	}
+	return nil
 }
 
 // installedProgram is the path of this program, when it is one to start at boot.

@@ -20,6 +20,7 @@ type member struct {
 	name     name
 	port     port
 	forwards endpoints
+	proxy    proxyURL
 }
 
 func (m *member) register(cmd *cobra.Command) {
@@ -28,6 +29,7 @@ func (m *member) register(cmd *cobra.Command) {
 	f.Var(&m.name, "name", "what to call this machine (default: the invite's name, or the host's)")
 	f.Var(&m.port, "port", "local UDP port")
 	f.Var(&m.forwards, "advertise-endpoint", "address that the router forwards to --port; may be given several times")
+	f.Var(&m.proxy, "proxy", "HTTP proxy to the relay's TLS port, in place of the environment's; none: no proxy")
 	f.Var(text{&m.linkFile, "FILE"}, "link-file", "holds the link; - is standard input")
 }
 
@@ -67,6 +69,7 @@ other users of this machine do not see it.`,
 func (p *program) memberOptions(m *member, args []string) (overlay.Options, error) {
 	o := p.common.options()
 	o.Name, o.Port, o.Endpoints = string(m.name), uint16(m.port), m.forwards
+	o.Proxy = string(m.proxy)
 	if len(m.forwards) > 0 && m.port == 0 {
 		return o, usage("give the port that the router forwards to with --port", "--advertise-endpoint needs --port")
 	}

@@ -5,9 +5,12 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
+
+	"overlayd/overlay"
 )
 
 // The values of flags that the flag package does not know. Each checks what it
@@ -351,3 +354,33 @@ func (n *number) Set(s string) error {
 
 func (n *number) String() string { return strconv.Itoa(int(*n)) }
 func (n *number) Type() string   { return "N" }
+
+// proxyURL is the URL of an HTTP proxy, or none. It is never printed with its
+// password.
+type proxyURL string
+
+func (v *proxyURL) Set(s string) error {
+	if s == overlay.NoProxy {
+		*v = proxyURL(s)
+		return nil
+	}
+	if _, err := overlay.ParseProxy(s); err != nil {
+		f := overlay.AsFault(err)
+		return hinted(f.Hint, "%s", f.Message)
+	}
+	*v = proxyURL(s)
+	return nil
+}
+
+// secret reports whether the URL has a password.
+func (v *proxyURL) secret() bool {
+	u, err := url.Parse(string(*v))
+	if err != nil {
+		return true
+	}
+	_, has := u.User.Password()
+	return has
+}
+
+func (v *proxyURL) String() string { return string(*v) }
+func (v *proxyURL) Type() string   { return "URL" }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,12 +36,14 @@ type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // ClientOptions say how to reach a coordinator, and who asks.
 type ClientOptions struct {
-	Endpoint string           // host:port; required
-	Pin      key.Pin          // of its TLS key; zero: ordinary certificate checks
-	Machine  key.Machine      // required
-	Dialer   *net.Dialer      // nil: a plain one
-	Log      *slog.Logger     // nil: slog.Default
-	Now      func() time.Time // the wall clock; nil: time.Now
+	Endpoint string       // host:port; required
+	Pin      key.Pin      // of its TLS key; zero: ordinary certificate checks
+	Machine  key.Machine  // required
+	Dialer   *net.Dialer  // nil: a plain one
+	Log      *slog.Logger // nil: slog.Default
+	// Proxy returns the HTTP proxy for a request; nil: there is none.
+	Proxy func(*http.Request) (*url.URL, error)
+	Now   func() time.Time // the wall clock; nil: time.Now
 }
 
 // dialTimeout bounds one attempt to connect.
@@ -203,6 +206,7 @@ func (c *Client) connect() *line {
 	l := &line{}
 	l.transport = &http.Transport{
 		TLSClientConfig:     tlsConfig,
+		Proxy:               c.o.Proxy,
 		TLSHandshakeTimeout: dialTimeout,
 		ForceAttemptHTTP2:   true,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {

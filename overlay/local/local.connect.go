@@ -38,6 +38,8 @@ const (
 	LocalPlanProcedure = "/overlayd.local.v1.Local/Plan"
 	// LocalPingProcedure is the fully-qualified name of the Local's Ping RPC.
 	LocalPingProcedure = "/overlayd.local.v1.Local/Ping"
+	// LocalNetcheckProcedure is the fully-qualified name of the Local's Netcheck RPC.
+	LocalNetcheckProcedure = "/overlayd.local.v1.Local/Netcheck"
 	// LocalDownProcedure is the fully-qualified name of the Local's Down RPC.
 	LocalDownProcedure = "/overlayd.local.v1.Local/Down"
 )
@@ -50,6 +52,8 @@ type LocalClient interface {
 	Plan(context.Context, *connect.Request[PlanRequest]) (*connect.Response[PlanResponse], error)
 	// Ping sends ICMP echo requests through the overlay and streams the answers.
 	Ping(context.Context, *connect.Request[PingRequest]) (*connect.ServerStreamForClient[PingResponse], error)
+	// Netcheck measures what the network lets through; it takes seconds.
+	Netcheck(context.Context, *connect.Request[NetcheckRequest]) (*connect.Response[NetcheckResponse], error)
 	// Down asks the daemon to stop. It answers before the daemon has stopped.
 	Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error)
 }
@@ -83,6 +87,12 @@ func NewLocalClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(localMethods.ByName("Ping")),
 			connect.WithClientOptions(opts...),
 		),
+		netcheck: connect.NewClient[NetcheckRequest, NetcheckResponse](
+			httpClient,
+			baseURL+LocalNetcheckProcedure,
+			connect.WithSchema(localMethods.ByName("Netcheck")),
+			connect.WithClientOptions(opts...),
+		),
 		down: connect.NewClient[DownRequest, DownResponse](
 			httpClient,
 			baseURL+LocalDownProcedure,
@@ -94,10 +104,11 @@ func NewLocalClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 
 // localClient implements LocalClient.
 type localClient struct {
-	status *connect.Client[StatusRequest, StatusResponse]
-	plan   *connect.Client[PlanRequest, PlanResponse]
-	ping   *connect.Client[PingRequest, PingResponse]
-	down   *connect.Client[DownRequest, DownResponse]
+	status   *connect.Client[StatusRequest, StatusResponse]
+	plan     *connect.Client[PlanRequest, PlanResponse]
+	ping     *connect.Client[PingRequest, PingResponse]
+	netcheck *connect.Client[NetcheckRequest, NetcheckResponse]
+	down     *connect.Client[DownRequest, DownResponse]
 }
 
 // Status calls overlayd.local.v1.Local.Status.
@@ -115,6 +126,11 @@ func (c *localClient) Ping(ctx context.Context, req *connect.Request[PingRequest
 	return c.ping.CallServerStream(ctx, req)
 }
 
+// Netcheck calls overlayd.local.v1.Local.Netcheck.
+func (c *localClient) Netcheck(ctx context.Context, req *connect.Request[NetcheckRequest]) (*connect.Response[NetcheckResponse], error) {
+	return c.netcheck.CallUnary(ctx, req)
+}
+
 // Down calls overlayd.local.v1.Local.Down.
 func (c *localClient) Down(ctx context.Context, req *connect.Request[DownRequest]) (*connect.Response[DownResponse], error) {
 	return c.down.CallUnary(ctx, req)
@@ -128,6 +144,8 @@ type LocalHandler interface {
 	Plan(context.Context, *connect.Request[PlanRequest]) (*connect.Response[PlanResponse], error)
 	// Ping sends ICMP echo requests through the overlay and streams the answers.
 	Ping(context.Context, *connect.Request[PingRequest], *connect.ServerStream[PingResponse]) error
+	// Netcheck measures what the network lets through; it takes seconds.
+	Netcheck(context.Context, *connect.Request[NetcheckRequest]) (*connect.Response[NetcheckResponse], error)
 	// Down asks the daemon to stop. It answers before the daemon has stopped.
 	Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error)
 }
@@ -157,6 +175,12 @@ func NewLocalHandler(svc LocalHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(localMethods.ByName("Ping")),
 		connect.WithHandlerOptions(opts...),
 	)
+	localNetcheckHandler := connect.NewUnaryHandler(
+		LocalNetcheckProcedure,
+		svc.Netcheck,
+		connect.WithSchema(localMethods.ByName("Netcheck")),
+		connect.WithHandlerOptions(opts...),
+	)
 	localDownHandler := connect.NewUnaryHandler(
 		LocalDownProcedure,
 		svc.Down,
@@ -171,6 +195,8 @@ func NewLocalHandler(svc LocalHandler, opts ...connect.HandlerOption) (string, h
 			localPlanHandler.ServeHTTP(w, r)
 		case LocalPingProcedure:
 			localPingHandler.ServeHTTP(w, r)
+		case LocalNetcheckProcedure:
+			localNetcheckHandler.ServeHTTP(w, r)
 		case LocalDownProcedure:
 			localDownHandler.ServeHTTP(w, r)
 		default:
@@ -192,6 +218,10 @@ func (UnimplementedLocalHandler) Plan(context.Context, *connect.Request[PlanRequ
 
 func (UnimplementedLocalHandler) Ping(context.Context, *connect.Request[PingRequest], *connect.ServerStream[PingResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.Ping is not implemented"))
+}
+
+func (UnimplementedLocalHandler) Netcheck(context.Context, *connect.Request[NetcheckRequest]) (*connect.Response[NetcheckResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.Netcheck is not implemented"))
 }
 
 func (UnimplementedLocalHandler) Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error) {

@@ -252,7 +252,21 @@ type PingResponse struct {
 	// Nanoseconds; unset when nothing came back in time.
 	RttNs *int64 `protobuf:"varint,3,opt,name=rtt_ns,json=rttNs,proto3,oneof" json:"rtt_ns,omitempty"`
 	// The way to the node that carries the target, e.g. "relay vps udp".
-	Path          string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	Path string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	// Whether the packets went there without anybody in between.
+	Direct bool `protobuf:"varint,5,opt,name=direct,proto3" json:"direct,omitempty"`
+	// "direct", "relay", "none"; empty for this machine itself.
+	Kind string `protobuf:"bytes,6,opt,name=kind,proto3" json:"kind,omitempty"`
+	// "udp", "tls", "local"; empty when there is no way.
+	Transport string `protobuf:"bytes,7,opt,name=transport,proto3" json:"transport,omitempty"`
+	// The relay's name, when there is one in between.
+	Relay string `protobuf:"bytes,8,opt,name=relay,proto3" json:"relay,omitempty"`
+	// The address that packets are sent to.
+	Endpoint string `protobuf:"bytes,9,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// The node that carries the target, when it is another one.
+	Via string `protobuf:"bytes,10,opt,name=via,proto3" json:"via,omitempty"`
+	// Why the way is not better.
+	Reason        string `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -315,6 +329,136 @@ func (x *PingResponse) GetPath() string {
 	return ""
 }
 
+func (x *PingResponse) GetDirect() bool {
+	if x != nil {
+		return x.Direct
+	}
+	return false
+}
+
+func (x *PingResponse) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *PingResponse) GetTransport() string {
+	if x != nil {
+		return x.Transport
+	}
+	return ""
+}
+
+func (x *PingResponse) GetRelay() string {
+	if x != nil {
+		return x.Relay
+	}
+	return ""
+}
+
+func (x *PingResponse) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *PingResponse) GetVia() string {
+	if x != nil {
+		return x.Via
+	}
+	return ""
+}
+
+func (x *PingResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type NetcheckRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetcheckRequest) Reset() {
+	*x = NetcheckRequest{}
+	mi := &file_local_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetcheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetcheckRequest) ProtoMessage() {}
+
+func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetcheckRequest.ProtoReflect.Descriptor instead.
+func (*NetcheckRequest) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{6}
+}
+
+type NetcheckResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A JSON object that names its own schema.
+	Json          []byte `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetcheckResponse) Reset() {
+	*x = NetcheckResponse{}
+	mi := &file_local_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetcheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetcheckResponse) ProtoMessage() {}
+
+func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetcheckResponse.ProtoReflect.Descriptor instead.
+func (*NetcheckResponse) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *NetcheckResponse) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
 type DownRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -323,7 +467,7 @@ type DownRequest struct {
 
 func (x *DownRequest) Reset() {
 	*x = DownRequest{}
-	mi := &file_local_proto_msgTypes[6]
+	mi := &file_local_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +479,7 @@ func (x *DownRequest) String() string {
 func (*DownRequest) ProtoMessage() {}
 
 func (x *DownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_local_proto_msgTypes[6]
+	mi := &file_local_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +492,7 @@ func (x *DownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownRequest.ProtoReflect.Descriptor instead.
 func (*DownRequest) Descriptor() ([]byte, []int) {
-	return file_local_proto_rawDescGZIP(), []int{6}
+	return file_local_proto_rawDescGZIP(), []int{8}
 }
 
 type DownResponse struct {
@@ -359,7 +503,7 @@ type DownResponse struct {
 
 func (x *DownResponse) Reset() {
 	*x = DownResponse{}
-	mi := &file_local_proto_msgTypes[7]
+	mi := &file_local_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -371,7 +515,7 @@ func (x *DownResponse) String() string {
 func (*DownResponse) ProtoMessage() {}
 
 func (x *DownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_local_proto_msgTypes[7]
+	mi := &file_local_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -384,7 +528,7 @@ func (x *DownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownResponse.ProtoReflect.Descriptor instead.
 func (*DownResponse) Descriptor() ([]byte, []int) {
-	return file_local_proto_rawDescGZIP(), []int{7}
+	return file_local_proto_rawDescGZIP(), []int{9}
 }
 
 var File_local_proto protoreflect.FileDescriptor
@@ -402,19 +546,31 @@ const file_local_proto_rawDesc = "" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x1f\n" +
 	"\vinterval_ms\x18\x03 \x01(\rR\n" +
-	"intervalMs\"o\n" +
+	"intervalMs\"\x95\x02\n" +
 	"\fPingResponse\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\rR\x03seq\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x1a\n" +
 	"\x06rtt_ns\x18\x03 \x01(\x03H\x00R\x05rttNs\x88\x01\x01\x12\x12\n" +
-	"\x04path\x18\x04 \x01(\tR\x04pathB\t\n" +
-	"\a_rtt_ns\"\r\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\x12\x16\n" +
+	"\x06direct\x18\x05 \x01(\bR\x06direct\x12\x12\n" +
+	"\x04kind\x18\x06 \x01(\tR\x04kind\x12\x1c\n" +
+	"\ttransport\x18\a \x01(\tR\ttransport\x12\x14\n" +
+	"\x05relay\x18\b \x01(\tR\x05relay\x12\x1a\n" +
+	"\bendpoint\x18\t \x01(\tR\bendpoint\x12\x10\n" +
+	"\x03via\x18\n" +
+	" \x01(\tR\x03via\x12\x16\n" +
+	"\x06reason\x18\v \x01(\tR\x06reasonB\t\n" +
+	"\a_rtt_ns\"\x11\n" +
+	"\x0fNetcheckRequest\"&\n" +
+	"\x10NetcheckResponse\x12\x12\n" +
+	"\x04json\x18\x01 \x01(\fR\x04json\"\r\n" +
 	"\vDownRequest\"\x0e\n" +
-	"\fDownResponse2\xbb\x02\n" +
+	"\fDownResponse2\x92\x03\n" +
 	"\x05Local\x12O\n" +
 	"\x06Status\x12 .overlayd.local.v1.StatusRequest\x1a!.overlayd.local.v1.StatusResponse\"\x00\x12I\n" +
 	"\x04Plan\x12\x1e.overlayd.local.v1.PlanRequest\x1a\x1f.overlayd.local.v1.PlanResponse\"\x00\x12K\n" +
-	"\x04Ping\x12\x1e.overlayd.local.v1.PingRequest\x1a\x1f.overlayd.local.v1.PingResponse\"\x000\x01\x12I\n" +
+	"\x04Ping\x12\x1e.overlayd.local.v1.PingRequest\x1a\x1f.overlayd.local.v1.PingResponse\"\x000\x01\x12U\n" +
+	"\bNetcheck\x12\".overlayd.local.v1.NetcheckRequest\x1a#.overlayd.local.v1.NetcheckResponse\"\x00\x12I\n" +
 	"\x04Down\x12\x1e.overlayd.local.v1.DownRequest\x1a\x1f.overlayd.local.v1.DownResponse\"\x00B\x1eZ\x1coverlayd/overlay/local;localb\x06proto3"
 
 var (
@@ -429,28 +585,32 @@ func file_local_proto_rawDescGZIP() []byte {
 	return file_local_proto_rawDescData
 }
 
-var file_local_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_local_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_local_proto_goTypes = []any{
-	(*StatusRequest)(nil),  // 0: overlayd.local.v1.StatusRequest
-	(*StatusResponse)(nil), // 1: overlayd.local.v1.StatusResponse
-	(*PlanRequest)(nil),    // 2: overlayd.local.v1.PlanRequest
-	(*PlanResponse)(nil),   // 3: overlayd.local.v1.PlanResponse
-	(*PingRequest)(nil),    // 4: overlayd.local.v1.PingRequest
-	(*PingResponse)(nil),   // 5: overlayd.local.v1.PingResponse
-	(*DownRequest)(nil),    // 6: overlayd.local.v1.DownRequest
-	(*DownResponse)(nil),   // 7: overlayd.local.v1.DownResponse
+	(*StatusRequest)(nil),    // 0: overlayd.local.v1.StatusRequest
+	(*StatusResponse)(nil),   // 1: overlayd.local.v1.StatusResponse
+	(*PlanRequest)(nil),      // 2: overlayd.local.v1.PlanRequest
+	(*PlanResponse)(nil),     // 3: overlayd.local.v1.PlanResponse
+	(*PingRequest)(nil),      // 4: overlayd.local.v1.PingRequest
+	(*PingResponse)(nil),     // 5: overlayd.local.v1.PingResponse
+	(*NetcheckRequest)(nil),  // 6: overlayd.local.v1.NetcheckRequest
+	(*NetcheckResponse)(nil), // 7: overlayd.local.v1.NetcheckResponse
+	(*DownRequest)(nil),      // 8: overlayd.local.v1.DownRequest
+	(*DownResponse)(nil),     // 9: overlayd.local.v1.DownResponse
 }
 var file_local_proto_depIdxs = []int32{
 	0, // 0: overlayd.local.v1.Local.Status:input_type -> overlayd.local.v1.StatusRequest
 	2, // 1: overlayd.local.v1.Local.Plan:input_type -> overlayd.local.v1.PlanRequest
 	4, // 2: overlayd.local.v1.Local.Ping:input_type -> overlayd.local.v1.PingRequest
-	6, // 3: overlayd.local.v1.Local.Down:input_type -> overlayd.local.v1.DownRequest
-	1, // 4: overlayd.local.v1.Local.Status:output_type -> overlayd.local.v1.StatusResponse
-	3, // 5: overlayd.local.v1.Local.Plan:output_type -> overlayd.local.v1.PlanResponse
-	5, // 6: overlayd.local.v1.Local.Ping:output_type -> overlayd.local.v1.PingResponse
-	7, // 7: overlayd.local.v1.Local.Down:output_type -> overlayd.local.v1.DownResponse
-	4, // [4:8] is the sub-list for method output_type
-	0, // [0:4] is the sub-list for method input_type
+	6, // 3: overlayd.local.v1.Local.Netcheck:input_type -> overlayd.local.v1.NetcheckRequest
+	8, // 4: overlayd.local.v1.Local.Down:input_type -> overlayd.local.v1.DownRequest
+	1, // 5: overlayd.local.v1.Local.Status:output_type -> overlayd.local.v1.StatusResponse
+	3, // 6: overlayd.local.v1.Local.Plan:output_type -> overlayd.local.v1.PlanResponse
+	5, // 7: overlayd.local.v1.Local.Ping:output_type -> overlayd.local.v1.PingResponse
+	7, // 8: overlayd.local.v1.Local.Netcheck:output_type -> overlayd.local.v1.NetcheckResponse
+	9, // 9: overlayd.local.v1.Local.Down:output_type -> overlayd.local.v1.DownResponse
+	5, // [5:10] is the sub-list for method output_type
+	0, // [0:5] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -468,7 +628,7 @@ func file_local_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_local_proto_rawDesc), len(file_local_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -106,6 +106,7 @@ type Session struct {
 	closely bool      // see Watch
 	try     try
 	grant   grant
+	ignored uint64
 }
 
 // try is one attempt at attaching. Its nonce stays the same over retries, or a
@@ -353,35 +354,47 @@ func (s *Session) ping(now time.Time) []byte {
 func (s *Session) Handle(now time.Time, frame []byte) (reply []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	ok := false
 	switch frameType(frame) {
 	case frameChallenge:
-		return s.handleChallenge(now, frame)
+		reply, ok = s.handleChallenge(now, frame)
 	case frameReady:
-		s.handleReady(now, frame)
+		ok = s.handleReady(now, frame)
 	case framePong:
-		s.handlePong(now, frame)
+		ok = s.handlePong(now, frame)
 	case frameUnknown:
-		return s.handleUnknown(now)
+		reply, ok = s.handleUnknown(now), true // a hint: there is nothing to check
 	case frameGoAway:
-		s.handleGoAway(now, frame)
+		ok = s.handleGoAway(now, frame)
 	}
-	return nil
+	if !ok {
+		s.ignored++
+	}
+	return reply
 }
 
-func (s *Session) handleChallenge(now time.Time, frame []byte) []byte {
+// Ignored returns how many control messages changed nothing, because they were
+// malformed, forged, late or came before.
+func (s *Session) Ignored() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ignored
+}
+
+func (s *Session) handleChallenge(now time.Time, frame []byte) (reply []byte, ok bool) {
 	f := parseChallenge(frame)
 	if !s.try.on || f.nonce != s.try.nonce || f.token == s.try.token || !authentic(s.key, frame) {
-		return nil
+		return nil, false
 	}
 	s.try.token, s.try.tokenAt = f.token, now
 	s.status.Observed = f.observed
-	return s.attach(now)
+	return s.attach(now), true
 }
 
-func (s *Session) handleReady(now time.Time, frame []byte) {
+func (s *Session) handleReady(now time.Time, frame []byte) (ok bool) {
 	f := parseReady(frame)
 	if !s.try.on || f.nonce != s.try.nonce || s.try.tokenAt.IsZero() || !authentic(s.key, frame) {
-		return
+		return false
 	}
 	s.grant = grant{
 		id:     f.nonce.session(),
@@ -403,23 +416,25 @@ func (s *Session) handleReady(now time.Time, frame []byte) {
 	} else if s.status.RTT == 0 { // of several ATTACHes, which one was answered? A PING tells
 		s.grant.next = now
 	}
+	return true
 }
 
-func (s *Session) handlePong(now time.Time, frame []byte) {
+func (s *Session) handlePong(now time.Time, frame []byte) (ok bool) {
 	f := parsePong(frame)
 	e := &s.grant
 	old := e.count >= uint64(len(e.sentAt)) && f.count <= e.count-uint64(len(e.sentAt))
 	if s.status.State != Up || f.session != e.id || f.count > e.count || f.count == 0 || old || !authentic(e.key, frame) {
-		return
+		return false
 	}
 	at := &e.sentAt[f.count%uint64(len(e.sentAt))]
 	if at.IsZero() { // answered before
-		return
+		return false
 	}
 	s.measured(now.Sub(*at))
 	*at = time.Time{}
 	s.status.BootID = f.boot
 	s.confirmed(now, f.observed)
+	return true
 }
 
 // confirmed notes a proof that the relay has the session.
@@ -451,7 +466,7 @@ func (s *Session) handleUnknown(now time.Time) []byte {
 	return s.attach(now)
 }
 
-func (s *Session) handleGoAway(now time.Time, frame []byte) {
+func (s *Session) handleGoAway(now time.Time, frame []byte) (ok bool) {
 	f := parseGoAway(frame)
 	switch {
 	case s.status.State == Up && f.session == s.grant.id && authentic(s.grant.key, frame):
@@ -459,11 +474,11 @@ func (s *Session) handleGoAway(now time.Time, frame []byte) {
 		// All nodes hear it at the same moment.
 		s.try.next = now.Add(s.jitter(0, 2*attachFirst))
 	case !s.try.on || f.session != s.try.nonce.session() || !authentic(s.key, frame):
-		return
+		return false
 	case s.status.State == Up && s.renewing(): // the old ticket's session goes on
 		s.status.Reason = f.reason
 		s.try = try{}
-		return
+		return true
 	}
 	s.status.Reason = f.reason
 	if f.reason > ReasonStopping { // refused for good, until something changes
@@ -471,6 +486,7 @@ func (s *Session) handleGoAway(now time.Time, frame []byte) {
 		s.try.patience = attachRefused
 		s.try.next = now.Add(s.jitter(attachRefused/2, attachRefused))
 	}
+	return true
 }
 
 // jitter returns a random duration between two.

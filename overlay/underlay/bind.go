@@ -56,6 +56,7 @@ type Bind struct {
 	homes homes                 // where peers were found
 
 	forecast forecast
+	checking sync.Mutex // held while a Check runs, before all others
 
 	// The locks are taken in this order: mu, a peer's, a leg's or that of homes.
 	mu      sync.Mutex // guards the rest
@@ -99,7 +100,7 @@ func New(o Options) *Bind {
 		b.log = slog.New(slog.DiscardHandler)
 	}
 	if o.Own != nil {
-		b.legs = []*leg{{id: o.OwnID, wake: b.wake, port: o.Own}}
+		b.legs = []*leg{{id: o.OwnID, wake: b.wake, count: &b.count, port: o.Own}}
 	}
 	b.table.Store(&table{})
 	b.lines.Store(&lines{})
@@ -297,7 +298,7 @@ func (b *Bind) SetRelays(relays []Relay) {
 			legs[0].set(r)
 			continue
 		case l == nil || l.port != nil:
-			l = &leg{id: r.ID, wake: b.wake, noTLS: b.o.Dial == nil}
+			l = &leg{id: r.ID, wake: b.wake, count: &b.count, noTLS: b.o.Dial == nil}
 		}
 		l.set(r)
 		legs = append(legs, l)
@@ -319,7 +320,7 @@ func (b *Bind) ownLeg(relays []Relay) *leg {
 	if id == "" && len(relays) > 0 {
 		id = relays[0].ID
 	}
-	return &leg{id: id, wake: b.wake, port: b.o.Own}
+	return &leg{id: id, wake: b.wake, count: &b.count, port: b.o.Own}
 }
 
 // rebuild makes the table and the ways anew, and sends what was held for a peer

@@ -14,8 +14,12 @@ const (
 	dropProbeForged                // a peer probe that does not open
 	dropProbeStale                 // a peer probe that came before, or answers nothing
 	dropDirectLabel                // from a peer's own address, with a label
+	dropControl                    // a relay's control message that is forged, malformed, late or came before
 	dropHeld                       // older than what is held while no relay is reachable
 	dropUnsent                     // the kernel did not take it
+	tlsDials                       // TLS connections to relays that were tried
+	tlsFailed                      // of which nothing came
+	tlsBroken                      // TLS connections that ended in the middle of something, or spoke no WebSocket
 	events
 )
 
@@ -29,6 +33,10 @@ var eventNames = [events]string{
 	dropProbeForged:   "drop_probe_forged",
 	dropProbeStale:    "drop_probe_stale",
 	dropDirectLabel:   "drop_direct_label",
+	dropControl:       "drop_control",
+	tlsDials:          "tls_dials",
+	tlsFailed:         "tls_dials_failed",
+	tlsBroken:         "tls_streams_broken",
 	dropHeld:          "drop_held",
 	dropUnsent:        "drop_unsent",
 }

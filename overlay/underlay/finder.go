@@ -99,6 +99,7 @@ type finder struct {
 	guessAt    time.Time      // guesses are made; zero: none are to be
 	guessNext  time.Time      // none before
 	guessWait  time.Duration  // before those after the next
+	unaskedAt  time.Time      // see unasked
 
 	seen    map[probeID]struct{} // the peer's last pings and calls
 	seenAll []probeID            // the same, oldest first
@@ -166,6 +167,7 @@ func (f *finder) first(id probeID) bool {
 
 // handlePing answers, and asks back where nobody has answered lately.
 func (f *finder) handlePing(now time.Time, from netip.AddrPort, m probe) (out []send) {
+	f.unasked(now, from)
 	s := f.spot(now, from)
 	pong := probe{kind: probePong, id: m.id, observed: from}
 	if s != nil {

@@ -40,6 +40,7 @@ const (
 type leg struct {
 	id    string // set by newLeg, then read-only
 	wake  func() // makes Run look
+	count *counters
 	port  *relay.Port
 	noTLS bool // there is no way to dial
 	marks atomic.Uint32
@@ -57,6 +58,9 @@ type leg struct {
 	key  key.Secret
 	host string // the relay's endpoint
 	tls  tlsSide
+
+	questions []*question   // of a Check; nil: none runs
+	heard     chan struct{} // gets a token when one is answered
 }
 
 // note leaves a mark. The session is told at its next Tick; while it is up it
@@ -195,13 +199,14 @@ func (l *leg) handle(now time.Time, src netip.AddrPort, frame []byte, from *line
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at := slices.Index(l.addrs, src)
-	if l.session == nil || at < 0 {
+	if l.session == nil || at < 0 || l.answers(now, src, frame) {
 		return false
 	}
 	if l.up && at != l.at {
-		return false // late, from an address tried before
+		l.count.add(dropControl, 1) // late, from an address tried before
+		return false
 	}
-	reply := l.session.Handle(now, frame)
+	reply := l.feed(l.session, now, frame)
 	if reply != nil {
 		_ = from.sock.Send(src, reply) // counted there; the session repeats itself
 	}
@@ -209,6 +214,14 @@ func (l *leg) handle(now time.Time, src netip.AddrPort, frame []byte, from *line
 	l.look(at)
 	l.wake() // the session may have a new deadline, and the race a winner
 	return l.state() != before
+}
+
+// feed gives a session a control message, and counts what it does not take.
+func (l *leg) feed(s *relay.Session, now time.Time, frame []byte) (reply []byte) {
+	before := s.Ignored()
+	reply = s.Handle(now, frame)
+	l.count.add(dropControl, int(s.Ignored()-before))
+	return reply
 }
 
 // look takes note of the session's state after an event at one of the

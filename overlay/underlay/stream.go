@@ -150,6 +150,9 @@ func (b *Bind) call(ctx context.Context, l *leg) {
 			}
 		}
 		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				b.count.add(tlsBroken, 1)
+			}
 			b.streamEnded(l, st)
 			return
 		}
@@ -162,7 +165,9 @@ func (b *Bind) called(ctx context.Context, l *leg, st *relay.Stream, err error) 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.tls.dialing = false
+	b.count.add(tlsDials, 1)
 	if err != nil {
+		b.count.add(tlsFailed, 1)
 		if e, ok := errors.AsType[*relay.DialError](err); ok {
 			if l.tls.obstacle == nil || l.tls.obstacle.Obstacle != e.Obstacle {
 				b.log.Warn("relay cannot be reached by TLS", "relay", l.name, "reason", string(e.Obstacle), "err", e)
@@ -206,7 +211,7 @@ func (l *leg) handleStream(now time.Time, st *relay.Stream, frame []byte) (chang
 		return false // late
 	}
 	before := l.state()
-	if reply := l.tls.session.Handle(now, frame); reply != nil {
+	if reply := l.feed(l.tls.session, now, frame); reply != nil {
 		st.SendControl(reply)
 	}
 	l.wake()

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"overlayd/overlay"
+)
+
+// why is a reason for a path that is not direct, in words.
+type why struct {
+	short string // in a table
+	long  string // a sentence's end
+	fix   string // what to do; empty: nothing
+}
+
+// reasons are those of a path that status gives.
+var reasons = map[string]why{
+	"idle": {"idle", "nothing was sent lately, so no direct path is looked for",
+		"it is looked for as soon as there is traffic: overlayd ping NAME --until-direct"},
+	"probing": {"looking for a direct path", "a direct path is still being looked for, which takes seconds",
+		"wait for it with overlayd ping NAME --until-direct"},
+	"lossy": {"direct path loses packets", "the direct path loses a tenth of the packets or more, so the relay is better",
+		"it is tried again by itself; a cable in place of a bad radio link helps"},
+	"no_common_family": {"no common IPv4 or IPv6", "one side has only IPv4 and the other only IPv6",
+		"give one side an address of the other's kind"},
+	"symmetric_nat_both": {"NATs let no hole through", "the NATs, or firewalls, on both sides let no hole be punched",
+		"on one side forward a UDP port to the machine and start overlayd there with --port N --advertise-endpoint PUBLIC-IP:N; overlayd netcheck on both sides tells which NAT is the hard one"},
+	"udp_blocked": {"UDP blocked", "the network of one side lets no UDP out, so TLS carries the traffic there",
+		"overlayd netcheck on both sides tells which; let UDP to the relay's port out there"},
+	"peer_offline": {"offline", "it is not connected to the coordinator", "start overlayd there, and look at overlayd status on it"},
+	"mtu":          {"path for small packets only", "the direct path does not carry packets as large as the tunnel's", "nothing to do: smaller packets are used on it"},
+	"relay_down":   {"relay away", "its relay does not answer", "see the relay's line"},
+	"no_relay":     {"no relay", "the coordinator names no relay", "look at overlayd status on the VPS"},
+	"unknown_peer": {"not in the map", "the coordinator's list does not have it", "wait for the next map"},
+}
+
+// reasonOf finds the words for a reason.
+func reasonOf(reason string) why {
+	if w, ok := reasons[reason]; ok {
+		return w
+	}
+	if reason == "" {
+		return why{short: "", long: "no reason is known", fix: "overlayd netcheck"}
+	}
+	word := strings.ReplaceAll(reason, "_", " ")
+	return why{short: word, long: word, fix: "overlayd netcheck"}
+}
+
+// quietReasons need no explanation beside the table, or have one in a health item.
+var quietReasons = []string{"", "idle", "peer_offline", "relay_down", "no_relay", "unknown_peer"}
+
+// whyLines explains the paths that are not direct, one reason after the other,
+// with what to do about it; but for those reasons that are told elsewhere.
+func whyLines(peers []overlay.StatusPeer, most int, quiet ...string) []string {
+	var order []string
+	names := map[string][]string{}
+	for _, p := range peers {
+		r := p.Path.Reason
+		if !p.Online || slices.Contains(quietReasons, r) || slices.Contains(quiet, r) {
+			continue
+		}
+		if names[r] == nil {
+			order = append(order, r)
+		}
+		names[r] = append(names[r], p.Name)
+	}
+	var lines []string
+	for i, r := range order {
+		if i == most {
+			lines = append(lines, fmt.Sprintf("and %d more reasons: overlayd peers", len(order)-i))
+			break
+		}
+		w := reasonOf(r)
+		lines = append(lines, fmt.Sprintf("%s not direct: %s (%s)", someNames(names[r]), w.long, r))
+		if w.fix != "" {
+			lines = append(lines, "  fix: "+strings.ReplaceAll(w.fix, "NAME", names[r][0]))
+		}
+	}
+	return lines
+}
+
+// someNames names a few, and counts the others.
+func someNames(names []string) string {
+	if len(names) <= 3 {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:2], ", "), len(names)-2)
+}

@@ -1,0 +1,26 @@
+package overlay
+
+import (
+	"cmp"
+	"slices"
+)
+
+// relayPrefix begins the names of what the relay on this machine counts.
+const relayPrefix = "relay_"
+
+// counters lists what the daemon has counted since it started, by name.
+func (n *Node) counters(v view) []Counter {
+	all := []Counter{}
+	if v.live != nil {
+		for name, value := range v.live.bind.Counters() {
+			all = append(all, Counter{name, value})
+		}
+	}
+	if n.hub != nil && n.hub.relay != nil {
+		for name, value := range n.hub.relay.Counters() {
+			all = append(all, Counter{relayPrefix + name, value})
+		}
+	}
+	slices.SortFunc(all, func(a, b Counter) int { return cmp.Compare(a.Name, b.Name) })
+	return all
+}
