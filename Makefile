@@ -20,14 +20,16 @@ PLATFORMS := linux/amd64 linux/arm64 darwin/arm64 windows/amd64
 export FUZZTIME      ?= 60s
 export BENCH_SECONDS ?= 5
 export BENCH_ROUNDS  ?= 3
-# Which of the benchmark's sections run; empty: all.
+# Which sections or events the benchmarks take; empty: all.
 export ONLY          ?=
+# How often everything happens in bench-recovery.
+export ROUNDS        ?= 10
 
-.PHONY: help build demo lab test lint cross race bench fuzz clean bin/overlayd bin/lab bin/bench bin/wireguard-go
+.PHONY: help build demo lab test lint cross race bench bench-recovery fuzz clean bin/overlayd bin/lab bin/bench bin/wireguard-go
 .DEFAULT_GOAL := help
 
 help: ## print this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-6s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
 
 build: bin/overlayd ## build bin/overlayd, static
 
@@ -59,6 +61,10 @@ race: ## all tests under the race detector (needs a C compiler)
 bench: bin/overlayd bin/bench bin/wireguard-go ## speed, beside wireguard-go and plain routing (BENCH_SECONDS, BENCH_ROUNDS, ONLY=relayed,direct,tls)
 	@examples/lab/install.sh bench
 	@$(SUDO) bin/bench
+
+bench-recovery: bin/overlayd bin/bench ## how soon packets flow again after what can happen (ROUNDS, ONLY=roam,relay-restart,...)
+	@examples/lab/install.sh bench
+	@$(SUDO) bin/bench recovery
 
 fuzz: ## every fuzz target for FUZZTIME (60s) each
 	@.ci/fuzz

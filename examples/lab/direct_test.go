@@ -111,7 +111,7 @@ func TestDirectPath(t *testing.T) {
 	path(ctx, t, l.Gateway, "laptop", "direct")
 	t.Logf("no longer cut: direct after %v", time.Since(at).Round(time.Millisecond))
 	data.flows(ctx, t, time.Now())
-	if lost, sent := pings.unanswered(at, time.Now().Add(-time.Second)); lost > sent/100 {
+	if lost, sent := pings.Lost(at, time.Now().Add(-time.Second)); lost > sent/100 {
 		t.Errorf("on the way back to the direct path, %d of %d pings were lost", lost, sent)
 	}
 }
@@ -133,7 +133,7 @@ func TestNoDirectPath(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if lost, sent := pings.unanswered(time.Now().Add(-3*time.Second), time.Now().Add(-time.Second)); lost > sent/50 {
+			if lost, sent := pings.Lost(time.Now().Add(-3*time.Second), time.Now().Add(-time.Second)); lost > sent/50 {
 				t.Errorf("%d of %d pings were lost", lost, sent)
 			}
 		})

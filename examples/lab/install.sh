@@ -8,7 +8,7 @@ demo=(curl:curl ssh-keyscan:openssh-client sshd:openssh-server)
 case "${1:-}" in
 demo) want=("${lab[@]}" "${demo[@]}") ;;
 test) want=("${lab[@]}" "${demo[@]}" traceroute:traceroute tc:iproute2) ;;
-bench) want=("${lab[@]}" iperf3:iperf3 wg:wireguard-tools) ;;
+bench) want=("${lab[@]}" iperf3:iperf3 wg:wireguard-tools conntrack:conntrack) ;;
 *)
 	echo "usage: install.sh demo|test|bench" >&2
 	exit 2

@@ -92,7 +92,7 @@ func TestTheCoordinatorIsAway(t *testing.T) {
 	waitFor(ctx, t, l.Laptop, control("lost"))
 	waitFor(ctx, t, l.Gateway, control("lost"))
 	pings.back(ctx, t, time.Now())
-	if lost, sent := pings.unanswered(blocked, time.Now().Add(-time.Second)); lost > sent/100 {
+	if lost, sent := pings.Lost(blocked, time.Now().Add(-time.Second)); lost > sent/100 {
 		t.Errorf("while the coordinator could not be reached, %d of %d pings were lost", lost, sent)
 	}
 	for _, name := range []string{"laptop", "gateway", "laptop"} {

@@ -100,7 +100,7 @@ func TestKilledAndRestarted(t *testing.T) {
 
 // killRound kills a daemon, leaves it dead for a while, starts it again, and
 // returns how long after that the traffic was back.
-func killRound(ctx context.Context, t *testing.T, l *lab.Lab, d *daemon, pings *pinger, data *stream, down time.Duration) time.Duration {
+func killRound(ctx context.Context, t *testing.T, l *lab.Lab, d *daemon, pings pinger, data *stream, down time.Duration) time.Duration {
 	t.Helper()
 	data.flows(ctx, t, time.Now())
 	d.process.Kill()

@@ -141,7 +141,7 @@ func TestUDPDiesAndComesBack(t *testing.T) {
 	took = waitTransport(ctx, t, l.Laptop, "udp", "")
 	t.Logf("UDP passes again: used after %v", took.Round(time.Millisecond))
 	pings.back(ctx, t, time.Now())
-	if lost, sent := pings.unanswered(passed, time.Now().Add(-time.Second)); lost > 3+sent/100 {
+	if lost, sent := pings.Lost(passed, time.Now().Add(-time.Second)); lost > 3+sent/100 {
 		t.Errorf("on the way back to UDP, %d of %d pings were lost", lost, sent)
 	}
 }

@@ -4,7 +4,6 @@ package lab_test
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -18,147 +17,32 @@ import (
 	"overlayd/examples/lab"
 )
 
-const (
-	// pingEvery is dense enough to see an outage of a few tens of milliseconds.
-	pingEvery = 20 * time.Millisecond
-	// backAfter is how many echoes in a row count as traffic that is back.
-	backAfter = 10
-)
+// pingEvery is dense enough to see an outage of a few tens of milliseconds.
+const pingEvery = 20 * time.Millisecond
 
-// pinger asks an address for echoes all the time, whatever becomes of them.
-type pinger struct {
-	conn net.PacketConn
-	to   net.Addr
-	wg   sync.WaitGroup
-	stop chan struct{} // closed by the test's end
-
-	mu   sync.Mutex // guards what follows
-	sent []time.Time
-	got  []time.Time // by number; zero: no answer so far
-}
+// pinger is a train of echoes in a test.
+type pinger struct{ *lab.Train }
 
 // pinging starts a pinger on the machine, which the test's end stops.
-func pinging(t *testing.T, m *lab.Machine, addr string) *pinger {
+func pinging(t *testing.T, m *lab.Machine, addr string) pinger {
 	t.Helper()
-	conn, err := m.ListenPacket("ip4:icmp", "0.0.0.0")
+	train, err := m.Echoes(addr, pingEvery)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &pinger{conn: conn, to: &net.IPAddr{IP: net.ParseIP(addr)}, stop: make(chan struct{})}
-	id := uint16(rand.Uint32())
-	p.wg.Go(func() { p.ask(id) })
-	p.wg.Go(func() { p.listen(id) })
-	t.Cleanup(func() {
-		close(p.stop)
-		conn.Close()
-		p.wg.Wait()
-	})
-	return p
-}
-
-const (
-	echoRequest = 8
-	echoReply   = 0
-)
-
-func (p *pinger) ask(id uint16) {
-	tick := time.NewTicker(pingEvery)
-	defer tick.Stop()
-	for n := 0; ; n++ {
-		packet := []byte{echoRequest, 0, 0, 0, 0, 0, 0, 0}
-		binary.BigEndian.PutUint16(packet[4:], id)
-		binary.BigEndian.PutUint16(packet[6:], uint16(n))
-		binary.BigEndian.PutUint16(packet[2:], checksum(packet))
-		p.mu.Lock()
-		p.sent = append(p.sent, time.Now())
-		p.got = append(p.got, time.Time{})
-		p.mu.Unlock()
-		_, _ = p.conn.WriteTo(packet, p.to) // no route is an outage like any other
-		select {
-		case <-p.stop:
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-func (p *pinger) listen(id uint16) {
-	buf := make([]byte, 1500)
-	for {
-		n, _, err := p.conn.ReadFrom(buf)
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil || n < 8 || buf[0] != echoReply || binary.BigEndian.Uint16(buf[4:]) != id {
-			continue
-		}
-		p.mu.Lock()
-		// The test is over long before 65,536 numbers are: some 20 minutes.
-		if i := int(binary.BigEndian.Uint16(buf[6:])); i < len(p.got) {
-			p.got[i] = time.Now()
-		}
-		p.mu.Unlock()
-	}
-}
-
-// checksum is the Internet's (RFC 1071), of an even number of bytes.
-func checksum(b []byte) uint16 {
-	var sum uint32
-	for i := 0; i < len(b); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(b[i:]))
-	}
-	for sum>>16 != 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	return ^uint16(sum)
+	t.Cleanup(train.Close)
+	return pinger{train}
 }
 
 // back waits for the first of several echoes in a row that were asked for
 // after a moment, and returns how long after that moment it came.
-func (p *pinger) back(ctx context.Context, t *testing.T, after time.Time) time.Duration {
+func (p pinger) back(ctx context.Context, t *testing.T, after time.Time) time.Duration {
 	t.Helper()
-	var took time.Duration
-	err := lab.Until(ctx, func(context.Context) error {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		run := 0
-		for i, sent := range p.sent {
-			switch {
-			case sent.Before(after):
-			case p.got[i].IsZero():
-				run = 0
-			default:
-				if run == 0 {
-					took = p.got[i].Sub(after)
-				}
-				if run++; run == backAfter {
-					return nil
-				}
-			}
-		}
-		return fmt.Errorf("no %d echoes in a row of %s since %v", backAfter, p.to, time.Since(after).Round(time.Millisecond))
-	})
+	at, err := p.Back(ctx, after)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return took
-}
-
-// unanswered returns how many of the requests sent between two moments have no
-// echo. The latest ones may still be on their way.
-func (p *pinger) unanswered(from, to time.Time) (lost, all int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i, sent := range p.sent {
-		if sent.Before(from) || sent.After(to) {
-			continue
-		}
-		all++
-		if p.got[i].IsZero() {
-			lost++
-		}
-	}
-	return lost, all
+	return at.Sub(after)
 }
 
 // stream is one TCP connection to an echo server, on which something is always

@@ -22,4 +22,16 @@
 // while changing it:
 //
 //	bin/bench -only direct -offloads on -probes one,reverse -seconds 3 -rounds 5
+//
+// # Recovery
+//
+// bench recovery lets something happen to overlayd in a lab, and measures how
+// soon packets flow again. An event is one entry of the list events: what
+// precedes it, what it is, what ends the clock, what makes the world as it was,
+// and what was promised. A train of echo requests runs from the laptop to the LAN
+// host all the time, one every 10 ms; the clock runs from the beginning of the
+// event to the first of ten echoes in a row, all asked for after it. Each round
+// begins when the status says that packets go the way that the event is about,
+// and a random time after that, so that no timer is always met in the same phase.
+// A target is met when the worst round meets it.
 package main

@@ -27,27 +27,37 @@ type sample struct {
 
 // report is the JSON of a run, and what the tables are made of.
 type report struct {
-	Schema  string    `json:"schema"`
-	Time    time.Time `json:"time"`
-	Kernel  string    `json:"kernel"`
-	CPUs    int       `json:"cpus"`
-	Go      string    `json:"go"`
-	Hub     string    `json:"wireguard_go"` // version of the binary
-	Busy    float64   `json:"busy_before"`  // share of the machine that others used before the run
-	Seconds int       `json:"seconds"`
-	Rounds  int       `json:"rounds"`
+	Schema string    `json:"schema"`
+	Time   time.Time `json:"time"`
+	machine
+	Hub     string  `json:"wireguard_go"` // version of the binary
+	Busy    float64 `json:"busy_before"`  // share of the machine that others used before the run
+	Seconds int     `json:"seconds"`
+	Rounds  int     `json:"rounds"`
 
 	Samples []sample  `json:"samples"`
 	Medians []sample  `json:"medians"` // round 0
 	Targets []verdict `json:"targets"`
 }
 
-func newReport(s settings) *report {
-	r := &report{Schema: "overlayd.bench/v1", CPUs: runtime.NumCPU(), Go: runtime.Version(), Seconds: s.seconds, Rounds: s.rounds}
+// machine is what figures were taken on.
+type machine struct {
+	Kernel string `json:"kernel"`
+	CPUs   int    `json:"cpus"`
+	Go     string `json:"go"`
+}
+
+func thisMachine() machine {
+	m := machine{CPUs: runtime.NumCPU(), Go: runtime.Version()}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
-		r.Kernel = unix.ByteSliceToString(u.Release[:])
+		m.Kernel = unix.ByteSliceToString(u.Release[:])
 	}
+	return m
+}
+
+func newReport(s settings) *report {
+	r := &report{Schema: "overlayd.bench/v1", machine: thisMachine(), Seconds: s.seconds, Rounds: s.rounds}
 	if b, err := buildinfo.ReadFile(s.wireguard); err == nil {
 		r.Hub = b.Main.Version
 	}
@@ -131,14 +141,20 @@ func (r *report) systems() []string {
 func (r *report) save(dir string, now time.Time) (string, error) {
 	r.Time = now.UTC()
 	r.finish()
-	b, err := json.MarshalIndent(r, "", "  ")
+	return save(dir, "", r.Time, r)
+}
+
+// save writes a report as JSON into a file that is named for its time, and
+// returns the file's name.
+func save(dir, kind string, at time.Time, report any) (string, error) {
+	b, err := json.MarshalIndent(report, "", "  ")
 	if err != nil {
 		return "", fmt.Errorf("write the report: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("write the report: %w", err)
 	}
-	file := filepath.Join(dir, r.Time.Format("2006-01-02T150405Z")+".json")
+	file := filepath.Join(dir, kind+at.Format("2006-01-02T150405Z")+".json")
 	if err := os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
 		return "", fmt.Errorf("write the report: %w", err)
 	}
