@@ -328,8 +328,13 @@ func (n *Node) Netcheck(ctx context.Context) (Netcheck, error) {
 	}
 	m.check, m.tls = measure(ctx, v.live.bind, relays, n.dialRelay)
 	m.at = time.Now()
-	for _, r := range m.check.Relays {
+	for i, r := range m.check.Relays {
 		m.proxies = append(m.proxies, n.proxyFor(endpointOf(relays, r)))
+		for _, known := range v.m.Relays {
+			if known.ID == r.ID && r.Transport == underlay.TransportLocal {
+				m.check.Relays[i].Name, m.check.Relays[i].Endpoint = known.Name, known.Endpoint
+			}
+		}
 	}
 	return m.netcheck(), nil
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/ipv4"
 
 	"overlayd/overlay/coord"
+	"overlayd/overlay/key"
 	"overlayd/overlay/underlay"
 )
 
@@ -227,6 +228,11 @@ func (p *Plan) carrier(addr netip.Addr) *PlanPeer {
 		}
 	}
 	return best
+}
+
+// atRelay reports whether a node is a relay's own.
+func (p *Plan) atRelay(k key.Public) bool {
+	return slices.ContainsFunc(p.Peers, func(o PlanPeer) bool { return o.Key == k && o.AtRelay })
 }
 
 // owns reports whether an address is the peer's own, not one behind it.

@@ -124,6 +124,13 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 		RTTMS:   milliseconds(path.RTT),
 		RxBytes: stat.RxBytes, TxBytes: stat.TxBytes,
 	}
+	if out.RTTMS == nil && s.plan != nil && s.plan.atRelay(p.WireGuard) {
+		for _, r := range s.relays {
+			if r.ID == path.RelayID { // on its own machine: there is no further to go
+				out.RTTMS = milliseconds(r.RTT)
+			}
+		}
+	}
 	if !p.Online && path.Kind != underlay.KindDirect {
 		out.Path.Reason = reasonOffline
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,6 +68,13 @@ func (p *program) netcheck(ctx context.Context) (overlay.Netcheck, error) {
 
 // writeNetcheck prints a check on one screen.
 func writeNetcheck(w io.Writer, c overlay.Netcheck, st style) {
+	if len(c.Relays) > 0 && !slices.ContainsFunc(c.Relays, func(r overlay.NetcheckRelay) bool { return r.InUse != "local" }) {
+		fmt.Fprintf(w, "this machine is the relay, %s: run netcheck on the others, which have to reach it\n", c.Relays[0].Endpoint)
+		if dropped := droppedText(c.Counters); dropped != "" {
+			fmt.Fprintf(w, "dropped since the start: %s\n", dropped)
+		}
+		return
+	}
 	line := func(key, format string, args ...any) {
 		fmt.Fprintf(w, "%-10s"+format+"\n", append([]any{key}, args...)...)
 	}
@@ -175,8 +183,8 @@ func netcheckTable(relays []overlay.NetcheckRelay) table {
 func droppedText(counters []overlay.Counter) string {
 	var words []string
 	for _, c := range counters {
-		if name, ok := strings.CutPrefix(c.Name, "drop_"); ok && c.Value > 0 {
-			words = append(words, fmt.Sprintf("%s %d", name, c.Value))
+		if strings.Contains(c.Name, "drop_") && c.Value > 0 {
+			words = append(words, fmt.Sprintf("%s %d", strings.Replace(c.Name, "drop_", "", 1), c.Value))
 		}
 	}
 	return strings.Join(words, ", ")

@@ -101,7 +101,7 @@ func (p *program) ping(ctx context.Context, target string, f pingFlags) error {
 func pongText(p overlay.Pong) string {
 	path := p.Path.String()
 	if p.Path.Reason != "" && !p.Path.Direct {
-		path += " (" + reasonOf(p.Path.Reason).short + ")"
+		path += " (" + reasonOf(p.Path.Reason, p.Path.Transport).short + ")"
 	}
 	if p.Lost {
 		return fmt.Sprintf("no answer from %s: seq %d, %s", p.Addr, p.Seq, path)
@@ -159,7 +159,7 @@ func (t *pingTally) verdict(untilDirect bool) error {
 		return failure(overlay.ExitUnreachable, "look at the path and the health items of overlayd status",
 			"%s does not answer", t.target)
 	case untilDirect && !t.direct:
-		w := reasonOf(t.last.Reason)
+		w := reasonOf(t.last.Reason, t.last.Transport)
 		return failure(overlay.ExitUnreachable, w.fix, "no answer from %s came directly: %s", t.target, w.long)
 	}
 	return nil

@@ -257,8 +257,11 @@ func pathText(p overlay.StatusPeer, relays []overlay.StatusRelay) string {
 	case path.Kind == "direct" && path.Endpoint != "":
 		text += " " + path.Endpoint
 	}
+	if p.Role == "relay" && path.Kind == "relay" && path.Reason == "" { // nothing lies in between
+		text = "the relay itself, " + path.Transport
+	}
 	if path.Reason != "" {
-		text += " (" + reasonOf(path.Reason).short + ")"
+		text += " (" + reasonOf(path.Reason, path.Transport).short + ")"
 	}
 	return text
 }

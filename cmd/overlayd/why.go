@@ -26,9 +26,9 @@ var reasons = map[string]why{
 	"no_common_family": {"no common IPv4 or IPv6", "one side has only IPv4 and the other only IPv6",
 		"give one side an address of the other's kind"},
 	"symmetric_nat_both": {"NATs let no hole through", "the NATs, or firewalls, on both sides let no hole be punched",
-		"on one side forward a UDP port to the machine and start overlayd there with --port N --advertise-endpoint PUBLIC-IP:N; overlayd netcheck on both sides tells which NAT is the hard one"},
-	"udp_blocked": {"UDP blocked", "the network of one side lets no UDP out, so TLS carries the traffic there",
-		"overlayd netcheck on both sides tells which; let UDP to the relay's port out there"},
+		"on one side forward a UDP port to the machine and start overlayd there with --port N --advertise-endpoint PUBLIC-IP:N"},
+	"udp_blocked": {"UDP blocked here", "this network lets no UDP out, so TLS carries the traffic",
+		"let UDP to the relay's port out of this network; overlayd netcheck shows whether it passes"},
 	"peer_offline": {"offline", "it is not connected to the coordinator", "start overlayd there, and look at overlayd status on it"},
 	"mtu":          {"path for small packets only", "the direct path does not carry packets as large as the tunnel's", "nothing to do: smaller packets are used on it"},
 	"relay_down":   {"relay away", "its relay does not answer", "see the relay's line"},
@@ -36,8 +36,15 @@ var reasons = map[string]why{
 	"unknown_peer": {"not in the map", "the coordinator's list does not have it", "wait for the next map"},
 }
 
-// reasonOf finds the words for a reason.
-func reasonOf(reason string) why {
+// blockedThere is udp_blocked while this machine reaches the relay by UDP.
+var blockedThere = why{"UDP blocked there", "the network on the other side lets no UDP out",
+	"let UDP to the relay's port out there; overlayd netcheck, run there, shows whether it passes"}
+
+// reasonOf finds the words for a reason, which may depend on the transport.
+func reasonOf(reason, transport string) why {
+	if reason == "udp_blocked" && transport == "udp" {
+		return blockedThere
+	}
 	if w, ok := reasons[reason]; ok {
 		return w
 	}
@@ -54,28 +61,30 @@ var quietReasons = []string{"", "idle", "peer_offline", "relay_down", "no_relay"
 // whyLines explains the paths that are not direct, one reason after the other,
 // with what to do about it; but for those reasons that are told elsewhere.
 func whyLines(peers []overlay.StatusPeer, most int, quiet ...string) []string {
-	var order []string
-	names := map[string][]string{}
+	type kind struct{ reason, transport string }
+	var order []kind
+	names := map[kind][]string{}
 	for _, p := range peers {
 		r := p.Path.Reason
 		if !p.Online || slices.Contains(quietReasons, r) || slices.Contains(quiet, r) {
 			continue
 		}
-		if names[r] == nil {
-			order = append(order, r)
+		k := kind{r, p.Path.Transport}
+		if names[k] == nil {
+			order = append(order, k)
 		}
-		names[r] = append(names[r], p.Name)
+		names[k] = append(names[k], p.Name)
 	}
 	var lines []string
-	for i, r := range order {
+	for i, k := range order {
 		if i == most {
 			lines = append(lines, fmt.Sprintf("and %d more reasons: overlayd peers", len(order)-i))
 			break
 		}
-		w := reasonOf(r)
-		lines = append(lines, fmt.Sprintf("%s not direct: %s (%s)", someNames(names[r]), w.long, r))
+		w := reasonOf(k.reason, k.transport)
+		lines = append(lines, fmt.Sprintf("%s not direct: %s (%s)", someNames(names[k]), w.long, k.reason))
 		if w.fix != "" {
-			lines = append(lines, "  fix: "+strings.ReplaceAll(w.fix, "NAME", names[r][0]))
+			lines = append(lines, "  fix: "+strings.ReplaceAll(w.fix, "NAME", names[k][0]))
 		}
 	}
 	return lines

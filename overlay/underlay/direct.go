@@ -108,6 +108,7 @@ func (anyRandom) Uint64() uint64 { return rand.Uint64() }
 func (b *Bind) arrange(now time.Time, p *peer, c Peer, relayed *way, ls *lines) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.rerouted(relayed)
 	p.relayed = relayed
 	switch {
 	case !b.direct || c.AtRelay:
@@ -208,6 +209,9 @@ func (p *peer) path(now time.Time) Path {
 		return Path{Kind: KindDirect, Transport: TransportUDP, Endpoint: a.String(), RTT: w.spot.rtt}
 	}
 	path := w.path
+	if p.finder != nil {
+		path.RTT = p.finder.relayRTT(now)
+	}
 	switch {
 	case w.carrier == nil:
 		path.Kind, path.Reason = KindNone, w.reason
@@ -295,6 +299,7 @@ func (b *Bind) unlockAndPost(p *peer, out []send) {
 	for _, o := range out {
 		if o.m.kind == probeCallMe {
 			o.m.next, o.m.step = b.forecast.Next()
+			o.m.noUDP = b.onlyTLS()
 		}
 		d := s.close(0, o.m)
 		if !o.to.IsValid() {

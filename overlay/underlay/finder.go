@@ -100,6 +100,7 @@ type finder struct {
 	guessNext  time.Time      // none before
 	guessWait  time.Duration  // before those after the next
 	unaskedAt  time.Time      // see unasked
+	peerNoUDP  bool           // the peer says that its network lets no UDP out
 
 	seen    map[probeID]struct{} // the peer's last pings and calls
 	seenAll []probeID            // the same, oldest first
@@ -266,7 +267,7 @@ func (f *finder) quit(now time.Time) {
 
 // handleCall takes the peer's candidates, tries them, and tells ours.
 func (f *finder) handleCall(now time.Time, m probe) (out []send) {
-	f.called = true
+	f.called, f.peerNoUDP = true, m.noUDP
 	f.foretold, f.step = m.next, m.step
 	for _, s := range f.spots {
 		s.listed = false
@@ -441,6 +442,9 @@ func (f *finder) Tick(now time.Time, sent bool) (out []send, next time.Time) {
 	out = append(out, f.due(now)...)
 	if active && f.use != nil {
 		out = append(out, f.maintain(now)...)
+	}
+	if active {
+		out = append(out, f.echo(now)...)
 	}
 	if active && f.noRelay {
 		out = append(out, f.resort(now)...)

@@ -54,6 +54,8 @@ func (f *finder) reason(now time.Time) string {
 		return reasonIdle
 	case f.use != nil, !f.called, f.failed == 0 && now.Sub(f.searchAt) < searchTime:
 		return reasonProbing
+	case f.peerNoUDP:
+		return ReasonUDPBlocked
 	case !f.common():
 		return reasonNoFamily
 	}

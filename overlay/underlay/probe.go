@@ -18,7 +18,8 @@ import (
 //	         from, in a call-me where the sender may be reached
 //	got      datagrams of WireGuard that came from that address so far, or by the
 //	         relay, if the ping did
-//	flags    1: an answer to a call-me, which wants none itself
+//	flags    1: an answer to a call-me, which wants none itself; 2: the sender's
+//	         relays answer by TLS only
 //	mapped   bit i: address i is a port that a router or the operator forwards
 //	step     what the sender's NAT adds to the port for each destination; 0: the
 //	         ports of new destinations cannot be foretold
@@ -29,6 +30,7 @@ type probe struct {
 	observed   netip.AddrPort   // of a pong
 	got        uint32           // of a pong
 	answer     bool             // of a call-me
+	noUDP      bool             // of a call-me
 	candidates []netip.AddrPort // of a call-me
 	mapped     uint16           // of a call-me
 	next       netip.AddrPort   // of a call-me
@@ -52,6 +54,7 @@ const (
 	pingSize   = 1 + len(probeID{}) + probeAddressSize + 4
 	callMeSize = 1 + len(probeID{}) + 2 + 2 + 2 + probeAddressSize
 	flagAnswer = 1
+	flagNoUDP  = 2
 	// mostCandidates is how many addresses a node tells, and believes.
 	mostCandidates = 16
 )
@@ -73,6 +76,9 @@ func (m probe) Append(b []byte) []byte {
 		flags := byte(0)
 		if m.answer {
 			flags = flagAnswer
+		}
+		if m.noUDP {
+			flags |= flagNoUDP
 		}
 		list := m.candidates[:min(len(m.candidates), mostCandidates)]
 		b = append(b, flags, byte(len(list)))
@@ -101,7 +107,7 @@ func parseProbe(b []byte) (probe, error) {
 		m.got = binary.LittleEndian.Uint32(body[probeAddressSize:])
 		return m, nil
 	case m.kind == probeCallMe && body[1] <= mostCandidates && len(b) == callMeSize+int(body[1])*probeAddressSize:
-		m.answer = body[0]&flagAnswer != 0
+		m.answer, m.noUDP = body[0]&flagAnswer != 0, body[0]&flagNoUDP != 0
 		m.mapped = binary.LittleEndian.Uint16(body[2:])
 		if m.step = int16(binary.LittleEndian.Uint16(body[4:])); m.step != 0 {
 			m.next = parseProbeAddress(body[6:])

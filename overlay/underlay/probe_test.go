@@ -20,6 +20,7 @@ func testProbes() []probe {
 		{kind: probePong, id: probeID{3}, observed: v4, got: 1 << 31},
 		{kind: probePong, observed: v6},
 		{kind: probeCallMe, id: probeID{4}},
+		{kind: probeCallMe, id: probeID{5}, noUDP: true},
 		{kind: probeCallMe, answer: true, candidates: []netip.AddrPort{v4, v6}, mapped: 2, next: v4, step: -2},
 	}
 }

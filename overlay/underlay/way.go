@@ -90,7 +90,7 @@ type Path struct {
 	Endpoint  string // address the packets are sent to, "" when there is none
 	RelayID   string // of the relay, when Kind is KindRelay or its relay is down
 
-	// RTT is the round trip of a direct path; 0: unknown.
+	// RTT is the round trip to the peer by this path; 0: unknown.
 	RTT time.Duration
 
 	// Reason says why the path is not better: unknown_peer, no_relay,
