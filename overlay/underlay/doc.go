@@ -70,7 +70,9 @@
 //
 // What a peer says makes us send no more than a handful of pings (five) to an
 // address that does not answer, then nothing for at least twenty seconds, a
-// pause that doubles up to five minutes.
+// pause that doubles up to five minutes. Pings that come from such an address,
+// which anybody may have sent, get it eight answers and five pings more at most
+// before a pause of the same kind.
 //
 // Finders are reached from three sides: Run gives them time, receivers give
 // them probes, and SetPeers, SetLocal and Kick change their world. A peer's mu

@@ -101,6 +101,7 @@ type finder struct {
 	guessWait  time.Duration  // before those after the next
 	unaskedAt  time.Time      // see unasked
 	peerNoUDP  bool           // the peer says that its network lets no UDP out
+	crowd      favour         // of the addresses that there is no room for
 
 	seen    map[probeID]struct{} // the peer's last pings and calls
 	seenAll []probeID            // the same, oldest first
@@ -171,12 +172,22 @@ func (f *finder) handlePing(now time.Time, from netip.AddrPort, m probe) (out []
 	f.unasked(now, from)
 	s := f.spot(now, from)
 	pong := probe{kind: probePong, id: m.id, observed: from}
-	if s != nil {
-		pong.got = uint32(s.tally.got.Load())
+	if s == nil { // there is no room to remember more than how much such addresses get
+		if f.crowd.pong(now) {
+			out = append(out, send{from, pong})
+		}
+		return out
 	}
-	out = append(out, send{from, pong})
-	if s != nil && !s.fresh(now) && now.Sub(s.echoAt) >= echoGap {
-		s.echoAt = now
+	pong.got = uint32(s.tally.got.Load())
+	if s.proved() || s.favour.pong(now) {
+		out = append(out, send{from, pong})
+	}
+	switch {
+	case s.fresh(now):
+	case s.proved() && now.Sub(s.favour.echoAt) >= echoGap:
+		s.favour.echoAt = now
+		out = append(out, f.ping(now, s))
+	case !s.proved() && s.favour.echo(now):
 		out = append(out, f.ping(now, s))
 	}
 	return out
@@ -326,7 +337,7 @@ func (f *finder) spot(now time.Time, a netip.AddrPort) *spot {
 // again and was not, or a peer could have it probed as often as it names it.
 func (f *finder) forget(now time.Time) {
 	f.spots = slices.DeleteFunc(f.spots, func(s *spot) bool {
-		return s != f.use && !s.listed && !s.proved() && now.After(s.again.Add(2*s.quiet)) && now.After(s.leftUntil)
+		return s != f.use && !s.listed && !s.proved() && now.After(s.again.Add(2*s.quiet)) && now.After(s.leftUntil) && now.After(s.favour.until)
 	})
 }
 

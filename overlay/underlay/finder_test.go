@@ -249,6 +249,88 @@ func TestVictim(t *testing.T) {
 	}
 }
 
+// TestSpoofed: a peer sends pings with a stranger's address on them, alone or
+// among so many others that it could be forgotten in between.
+func TestSpoofed(t *testing.T) {
+	for _, others := range []int{0, 2 * mostSpots} {
+		s := newSim(t, 6, netsim.FullCone, netsim.FullCone)
+		victim := netip.MustParseAddrPort("203.0.113.99:53")
+		s.a.every, s.b.every = 0, 0
+		s.b.finder.here = &locality{}
+		for i := range 6000 {
+			s.w.After(time.Duration(i)*100*time.Millisecond, func() {
+				from := []netip.AddrPort{victim}
+				for j := range others {
+					from = append(from, netip.AddrPortFrom(simPub[1], uint16(1000+j)))
+				}
+				for _, a := range from {
+					out, _ := s.a.finder.Handle(s.w.Now(), a, probe{kind: probePing, id: s.b.finder.id()})
+					s.a.post(out)
+				}
+				s.a.tick()
+			})
+		}
+		s.w.Run(10 * time.Second)
+		if n, most := s.w.Sent(victim), mostPongs+mostEchoes+len(pingGaps); n == 0 || n > most {
+			t.Errorf("%d others: %d probes to the victim in ten seconds, want %d at most", others, n, most)
+		}
+		s.w.Run(10 * time.Minute)
+		if n, most := s.w.Sent(victim), 6*(mostPongs+mostEchoes+len(pingGaps)); n > most {
+			t.Errorf("%d others: %d probes to the victim in ten minutes, want %d at most", others, n, most)
+		}
+		if n := len(s.a.finder.spots); n > mostSpots {
+			t.Errorf("%d spots", n)
+		}
+	}
+}
+
+// TestReasons makes every reason that a finder can give but lossy, for which see
+// TestLossy.
+func TestReasons(t *testing.T) {
+	reason := func(left, right netsim.Kind, after time.Duration, change func(*sim)) string {
+		s := newSim(t, 1, left, right)
+		if change != nil {
+			change(s)
+		}
+		s.w.Run(after)
+		return s.a.finder.reason(s.w.Now())
+	}
+	v6 := netip.MustParseAddrPort("[2001:db8::2]:4000")
+	for name, c := range map[string]struct{ got, want string }{
+		"just begun":  {reason(netsim.PortRestricted, netsim.PortRestricted, 10*time.Millisecond, nil), reasonProbing},
+		"two of them": {reason(netsim.SymmetricRandom, netsim.SymmetricRandom, 20*time.Second, nil), reasonSymmetric},
+		"its UDP is blocked": {reason(netsim.PortRestricted, netsim.Blocked, 20*time.Second, func(s *sim) {
+			s.b.noUDP = true
+		}), ReasonUDPBlocked},
+		"IPv6 only": {reason(netsim.PortRestricted, netsim.Blocked, 20*time.Second, func(s *sim) {
+			s.b.only = []netip.AddrPort{v6}
+		}), reasonNoFamily},
+		"silence": {reason(netsim.SymmetricRandom, netsim.SymmetricRandom, time.Minute, func(s *sim) {
+			s.w.After(5*time.Second, func() { s.a.every, s.b.every = 0, 0 })
+		}), reasonIdle},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: %s, want %s", name, c.got, c.want)
+		}
+	}
+}
+
+// TestRelayedRTT: the way by the relay has a round trip while it is in use, and
+// none long after.
+func TestRelayedRTT(t *testing.T) {
+	s := newSim(t, 1, netsim.SymmetricRandom, netsim.SymmetricRandom)
+	s.w.Run(7 * time.Second)
+	want := 2 * (s.slow + 2*s.w.Latency)
+	if got := s.a.finder.relayRTT(s.w.Now()); got != want {
+		t.Errorf("%v, want %v", got, want)
+	}
+	s.a.every, s.b.every = 0, 0
+	s.w.Run(2 * time.Minute)
+	if got := s.a.finder.relayRTT(s.w.Now()); got != 0 {
+		t.Errorf("after two minutes of silence: %v", got)
+	}
+}
+
 // TestReplay: probes that come twice, or from elsewhere, change nothing.
 func TestReplay(t *testing.T) {
 	s := newSim(t, 7, netsim.None, netsim.None)

@@ -65,7 +65,7 @@ func (f *finder) reason(now time.Time) string {
 // common reports whether both sides have an address of the same family.
 func (f *finder) common() bool {
 	return slices.ContainsFunc(f.spots, func(s *spot) bool {
-		return slices.ContainsFunc(f.here.candidates, func(a netip.AddrPort) bool {
+		return (s.listed || s.proved()) && slices.ContainsFunc(f.here.candidates, func(a netip.AddrPort) bool {
 			return a.Addr().Is4() == s.addr.Addr().Is4()
 		})
 	})

@@ -14,6 +14,8 @@ type track struct {
 	race     race
 	f        facts
 	udp, web bool // what passes
+	breaks   bool // what is dialed breaks at once
+	mute     bool // nobody attaches by TLS
 	rnd      *rand.Rand
 
 	dials, tries int // TLS connections begun, UDP sessions begun anew
@@ -38,7 +40,7 @@ func (k *track) run(d time.Duration) {
 		case k.f.udp && k.udp:
 			k.f.doubted = time.Time{}
 		}
-		if k.f.stream && !k.web {
+		if k.f.stream && (!k.web || k.breaks) {
 			k.f.stream, k.f.up = false, false
 		}
 		v := k.race.step(k.now, k.f, func(d time.Duration) time.Duration { return time.Duration(k.rnd.Int64N(int64(d))) })
@@ -55,7 +57,7 @@ func (k *track) run(d time.Duration) {
 		if v.udp && k.udp {
 			k.f.udp = true
 		}
-		if v.attach && k.f.stream && k.web {
+		if v.attach && k.f.stream && k.web && !k.mute {
 			k.f.up = true
 		}
 		k.f.dialing = false
@@ -205,5 +207,30 @@ func TestRaceAtRandom(t *testing.T) {
 				k.want(false)
 			}
 		}
+	}
+}
+
+// TestNoSpin: however TLS fails, for hours, it is dialed seldom, and more often
+// only while nothing is known.
+func TestNoSpin(t *testing.T) {
+	for name, change := range map[string]func(*track){
+		"refused":          func(*track) {},
+		"broken at once":   func(k *track) { k.web, k.breaks = true, true },
+		"nobody is behind": func(k *track) { k.web, k.mute = true, true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newTrack(t, false, false)
+			change(k)
+			k.run(time.Minute)
+			if k.dials < 3 || k.dials > 20 {
+				t.Errorf("%d dials in the first minute", k.dials)
+			}
+			first := k.dials
+			k.run(3 * time.Hour)
+			// a random part of a minute each, half of one on average
+			if n := k.dials - first; n < 180 || n > 3*180 {
+				t.Errorf("%d dials in three hours", n)
+			}
+		})
 	}
 }

@@ -42,6 +42,8 @@ type simNode struct {
 	conn     *netsim.Conn
 	peer     *simNode
 	observed netip.AddrPort
+	noUDP    bool             // it says that its network lets no UDP out
+	only     []netip.AddrPort // what it is reached at; nil: what it finds out
 
 	forecast    forecast
 	byRelayLoss float64 // of what goes by the relay, to this node
@@ -118,6 +120,9 @@ func (n *simNode) locate() {
 	here := &locality{candidates: []netip.AddrPort{n.conn.LocalAddr()}}
 	if n.observed.IsValid() && n.observed != n.conn.LocalAddr() {
 		here.candidates = append([]netip.AddrPort{n.observed}, here.candidates...)
+	}
+	if n.only != nil {
+		here.candidates = n.only
 	}
 	n.finder.Move(n.sim.w.Now(), here)
 }
@@ -208,6 +213,7 @@ func (n *simNode) post(out []send) {
 	for _, s := range out {
 		if s.m.kind == probeCallMe {
 			s.m.next, s.m.step = n.forecast.Next()
+			s.m.noUDP = n.noUDP
 		}
 		b := n.seal.close(7, s.m)
 		if s.to.IsValid() {

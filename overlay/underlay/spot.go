@@ -44,7 +44,7 @@ type spot struct {
 	due    time.Time // of the next one; zero: none
 	again  time.Time // not before, unless it is proved
 	quiet  time.Duration
-	echoAt time.Time // a ping of the peer's was last returned
+	favour favour // what it got because pings came from it
 
 	// Traffic.
 	sentSeen, gotSeen uint64    // tally, as last looked at
@@ -141,7 +141,7 @@ func (s *spot) answered(now time.Time, id probeID) (sentPing, bool) {
 		}
 		s.heard(now)
 		s.provedAt, s.lastAt, s.missed, s.due = now, now, 0, time.Time{}
-		s.quiet, s.again = 0, time.Time{}
+		s.quiet, s.again, s.favour = 0, time.Time{}, favour{echoAt: s.favour.echoAt}
 		return p, true
 	}
 	return sentPing{}, false
