@@ -53,7 +53,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 		o.Log = slog.Default()
 	}
 	if o.Shards <= 0 {
-		o.Shards = min(runtime.GOMAXPROCS(0), maxShards)
+		o.Shards = min((runtime.GOMAXPROCS(0)+1)/2, maxShards)
 	}
 	if runtime.GOOS != "linux" {
 		o.Shards = 1 // several sockets on one port need Linux

@@ -7,7 +7,7 @@ const (
 	// 2 Gbit/s two trains come in that time. A relay then needs a quarter less
 	// processor time than without; longer gained nothing more. It is well below
 	// what queues add to the round trip at such rates.
-	restFor = 400 * time.Microsecond
+	restFor = 700 * time.Microsecond
 	// fastRate is from where on moderation pays: 16 KiB per millisecond, some
 	// 130 Mbit/s. Below it, every datagram is taken as it comes.
 	fastRate = 16 << 10

@@ -2,9 +2,7 @@ package udp
 
 import (
 	"encoding/binary"
-	"errors"
 	"net"
-	"os"
 	"time"
 	"unsafe"
 
@@ -38,7 +36,8 @@ type Reader struct {
 	pace   pace
 }
 
-// NewReader returns a reader with room for that many messages per call.
+// NewReader returns a reader with room for that many messages per call. A
+// socket has one.
 func (s *Socket) NewReader(slots int) *Reader {
 	slots = max(slots, 1)
 	r := &Reader{
@@ -70,8 +69,9 @@ func (s *Socket) NewReader(slots int) *Reader {
 // slot count. What it returns is borrowed until the next Read. The only error
 // is net.ErrClosed; any other is counted and the call repeated.
 func (r *Reader) Read() ([]Train, error) {
-	if r.s.moderate {
-		r.rest()
+	busy := r.busy()
+	if busy && r.s.moderate {
+		rest()
 	}
 	for failures := 0; ; failures++ {
 		for i := range r.used {
@@ -81,10 +81,7 @@ func (r *Reader) Read() ([]Train, error) {
 			h.Flags = 0
 		}
 		r.used = 0
-		if err := r.s.raw.Read(r.call); err != nil {
-			if !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrClosed) {
-				r.s.count.recvErrors.Add(1)
-			}
+		if r.s.handle.Wait(r.call) != nil {
 			return nil, net.ErrClosed
 		}
 		if r.errno != 0 {
@@ -103,32 +100,41 @@ func (r *Reader) Read() ([]Train, error) {
 }
 
 // receive makes one call. It returns false when the queue is empty, and the
-// runtime's poller then waits. The call never blocks, so the scheduler is not
-// told of it: its monitor would wake up for every message.
-func (r *Reader) receive(fd uintptr) bool {
+// reader then waits. The call never blocks, so the
+// scheduler is not told of it: its monitor would wake up for every message.
+func (r *Reader) receive(epoll uintptr) bool {
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
-		switch errno {
-		case unix.EINTR:
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, r.s.handle.Fd(), uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
+		switch {
+		case errno == unix.EINTR:
 			continue
-		case unix.EAGAIN:
-			return false
+		case errno != unix.EAGAIN:
+			r.n, r.errno = int(n), errno
+			if r.pace.busy {
+				r.s.handle.Quiet(epoll)
+			}
+			return true
+		case r.pace.busy && r.s.moderate: // no need to be woken
+			r.pace.fast(time.Now(), 0)
+			rest()
+		default:
+			return r.s.handle.Empty(epoll)
 		}
-		r.n, r.errno = int(n), errno
-		return true
 	}
 }
 
-// rest lets more datagrams come, where they come fast. It too is hidden from
-// the scheduler, whose own timers are no finer than a millisecond.
-func (r *Reader) rest() {
+// busy reports whether datagrams come fast.
+func (r *Reader) busy() bool {
 	bytes := 0
 	for i := range r.trains {
 		bytes += len(r.trains[i].Buf)
 	}
-	if !r.pace.fast(time.Now(), bytes) {
-		return
-	}
+	return r.pace.fast(time.Now(), bytes)
+}
+
+// rest lets more datagrams come. It too is hidden from the scheduler, whose own
+// timers are no finer than a millisecond.
+func rest() {
 	ts := unix.NsecToTimespec(int64(restFor))
 	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0) // cut short by a signal: no harm
 }

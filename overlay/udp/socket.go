@@ -35,8 +35,7 @@ func (o Options) buffer() int {
 // Socket is one UDP socket of one address family. Its methods may be called
 // concurrently.
 type Socket struct {
-	conn     *net.UDPConn // set by Listen, then read-only, as the next three
-	raw      syscall.RawConn
+	handle   handle // set by Listen, then read-only, as the next two
 	moderate bool
 	local    netip.AddrPort
 	ones     sync.Pool  // *Writer, for Send
@@ -66,13 +65,12 @@ func Listen(addr netip.AddrPort, o Options) (*Socket, error) {
 		return nil, fmt.Errorf("open udp socket: %w", err)
 	}
 	conn := pc.(*net.UDPConn)
-	raw, err := conn.SyscallConn()
+	local := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	h, err := open(conn)
 	if err != nil {
-		conn.Close()
 		return nil, fmt.Errorf("open udp socket %s: %w", addr, err)
 	}
-	local := conn.LocalAddr().(*net.UDPAddr).AddrPort()
-	s := &Socket{conn: conn, raw: raw, moderate: o.Moderate, local: netip.AddrPortFrom(local.Addr().Unmap(), local.Port())}
+	s := &Socket{handle: h, moderate: o.Moderate, local: netip.AddrPortFrom(local.Addr().Unmap(), local.Port())}
 	s.ones.New = func() any { return s.NewWriter() }
 	return s, nil
 }
@@ -81,7 +79,7 @@ func Listen(addr netip.AddrPort, o Options) (*Socket, error) {
 func (s *Socket) LocalAddr() netip.AddrPort { return s.local }
 
 // Close closes the socket. Readers that wait return net.ErrClosed.
-func (s *Socket) Close() error { return s.conn.Close() }
+func (s *Socket) Close() error { return s.handle.Close() }
 
 // Send sends one datagram. It never blocks: a full queue is an error.
 func (s *Socket) Send(dst netip.AddrPort, b []byte) error {

@@ -22,8 +22,10 @@ func tune(_ uintptr, _ bool, o Options) error {
 
 type offload struct{}
 
-// detach does nothing: every reader waits in the runtime's poller here.
-func (s *Socket) detach() error { return nil }
+// handle is the socket; every reader waits in the runtime's poller here.
+type handle struct{ *net.UDPConn }
+
+func open(conn *net.UDPConn) (handle, error) { return handle{conn}, nil }
 
 // Reader receives from a socket. It is not safe for concurrent use.
 type Reader struct {
@@ -34,8 +36,8 @@ type Reader struct {
 
 // NewReader returns a reader; here it has one slot.
 func (s *Socket) NewReader(int) *Reader {
-	_ = s.conn.SetReadBuffer(defaultBuffer)
-	_ = s.conn.SetWriteBuffer(defaultBuffer)
+	_ = s.handle.SetReadBuffer(defaultBuffer)
+	_ = s.handle.SetWriteBuffer(defaultBuffer)
 	return &Reader{s: s, slot: make([]byte, SlotSize)}
 }
 
@@ -43,7 +45,7 @@ func (s *Socket) NewReader(int) *Reader {
 // The only error is net.ErrClosed; any other is counted and the call repeated.
 func (r *Reader) Read() ([]Train, error) {
 	for failures := 0; ; failures++ {
-		n, src, err := r.s.conn.ReadFromUDPAddrPort(r.slot)
+		n, src, err := r.s.handle.ReadFromUDPAddrPort(r.slot)
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return nil, net.ErrClosed
@@ -101,10 +103,10 @@ func (w *Writer) Flush() (dropped int) {
 		return 0
 	}
 	w.err = nil
-	_ = w.s.conn.SetWriteDeadline(time.Now().Add(sendPatience))
+	_ = w.s.handle.SetWriteDeadline(time.Now().Add(sendPatience))
 	start := 0
 	for _, d := range w.queue {
-		if _, err := w.s.conn.WriteToUDPAddrPort(w.flat[start:d.end], d.dst); err != nil {
+		if _, err := w.s.handle.WriteToUDPAddrPort(w.flat[start:d.end], d.dst); err != nil {
 			dropped++
 			w.err = err
 			var timeout net.Error

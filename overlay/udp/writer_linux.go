@@ -142,7 +142,7 @@ func (w *Writer) Flush() (dropped int) {
 	for i := range w.n {
 		w.msgs[i].header(&w.hdrs[i].hdr)
 	}
-	if w.s.raw.Control(w.call) != nil {
+	if w.s.handle.Control(w.call) != nil {
 		for i := range w.n {
 			w.drop(w.msgs[i].count(), net.ErrClosed)
 		}
