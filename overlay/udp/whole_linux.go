@@ -19,7 +19,7 @@ func (s *Socket) pass(whole bool) error {
 		}
 	}
 	var err error
-	if cerr := s.raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, name, value) }); cerr != nil {
+	if cerr := s.handle.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, name, value) }); cerr != nil {
 		return cerr
 	}
 	return os.NewSyscallError("set MTU_DISCOVER", err)
