@@ -90,12 +90,17 @@ func TestKilledAndRestarted(t *testing.T) {
 				for range n {
 					all = append(all, killRound(ctx, t, l, d, pings, data, down))
 				}
-				slices.Sort(all)
-				t.Logf("%s killed, down for %v: traffic back after p50 %v, worst %v of %d",
-					name, down, all[len(all)/2], all[len(all)-1], len(all))
+				p50, worst := spread(all)
+				t.Logf("%s killed, down for %v: traffic back after p50 %v, worst %v of %d", name, down, p50, worst, len(all))
 			}
 		})
 	}
+}
+
+// spread returns the median and the worst of some times.
+func spread(all []time.Duration) (p50, worst time.Duration) {
+	slices.Sort(all)
+	return all[len(all)/2].Round(time.Millisecond), all[len(all)-1].Round(time.Millisecond)
 }
 
 // killRound kills a daemon, leaves it dead for a while, starts it again, and

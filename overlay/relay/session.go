@@ -26,9 +26,17 @@ const (
 	// silence is how long data may go unanswered before the session is
 	// doubted. A peer that is away is silent too; a PONG settles it.
 	silence = 2 * time.Second
+	// hush is how long traffic that came is followed by none before the relay
+	// is asked: a conversation may be over, or this node's address be another
+	// since a NAT on the way was restarted. Only a datagram of ours shows the
+	// relay where we are now. It comes hushGap after the last answer at least.
+	hush    = 400 * time.Millisecond
+	hushGap = time.Second
 	// pollEvery bounds Tick's next while a session is up: Sent does not wake
-	// the caller, so Tick must look for silence by itself.
+	// the caller, so Tick must look for silence by itself. hushPoll does so
+	// while traffic comes.
 	pollEvery = 500 * time.Millisecond
+	hushPoll  = 200 * time.Millisecond
 
 	// attachFirst to attachMost are the gaps between retries. However long the
 	// relay was away, a node is back within attachMost and two round trips: it
@@ -95,6 +103,7 @@ type SessionStatus struct {
 // may be called concurrently.
 type Session struct {
 	sentSince atomic.Int64 // when data was first sent since something was heard, Unix ns; 0: none
+	heardAt   atomic.Int64 // when data last came, Unix ns; 0: not since the silence was asked about
 
 	mu     sync.Mutex // guards all below
 	rand   io.Reader
@@ -159,7 +168,8 @@ func (s *Session) Sent(now time.Time) {
 }
 
 // Heard notes that data came through the relay.
-func (s *Session) Heard(time.Time) {
+func (s *Session) Heard(now time.Time) {
+	s.heardAt.Store(now.UnixNano())
 	if s.sentSince.Load() != 0 {
 		s.sentSince.Store(0)
 	}
@@ -251,6 +261,9 @@ func (s *Session) wake(now time.Time) time.Time {
 	next := now.Add(attachRefused)
 	if s.status.State == Up {
 		next = now.Add(pollEvery)
+		if s.heardAt.Load() != 0 {
+			next = now.Add(hushPoll)
+		}
 		if s.grant.next.Before(next) {
 			next = s.grant.next
 		}
@@ -273,12 +286,45 @@ func (s *Session) watch(now time.Time) {
 	if since > now.UnixNano() { // the clock was set back
 		s.sentSince.CompareAndSwap(since, now.UnixNano())
 	}
+	if s.hushed(now) && e.gaps == nil {
+		s.ask(now)
+	}
 	if e.gaps == nil && since != 0 && now.Sub(time.Unix(0, since)) >= silence {
 		e.gaps = doubtPings
 		e.next = now
 	}
 	if e.gaps != nil && len(e.gaps) == 0 && !e.next.After(now) {
 		s.fail(now)
+	}
+}
+
+// hushed reports, once, that the traffic which came has ended.
+func (s *Session) hushed(now time.Time) bool {
+	at := s.heardAt.Load()
+	if at == 0 || now.UnixNano()-at < int64(hush) && now.UnixNano() >= at { // else the clock was set back
+		return false
+	}
+	return s.heardAt.CompareAndSwap(at, 0)
+}
+
+// ask makes a PING due soon.
+func (s *Session) ask(now time.Time) {
+	at := s.status.LastEcho.Add(hushGap)
+	if at.Before(now) {
+		at = now
+	}
+	if at.Before(s.grant.next) {
+		s.grant.next = at
+	}
+}
+
+// Check asks the relay soon whether it has the session; call Tick. Unlike Kick
+// it is meant for what happens often.
+func (s *Session) Check(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.status.State == Up && s.grant.gaps == nil {
+		s.ask(now)
 	}
 }
 

@@ -54,6 +54,8 @@ type Bind struct {
 	table atomic.Pointer[table] // what receiving looks up; never nil
 	lines atomic.Pointer[lines] // the open sockets; never nil
 	homes homes                 // where peers were found
+	mover mover                 // Run's alone
+	hush  atomic.Bool           // a peer that is reached directly fell silent: see legs' check
 
 	forecast forecast
 	checking sync.Mutex // held while a Check runs, before all others
@@ -433,10 +435,17 @@ const idleNap = time.Hour
 // tick gives every leg its turn and returns when the first wants another, and
 // the legs for which a TLS connection is to be made.
 func (b *Bind) tick(now time.Time) (next time.Time, dials []*leg) {
-	ls := b.lines.Load()
 	next = now.Add(idleNap)
 	down := false
+	if at := b.escape(now); !at.IsZero() {
+		next = earlier(next, at)
+	}
+	hush := b.hush.Swap(false)
+	ls := b.lines.Load()
 	for _, l := range b.snapshot() {
+		if hush {
+			l.check(now)
+		}
 		t := l.tick(now, ls)
 		if t.changed {
 			b.relayChanged(l)

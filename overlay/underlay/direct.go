@@ -272,6 +272,7 @@ func (b *Bind) drive(now time.Time, p *peer) (next time.Time) {
 // turn is the finder's; the caller holds the peer's mu.
 func (b *Bind) turn(now time.Time, p *peer) []send {
 	p.asleep.Store(false)
+	p.detour.Store(false)
 	out, next := p.finder.Tick(now, p.talks.Swap(false))
 	p.next = next
 	if next.IsZero() {
@@ -279,6 +280,10 @@ func (b *Bind) turn(now time.Time, p *peer) []send {
 		if p.talks.Load() { // sent just now, by somebody who saw it awake
 			p.next = now
 		}
+	}
+	if p.finder.Hushed() {
+		b.hush.Store(true)
+		b.wake()
 	}
 	b.settle(now, p, b.lines.Load())
 	return out
@@ -370,6 +375,25 @@ func (b *Bind) probed(p *peer, from netip.AddrPort, d []byte) {
 		b.forecast.Seen(from, m.observed)
 	}
 	b.wake() // the finder may want a turn sooner
+}
+
+// detoured is called when a peer that this node reaches directly sends by the
+// relay. Perhaps its direct path has ended, and ours with it.
+func (b *Bind) detoured(p *peer) {
+	if p.detour.Swap(true) {
+		return
+	}
+	now := time.Now()
+	p.mu.Lock()
+	moved := p.finder != nil && p.finder.Detour(now)
+	if moved {
+		p.next = now
+		b.settle(now, p, b.lines.Load())
+	}
+	p.mu.Unlock()
+	if moved {
+		b.wake()
+	}
 }
 
 // suspect is called when a peer begins a handshake by the relay. If it was

@@ -52,8 +52,12 @@
 //     relay, until the peer says that data arrives: each pong tells how many
 //     datagrams of WireGuard have come from the address that it answers. Then
 //     the relay is left. What arrives twice, WireGuard drops.
-//   - Silence, of data or of pongs, is asked about after a second; about two
-//     seconds later both ways are used again, and a new search begins.
+//   - Silence, of data or of pongs, is asked about after 0.3 s; when the ping
+//     is not answered either both ways are used again, and a new search begins.
+//     So it is when the peer's data takes the relay, or it names other addresses.
+//   - A conversation that falls silent is asked about once, by both sides, the
+//     relay too: only a datagram from inside shows them where a NAT that was
+//     restarted has put this node.
 //   - Of the addresses that answer the best is used: on the same LAN, IPv6, IPv4
 //     as the relay sees it, a forwarded port; among equals the nearest, if it is
 //     nearer by a fifth and by 10 ms.
@@ -102,6 +106,12 @@
 // other one is silent: a fresh one is made for each try of UDP, and the stream is
 // closed when UDP is back. What comes by streams reaches WireGuard by one more
 // receive function; it waits for that, and nobody waits for it.
+//
+// Where TLS works and UDP goes unanswered, by relays and peers alike, the sockets
+// are opened anew on another port, two seconds after the last answer and then
+// ever more seldom: mover decides. A router may hold a dead mapping for the old
+// port. The receivers go on with the new sockets. A port that Options names is
+// never left: others are forwarded to it, and TLS carries the traffic meanwhile.
 //
 // On the relay's own machine the peers are behind a relay.Port instead of a
 // socket. It is one more carrier and one more receive function.

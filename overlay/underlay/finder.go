@@ -14,17 +14,22 @@ const (
 	activeFor = 45 * time.Second
 	// activePoll is how often a talking pair is looked at: traffic only leaves
 	// counts. unconfirmedPoll is that while everything is sent twice.
-	activePoll      = 250 * time.Millisecond
+	activePoll      = 200 * time.Millisecond
 	unconfirmedPoll = 100 * time.Millisecond
 
 	// heartbeat keeps the NATs' mappings open and the round trip known.
 	heartbeat = 3 * time.Second
 	// askAfter is how long data may go unanswered before a ping asks; askAgain
-	// is the pause between such pings, doubtAfter when both ways are used.
-	// A round trip longer than that only costs doubles.
-	askAfter   = time.Second
-	askAgain   = 500 * time.Millisecond
-	doubtAfter = 2 * time.Second
+	// is the pause between such pings. When that takes doubtAfter, or twice the
+	// round trip, both ways are used: being wrong costs some doubles.
+	askAfter   = 300 * time.Millisecond
+	askAgain   = 200 * time.Millisecond
+	doubtAfter = 250 * time.Millisecond
+	// unconfirmedAsk is the longest pause between pings while both ways are used.
+	unconfirmedAsk = time.Second
+	// hush is how long a conversation is followed by silence before a ping asks:
+	// that shows the peer, and the relay, where we are if a NAT has moved us.
+	hush = 400 * time.Millisecond
 	// deadAfter is how long an address that is asked may be silent before it is
 	// one like any other.
 	deadAfter = 15 * time.Second
@@ -41,6 +46,9 @@ const (
 	// an address that never answered, whoever asks for them.
 	quietFirst = 20 * time.Second
 	quietMost  = 5 * time.Minute
+	// detourAfter is how much later than a datagram by the relay its double may
+	// come by the direct way.
+	detourAfter = 300 * time.Millisecond
 	// callGap and echoGap limit what a peer's probes can make us send.
 	callGap = 200 * time.Millisecond
 	echoGap = time.Second
@@ -102,6 +110,7 @@ type finder struct {
 	unaskedAt  time.Time      // see unasked
 	peerNoUDP  bool           // the peer says that its network lets no UDP out
 	crowd      favour         // of the addresses that there is no room for
+	hushed     bool           // see Hushed
 
 	seen    map[probeID]struct{} // the peer's last pings and calls
 	seenAll []probeID            // the same, oldest first
@@ -251,16 +260,6 @@ func (f *finder) confirm(now time.Time) {
 	f.nextSearch = now.Add(upgradeEvery)
 }
 
-// Suspect says that the peer does not use its direct path, so perhaps it is not
-// where it was: data goes both ways until it is heard to arrive again.
-func (f *finder) Suspect() {
-	if f.confirmed {
-		f.confirmed = false
-		f.askGap = 0
-		f.use.window = window{} // what arrived before proves nothing
-	}
-}
-
 // doubt sends on both ways again, and asks at once.
 func (f *finder) doubt(now time.Time) {
 	if f.confirmed {
@@ -280,6 +279,7 @@ func (f *finder) quit(now time.Time) {
 func (f *finder) handleCall(now time.Time, m probe) (out []send) {
 	f.called, f.peerNoUDP = true, m.noUDP
 	f.foretold, f.step = m.next, m.step
+	named := f.use != nil && f.use.listed
 	for _, s := range f.spots {
 		s.listed = false
 	}
@@ -296,6 +296,9 @@ func (f *finder) handleCall(now time.Time, m probe) (out []send) {
 		}
 	}
 	f.planGuess(now)
+	if named && !f.use.listed { // it is no longer there
+		f.Suspect()
+	}
 	if !m.answer && now.Sub(f.callAt) >= callGap {
 		out = append(out, f.call(now, true))
 	}
@@ -417,18 +420,6 @@ func (f *finder) Move(now time.Time, here *locality) {
 	}
 }
 
-// Kick says that this machine's network has changed: nothing that was proved
-// before counts, and what did not answer is tried again.
-func (f *finder) Kick(now time.Time) {
-	for _, s := range f.spots {
-		s.again, s.quiet, s.heardAt = time.Time{}, 0, time.Time{}
-	}
-	f.confirmed = false
-	f.askGap = 0
-	f.nextSearch, f.wait = now, 0
-	f.guessNext, f.guessWait = time.Time{}, 0
-}
-
 // Tick does what is due. sent says whether data was sent to the peer since the
 // last call, by whatever way. It returns when to call again; traffic must lead
 // to a call too, when next is the zero value.
@@ -503,11 +494,12 @@ func (f *finder) choose(now time.Time) {
 		f.quit(now)
 	}
 	best := f.use
+	dead := best != nil && !f.confirmed && best.missed >= 3 // while another answers, it is not waited for
 	for _, s := range f.spots {
 		if s == best || !f.open(now, s) || !s.fresh(now) {
 			continue
 		}
-		if best == nil || !best.fresh(now) || s.better(best) || best != f.use && s.rtt < best.rtt && s.rank == best.rank {
+		if best == nil || !best.fresh(now) || best == f.use && dead && s.missed < 3 || s.better(best) || best != f.use && s.rtt < best.rtt && s.rank == best.rank {
 			best = s
 		}
 	}
@@ -553,18 +545,23 @@ func (f *finder) maintain(now time.Time) (out []send) {
 	}
 	// Data that comes says nothing of what leaves, so pings count as well.
 	unanswered := s.missed >= 3 && since >= askAgain
-	if f.confirmed && (unanswered || silent >= doubtAfter && s.missed >= 2) {
+	if f.confirmed && (unanswered || silent >= askAfter+max(doubtAfter, 2*s.rtt) && s.missed >= 1) {
 		f.doubt(now)
 	}
 	if s.lossy && !f.confirmed && !f.noRelay && now.Sub(f.relay.pingAt) >= weighEvery {
 		out = append(out, f.ping(now, f.relay))
 	}
+	quiet := s.talked && now.Sub(s.heardAt) >= hush
+	if quiet {
+		s.talked, f.hushed = false, true
+	}
 	switch {
 	case !s.due.IsZero(): // a handful is on its way
 	case !f.confirmed && since >= f.askGap:
-		f.askGap = min(max(2*f.askGap, 2*unconfirmedPoll), askAfter)
+		f.askGap = min(max(2*f.askGap, 2*unconfirmedPoll), unconfirmedAsk)
 		out = append(out, f.ping(now, s))
-	case since >= heartbeat, since >= askAfter && s.missed > 0, since >= askAgain && (silent >= askAfter || s.missed > 1):
+	case quiet, since >= heartbeat, since >= unconfirmedAsk && s.missed > 0, since >= askAgain && silent >= askAfter,
+		since >= 2*askAgain && s.missed > 1:
 		out = append(out, f.ping(now, s))
 	}
 	return out

@@ -52,6 +52,7 @@ type leg struct {
 	addrs   []netip.AddrPort
 	at      int  // index of the address in use
 	tries   int  // messages sent to it since it last answered
+	asked   int  // messages sent to all of them since any answered
 	up      bool // there is a session at addrs[at], by UDP
 
 	race race
@@ -185,6 +186,7 @@ func (l *leg) transmit(frame []byte, ls *lines) {
 		dst := l.addr()
 		if line := ls.to(dst.Addr()); line != nil && line.sock.Send(dst, frame) == nil {
 			l.tries++
+			l.asked++
 			return
 		}
 		if l.up {
@@ -206,6 +208,7 @@ func (l *leg) handle(now time.Time, src netip.AddrPort, frame []byte, from *line
 		l.count.add(dropControl, 1) // late, from an address tried before
 		return false
 	}
+	l.asked = 0
 	reply := l.feed(l.session, now, frame)
 	if reply != nil {
 		_ = from.sock.Send(src, reply) // counted there; the session repeats itself
@@ -243,6 +246,15 @@ func (l *leg) kick(now time.Time) {
 	l.session.Kick(now)
 	if l.tls.session != nil {
 		l.tls.session.Kick(now)
+	}
+}
+
+// check asks the relay whether it has the session.
+func (l *leg) check(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.session != nil {
+		l.active().Check(now)
 	}
 }
 

@@ -38,6 +38,7 @@ type peer struct {
 	way    atomic.Pointer[way] // never nil
 	talks  atomic.Bool         // data was sent since the finder's last turn
 	asleep atomic.Bool         // the finder waits for data to be sent
+	detour atomic.Bool         // since the finder's last turn it was told of data that took the relay
 
 	byRelay tally // datagrams by the relay
 

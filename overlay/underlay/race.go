@@ -212,6 +212,13 @@ func (r *race) kick(now time.Time) {
 	}
 }
 
+// retry tries UDP now, and else changes nothing.
+func (r *race) retry(now time.Time) {
+	if r.tls && !r.probing {
+		r.probe = now
+	}
+}
+
 // sooner is earlier for times of which zero is never.
 func sooner(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {

@@ -51,10 +51,23 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 		}
 		trains, err := r.reader.Read()
 		if err != nil {
+			if r.follow() {
+				continue
+			}
 			return 0, net.ErrClosed
 		}
 		r.trains = trains
 	}
+}
+
+// follow goes on with the socket that has taken the place of a closed one.
+func (r *receiver) follow() bool {
+	next := r.b.lines.Load().to(r.line.sock.LocalAddr().Addr())
+	if next == nil || next == r.line {
+		return false
+	}
+	r.line, r.reader = next, next.sock.NewReader(readSlots)
+	return true
 }
 
 // fill moves datagrams from the trains to bufs until either has no more. It
@@ -109,6 +122,9 @@ func (r *receiver) fillRelayed(train *udp.Train, l *leg, t *table, bufs [][]byte
 			if to == nil {
 				r.b.count.add(dropUnknownLabel, 1)
 				continue
+			}
+			if kind == toWireGuard && to.way.Load().direct().IsValid() {
+				r.b.detoured(to)
 			}
 		}
 		switch {

@@ -50,6 +50,7 @@ type spot struct {
 	sentSeen, gotSeen uint64    // tally, as last looked at
 	heardAt           time.Time // last data or answer
 	waiting           time.Time // since when we send and hear nothing; zero: not
+	talked            bool      // data came since the silence was last asked about
 	window            window
 	last              loss // in the last whole window
 	lossy             bool // it is weighed against the relay before it is used alone
@@ -104,6 +105,7 @@ func (s *spot) look(now time.Time) (traffic bool) {
 	sent, got := s.tally.sent.Load(), s.tally.got.Load()
 	if got != s.gotSeen {
 		s.heard(now)
+		s.talked = true
 	} else if sent != s.sentSeen && s.waiting.IsZero() {
 		s.waiting = now
 	}
