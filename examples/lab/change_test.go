@@ -109,7 +109,7 @@ func heals(t *testing.T, what string, all []time.Duration, within time.Duration)
 // A daemon that stood still, as on a machine that slept, is back at once, also
 // when the network is another one by then.
 func TestSleep(t *testing.T) {
-	naps, rounds := []time.Duration{20 * time.Second}, 1
+	naps, rounds := []time.Duration{8 * time.Second}, 1
 	if long {
 		naps, rounds = append(naps, 200*time.Second), 3
 	}
