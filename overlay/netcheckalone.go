@@ -61,7 +61,7 @@ func (n *Node) netcheckAlone(ctx context.Context, p *Plan) (Netcheck, error) {
 		readers.Go(func() { drain(fn, bind.BatchSize()) })
 	}
 	m := measurement{source: n.o.proxySource()}
-	m.check, m.tls = measure(ctx, bind, p.Relays, n.dialRelay)
+	m.check, m.tls = measure(ctx, bind, p.Relays, n.tryRelay)
 	m.at = time.Now()
 	for i, r := range m.check.Relays {
 		m.check.Relays[i].State = relay.Lost.String() // there is no session, and none was wanted

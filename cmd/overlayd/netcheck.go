@@ -13,9 +13,9 @@ import (
 	"overlayd/overlay"
 )
 
-// netcheckTimeout is more than the daemon takes: a proxy that hangs costs it ten
+// netcheckTimeout is more than the daemon takes: a proxy that hangs costs it five
 // seconds.
-const netcheckTimeout = 20 * time.Second
+const netcheckTimeout = 15 * time.Second
 
 func (p *program) netcheckCommand() *cobra.Command {
 	cmd := &cobra.Command{

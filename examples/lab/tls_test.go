@@ -29,7 +29,8 @@ type transport struct {
 		} `json:"path"`
 	} `json:"peers"`
 	Health []struct {
-		ID string `json:"id"`
+		ID  string `json:"id"`
+		Fix string `json:"fix"`
 	} `json:"health"`
 }
 

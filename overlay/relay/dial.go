@@ -21,10 +21,11 @@ type DialOptions struct {
 	TLS      *tls.Config      // what to believe; nil: the usual certificate authorities
 	Dialer   *net.Dialer      // makes the TCP connection; nil: a plain one
 	// Proxy returns the HTTP proxy for a request; nil: http.ProxyFromEnvironment.
-	Proxy func(*http.Request) (*url.URL, error)
+	Proxy   func(*http.Request) (*url.URL, error)
+	Timeout time.Duration // of all steps together; 0: ten seconds
 }
 
-// dialTimeout bounds all steps of Dial together.
+// dialTimeout bounds all steps of Dial together, when the caller does not.
 const dialTimeout = 10 * time.Second
 
 // Obstacle is what stands between a node and its relay: one word for a status.
@@ -59,7 +60,10 @@ func (e *DialError) Unwrap() error { return e.Err }
 // Dial connects to a relay by TLS and asks for a WebSocket, through the HTTP
 // proxy that is to be used, if any. The error is a *DialError, or that of ctx.
 func Dial(ctx context.Context, o DialOptions) (*Stream, error) {
-	within, cancel := context.WithTimeout(ctx, dialTimeout)
+	if o.Timeout == 0 {
+		o.Timeout = dialTimeout
+	}
+	within, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 	d := newDial(o)
 	st, err := d.dial(within)
@@ -71,7 +75,7 @@ func Dial(ctx context.Context, o DialOptions) (*Stream, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case within.Err() != nil:
-		err = fmt.Errorf("no answer within %v", dialTimeout)
+		err = fmt.Errorf("no answer within %v", o.Timeout)
 	}
 	return nil, &DialError{Obstacle: d.obstacle(err), Proxy: d.proxy, Err: err}
 }

@@ -554,6 +554,10 @@ func TestObstacles(t *testing.T) {
 		u := &url.URL{Scheme: "http", Host: listen(t, f)}
 		return DialOptions{Endpoint: good, TLS: believe, Proxy: http.ProxyURL(u)}
 	}
+	within := func(o DialOptions) DialOptions {
+		o.Timeout = 200 * time.Millisecond
+		return o
+	}
 	pinned := &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error { return errors.New("another key") }}
 	closed := listen(t, func(net.Conn) {})
 	tests := []struct {
@@ -568,6 +572,13 @@ func TestObstacles(t *testing.T) {
 		{"a proxy that forbids it", proxied(answer(403)), ObstacleProxy, "403 Forbidden"},
 		{"a proxy with a page to visit", proxied(answer(302, "Location", "http://portal.example/login")), ObstaclePortal, "portal.example"},
 		{"a proxy that talks rubbish", rawProxy(func(c net.Conn) { io.WriteString(c, "220 smtp ready\r\n\r\n") }), ObstacleProxy, ""},
+		{"a proxy that finds nobody", proxied(answer(502)), ObstacleProxy, "502 Bad Gateway"},
+		{"a proxy that hangs", within(rawProxy(func(c net.Conn) { io.Copy(io.Discard, c) })), ObstacleProxy, "no answer within"},
+		{"a proxy with endless headers", rawProxy(func(c net.Conn) { endless(c, "HTTP/1.1 200 OK\r\n") }), ObstacleProxy, ""},
+		{"a proxy that lets through and hangs", within(rawProxy(func(c net.Conn) {
+			io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+			io.Copy(io.Discard, c)
+		})), ObstacleUnreachable, "no answer within"},
 		{"a proxy that hangs up", rawProxy(func(net.Conn) {}), ObstacleProxy, ""},
 		{"a proxy that is not there", DialOptions{Endpoint: good, TLS: believe, Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: "127.0.0.1:1"})}, ObstacleProxy, ""},
 		{"a proxy that lies", rawProxy(func(c net.Conn) {
@@ -586,6 +597,13 @@ func TestObstacles(t *testing.T) {
 		{"a portal's redirect", direct(answer(302, "Location", "https://portal.example/")), ObstaclePortal, "portal.example"},
 		{"a portal's page", direct(answer(200)), ObstaclePortal, "200"},
 		{"a portal in plain HTTP", raw(func(c net.Conn) { io.WriteString(c, "HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n") }), ObstaclePortal, ""},
+		{"a portal with endless headers", direct(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if c, _, err := http.NewResponseController(w).Hijack(); err == nil {
+				endless(c, "HTTP/1.1 302 Found\r\n")
+				c.Close()
+			}
+		})), ObstacleUnreachable, ""},
+		{"it hangs", within(raw(func(c net.Conn) { io.Copy(io.Discard, c) })), ObstacleUnreachable, "no answer within"},
 		{"another server", direct(answer(404)), ObstacleNotRelay, "404"},
 		{"no TLS", raw(func(c net.Conn) { io.WriteString(c, "SSH-2.0-OpenSSH_9.9\r\n") }), ObstacleNotRelay, ""},
 		{"a certificate nobody knows", raw(func(c net.Conn) {
@@ -619,6 +637,18 @@ func TestObstacles(t *testing.T) {
 				t.Errorf("it tells the proxy's password: %v", err)
 			}
 		})
+	}
+}
+
+// endless writes headers until nobody takes them any more; it gives up after
+// 64 MiB, at which the test has failed to be fast.
+func endless(c net.Conn, first string) {
+	io.WriteString(c, first)
+	line := []byte("X-Filler: " + strings.Repeat("a", 4000) + "\r\n")
+	for range 64 << 20 / len(line) {
+		if _, err := c.Write(line); err != nil {
+			return
+		}
 	}
 }
 

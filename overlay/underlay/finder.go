@@ -176,32 +176,6 @@ func (f *finder) first(id probeID) bool {
 	return true
 }
 
-// handlePing answers, and asks back where nobody has answered lately.
-func (f *finder) handlePing(now time.Time, from netip.AddrPort, m probe) (out []send) {
-	f.unasked(now, from)
-	s := f.spot(now, from)
-	pong := probe{kind: probePong, id: m.id, observed: from}
-	if s == nil { // there is no room to remember more than how much such addresses get
-		if f.crowd.pong(now) {
-			out = append(out, send{from, pong})
-		}
-		return out
-	}
-	pong.got = uint32(s.tally.got.Load())
-	if s.proved() || s.favour.pong(now) {
-		out = append(out, send{from, pong})
-	}
-	switch {
-	case s.fresh(now):
-	case s.proved() && now.Sub(s.favour.echoAt) >= echoGap:
-		s.favour.echoAt = now
-		out = append(out, f.ping(now, s))
-	case !s.proved() && s.favour.echo(now):
-		out = append(out, f.ping(now, s))
-	}
-	return out
-}
-
 func (f *finder) handlePong(now time.Time, from netip.AddrPort, m probe) ([]send, bool) {
 	s := f.find(from)
 	if s == nil {
