@@ -67,8 +67,10 @@ func TestNetcheck(t *testing.T) {
 				t.Errorf("udp %s, tls %s, mapping %s, findings %v", got.UDP, got.TLS, got.IPv4.Mapping, ids)
 			}
 			b, err := json.Marshal(got)
-			if err != nil || strings.Contains(string(b), "[null") || strings.Contains(string(b), `s":null`) {
-				t.Errorf("an empty list is not []: %v, %s", err, b)
+			for _, list := range []string{"relays", "udp", "seen", "counters", "findings"} {
+				if err != nil || strings.Contains(string(b), `"`+list+`":null`) {
+					t.Errorf("%s is not []: %v, %s", list, err, b)
+				}
 			}
 		})
 	}
