@@ -331,7 +331,7 @@ func (n *Node) Netcheck(ctx context.Context) (Netcheck, error) {
 	for i, r := range m.check.Relays {
 		m.proxies = append(m.proxies, n.proxyFor(endpointOf(relays, r)))
 		for _, known := range v.m.Relays {
-			if known.ID == r.ID && r.Transport == underlay.TransportLocal {
+			if known.Label == v.m.Self.Label && r.Transport == underlay.TransportLocal {
 				m.check.Relays[i].Name, m.check.Relays[i].Endpoint = known.Name, known.Endpoint
 			}
 		}

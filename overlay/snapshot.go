@@ -132,7 +132,7 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 		}
 	}
 	if !p.Online && path.Kind != underlay.KindDirect {
-		out.Path.Reason = reasonOffline
+		out.Path.Reason, out.RTTMS = reasonOffline, nil
 	}
 	if !stat.LastHandshake.IsZero() {
 		at := stat.LastHandshake.UTC()

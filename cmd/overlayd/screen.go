@@ -257,6 +257,9 @@ func pathText(p overlay.StatusPeer, relays []overlay.StatusRelay) string {
 	case path.Kind == "direct" && path.Endpoint != "":
 		text += " " + path.Endpoint
 	}
+	if p.Online && path.Kind == "relay" && path.Transport == "local" {
+		text = "from the relay here"
+	}
 	if p.Role == "relay" && path.Kind == "relay" && path.Reason == "" { // nothing lies in between
 		text = "the relay itself, " + path.Transport
 	}

@@ -83,6 +83,16 @@
 // is held meanwhile, and what they want sent is sent after it. Data never waits
 // for them: it counts (tally) and goes the way that they chose before.
 //
+// # What can be asked
+//
+// Path says how packets reach a peer, with the round trip, which by the relay
+// is found out by probes too while data goes that way, and the reason when it is
+// not direct. A call tells the peer when no relay answers the caller by UDP, so
+// that both sides give the right reason. Check measures what the network lets
+// through, with the sockets in use: each address of each relay gets an ATTACH
+// that ends at the challenge (relay.Inquiry), and from where relays and peers see
+// the socket follows how the NAT maps. What is dropped is counted by name.
+//
 // # Sessions
 //
 // A leg is this node's end of one relay: a relay.Session, which does no I/O,
