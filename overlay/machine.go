@@ -10,6 +10,7 @@ import (
 	"overlayd/journal"
 	"overlayd/nat"
 	"overlayd/overlay/key"
+	"overlayd/overlay/portmap"
 	"overlayd/overlay/tunnel"
 	"overlayd/overlay/underlay"
 	"overlayd/routing"
@@ -25,14 +26,17 @@ type machine struct {
 	fenced bool        // the firewall's rules were made true once
 	last   *Plan       // what apply made true without an error; nil: nothing
 	bind   *underlay.Bind
+	mapper *portmap.Mapper // nil: the router is not asked for a port
 	dev    *tunnel.Device
 
-	running sync.WaitGroup // bind.Run
+	running sync.WaitGroup // bind.Run and mapper.Run
 	stop    context.CancelFunc
+	unmap   context.CancelFunc // ends mapper.Run
 }
 
-// bringUp makes the interface and the tunnel. Nothing is configured yet.
-func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, state routing.State, k key.Private, under underlay.Options) (*machine, error) {
+// bringUp makes the interface and the tunnel. Nothing is configured yet. maps
+// says that the router is to be asked for a port.
+func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, state routing.State, k key.Private, under underlay.Options, maps bool) (*machine, error) {
 	tun, err := tunnel.OpenTUN(state.Link, state.MTU)
 	if err != nil {
 		return nil, err
@@ -49,6 +53,11 @@ func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, s
 			log.Error("underlay stopped", "err", err)
 		}
 	})
+	ctx, m.unmap = context.WithCancel(context.Background())
+	if maps {
+		m.mapper = portmap.New(portmap.Options{Log: log, Control: markSocket, Changed: bind.SetMapped})
+		m.running.Go(func() { m.mapper.Run(ctx) })
+	}
 	return m, nil
 }
 
@@ -61,6 +70,11 @@ func (m *machine) apply(ctx context.Context, p *Plan, force bool) error {
 	m.bind.SetLocal(p.Local)
 	m.bind.SetPeers(p.underlayPeers())
 	m.bind.SetRelays(p.Relays)
+	if m.mapper != nil {
+		target := p.Router
+		target.Port = m.bind.Port()
+		m.mapper.SetTarget(target)
+	}
 	errs := []error{m.dev.SetPeers(p.tunnelPeers())}
 	if force || m.last == nil || !reflect.DeepEqual(m.last.NAT, p.NAT) {
 		err := m.applyNAT(ctx, p.NAT) // before forwarding is turned on
@@ -102,6 +116,7 @@ func (m *machine) applyNAT(ctx context.Context, rules *nat.Ruleset) error {
 
 // close takes back everything apply did.
 func (m *machine) close(ctx context.Context, link string) error {
+	m.unmap() // the router has its second to answer while we do the rest
 	errs := []error{m.kernel.Clear(ctx, link)}
 	m.dev.Close()
 	m.stop()

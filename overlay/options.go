@@ -27,6 +27,7 @@ type Options struct {
 	Port      uint16           // local UDP port; 0: any
 	Endpoints []netip.AddrPort // where peers may reach that port from outside, besides what is found out
 	Proxy     string           // URL of the HTTP proxy to coordinator and relays; "": the environment's; NoProxy
+	NoPortmap bool             // do not ask the router for a port mapping
 	Version   string           // shown in status
 	Log       *slog.Logger     // nil: slog.Default()
 	Ready     func()           // called once, when the first plan is applied; may be nil

@@ -10,6 +10,7 @@ import (
 	"overlayd/nat"
 	"overlayd/overlay/coord"
 	"overlayd/overlay/key"
+	"overlayd/overlay/portmap"
 	"overlayd/overlay/relay"
 	"overlayd/overlay/tunnel"
 	"overlayd/overlay/underlay"
@@ -25,6 +26,7 @@ type planInput struct {
 	OwnRelay  bool                        // this machine is the relay: it needs no session
 	Firewall  bool                        // there is an iptables
 	Endpoints []netip.AddrPort            // that the operator forwards to this machine
+	NoPortmap bool                        // the router is not to be asked for a port
 }
 
 // Plan is what should be true on this machine. It is data: [plan] makes it,
@@ -35,8 +37,9 @@ type Plan struct {
 	Peers   []PlanPeer
 	Relays  []underlay.Relay
 	Local   underlay.Local
-	Routes  []StatusRoute // every prefix with the reason for what becomes of it
-	Health  []HealthItem  // what the plan could not do as asked
+	Router  portmap.Target // without our port, which the sockets know; the zero value: nobody is asked
+	Routes  []StatusRoute  // every prefix with the reason for what becomes of it
+	Health  []HealthItem   // what the plan could not do as asked
 }
 
 // PlanPeer is one WireGuard peer.
@@ -65,6 +68,7 @@ func plan(in planInput) *Plan {
 	p.planLANs(in)
 	p.planRelays(in)
 	p.planLocal(in)
+	p.planRouter(in)
 	return p
 }
 

@@ -50,13 +50,22 @@ func markedDialer() *net.Dialer {
 	return &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		cerr := c.Control(func(fd uintptr) {
-			err = errors.Join(
-				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, routing.Mark),
-				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, controlMSS), // tells the other side, too
-			)
+			err = errors.Join(mark(fd),
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, controlMSS)) // tells the other side, too
 		})
 		return errors.Join(cerr, err)
 	}}
+}
+
+// markSocket is a Control that keeps what a socket sends out of the tunnel.
+func markSocket(_, _ string, c syscall.RawConn) error {
+	var err error
+	cerr := c.Control(func(fd uintptr) { err = mark(fd) })
+	return errors.Join(cerr, err)
+}
+
+func mark(fd uintptr) error {
+	return unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, routing.Mark)
 }
 
 func haveIptables() bool {

@@ -5,6 +5,7 @@ package overlay
 import (
 	"net"
 	"runtime"
+	"syscall"
 )
 
 // preflight says what this system lacks: package routing knows Linux only.
@@ -16,5 +17,7 @@ func needRoot() error { return preflight(false) }
 
 // markedDialer: there are no marks where there are no policy rules.
 func markedDialer() *net.Dialer { return new(net.Dialer) }
+
+func markSocket(string, string, syscall.RawConn) error { return nil }
 
 func haveIptables() bool { return false }

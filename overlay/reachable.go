@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"overlayd/overlay/coord"
+	"overlayd/overlay/portmap"
 	"overlayd/overlay/relay"
 	"overlayd/overlay/underlay"
 	"overlayd/routing"
@@ -15,7 +16,7 @@ import (
 // machine, or lead into another overlay.
 var insiders = []string{
 	"docker", "br-", "veth", "virbr", "vnet", "podman", "cni", "flannel", "cali", "lxc", "lxd", "kube",
-	"wg", "tailscale", "zt", "nebula", "utun", "ovl",
+	"wg", "tailscale", "zt", "nebula", "utun", "tun", "tap", "ovl",
 }
 
 // planLocal says where peers may reach this machine directly. What the relay
@@ -25,9 +26,9 @@ func (p *Plan) planLocal(in planInput) {
 	p.Local = underlay.Local{
 		Label:     relay.Label(m.Self.Label),
 		Endpoints: in.Endpoints,
-		Refuse:    append([]netip.Prefix{m.Overlay}, p.Routing.Routes...),
+		Refuse:    []netip.Prefix{m.Overlay},
+		Behind:    advertisedBy(m),
 	}
-	advertised := advertisedBy(m)
 	var v6 []netip.Addr // behind the others: there may be many of one link
 	for _, l := range in.Host.Links {
 		if l.Name == in.Interface || !outward(in.Host, l) {
@@ -35,7 +36,7 @@ func (p *Plan) planLocal(in planInput) {
 		}
 		for _, a := range l.Addrs {
 			ip := a.Addr()
-			if !ip.IsGlobalUnicast() || m.Overlay.Contains(ip) || slices.ContainsFunc(advertised, func(r netip.Prefix) bool { return r.Contains(ip) }) {
+			if !ip.IsGlobalUnicast() || m.Overlay.Contains(ip) {
 				continue
 			}
 			if ip.Is4() {
@@ -55,14 +56,39 @@ func (p *Plan) planLocal(in planInput) {
 // software counts when the default route leaves by it, as in a virtual machine,
 // or on a host whose network card is part of a bridge.
 func outward(h routing.Host, l routing.Link) bool {
-	if !l.Up || slices.ContainsFunc(insiders, func(name string) bool { return strings.HasPrefix(l.Name, name) }) {
+	if !l.Up || l.Tunnel || slices.ContainsFunc(insiders, func(name string) bool { return strings.HasPrefix(l.Name, name) }) {
 		return false
 	}
 	return !l.Virtual || slices.ContainsFunc(h.Default, func(g routing.Gateway) bool { return g.Link == l.Name })
 }
 
+// planRouter says whom to ask for a port mapping: the gateway of the preferred
+// IPv4 default route, when that leaves by a link to the outside.
+func (p *Plan) planRouter(in planInput) {
+	if in.OwnRelay || in.NoPortmap {
+		return
+	}
+	for _, g := range in.Host.Default {
+		if g.V6 {
+			continue
+		}
+		l, ok := in.Host.Link(g.Link)
+		if !ok || !g.Via.Is4() || l.Name == in.Interface || !outward(in.Host, l) {
+			return // the way out is a tunnel, or has no router
+		}
+		for _, a := range l.Addrs {
+			if a.Contains(g.Via) {
+				p.Router = portmap.Target{Gateway: g.Via, Local: a.Addr(), Link: l.Name}
+				return
+			}
+		}
+		return
+	}
+}
+
 // advertisedBy lists the approved prefixes of all nodes. An address inside one
-// can be somebody else's for whoever uses the route.
+// can be somebody else's for whoever uses the route; for who is on that network
+// too, it is an address like any other.
 func advertisedBy(m *coord.Map) []netip.Prefix {
 	var all []netip.Prefix
 	for _, n := range append([]coord.Node{m.Self}, m.Peers...) {

@@ -82,14 +82,14 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 	}
 	p := plan(planInput{
 		Map: v.m, Host: host, Interface: n.o.Interface, RelayAddr: r.addrs,
-		OwnRelay: n.hub != nil, Firewall: haveIptables(), Endpoints: n.o.Endpoints,
+		OwnRelay: n.hub != nil, Firewall: haveIptables(), Endpoints: n.o.Endpoints, NoPortmap: n.o.NoPortmap,
 	})
 	first := r.live == nil
 	if first {
 		clear(r.boots) // a new tunnel has no session with anybody
 		r.live, err = bringUp(n.log, r.notes, r.kernel, p.Routing, n.id.WireGuard, underlay.Options{
 			Log: n.log, Port: n.o.Port, Mark: routing.Mark, Key: n.id.WireGuard, Own: n.ownPort(v.m), Dial: n.dialRelay,
-		})
+		}, n.hub == nil && !n.o.NoPortmap)
 		if err != nil {
 			return 0, err
 		}
@@ -158,6 +158,9 @@ func (r *reconciler) ended() <-chan struct{} {
 func (r *reconciler) hostChanged() {
 	if r.live != nil {
 		r.live.bind.Kick()
+		if r.live.mapper != nil {
+			r.live.mapper.Kick()
+		}
 	}
 }
 

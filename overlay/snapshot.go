@@ -7,6 +7,7 @@ import (
 
 	"overlayd/overlay/coord"
 	"overlayd/overlay/key"
+	"overlayd/overlay/portmap"
 	"overlayd/overlay/tunnel"
 	"overlayd/overlay/underlay"
 )
@@ -24,6 +25,7 @@ type snapshot struct {
 	paths    map[key.Public]underlay.Path
 	stats    map[key.Public]tunnel.Stat
 	counters []Counter
+	mapping  *portmap.Status // nil: the router is not asked
 	now      time.Time
 }
 
@@ -36,6 +38,10 @@ func (n *Node) Status() Status {
 	s.counters = n.counters(s.view)
 	if s.live != nil {
 		s.relays = s.live.bind.Relays()
+		if s.live.mapper != nil {
+			m := s.live.mapper.Status()
+			s.mapping = &m
+		}
 		s.paths = map[key.Public]underlay.Path{}
 		if s.m != nil {
 			for _, p := range s.m.Peers {
@@ -72,6 +78,7 @@ func (s snapshot) status() Status {
 	if out.Network.Control.State == "" {
 		out.Network.Control.State = string(coord.PhaseConnecting)
 	}
+	out.PortMapping = s.portMapping()
 	if s.m == nil {
 		return out
 	}
@@ -87,6 +94,25 @@ func (s snapshot) status() Status {
 		out.Node.MTUBytes = &s.plan.Routing.MTU
 	}
 	return out
+}
+
+// portMapping is what the router maps to our port; nil before it was asked.
+func (s snapshot) portMapping() *StatusPortMapping {
+	switch {
+	case s.live == nil:
+		return nil
+	case s.mapping == nil:
+		return &StatusPortMapping{Reason: portmap.ReasonOff}
+	}
+	m := &StatusPortMapping{Protocol: string(s.mapping.Protocol), Reason: s.mapping.Reason, Detail: s.mapping.Detail}
+	if s.mapping.Gateway.IsValid() {
+		m.Router = &s.mapping.Gateway
+	}
+	if s.mapping.Protocol != "" {
+		at := s.mapping.Expires.UTC()
+		m.External, m.ExpiresAt = &s.mapping.External, &at
+	}
+	return m
 }
 
 // mapAge is how long ago the coordinator last vouched for the map; nil when it

@@ -32,6 +32,8 @@ type Status struct {
 	Health  []HealthItem  `json:"health"`
 	// Counters are totals since the daemon started: mostly of what it dropped.
 	Counters []Counter `json:"counters"`
+
+	PortMapping *StatusPortMapping `json:"port_mapping"` // null while the node starts
 }
 
 // StatusNode is this machine as a member.
@@ -56,6 +58,18 @@ type StatusNetwork struct {
 type StatusControl struct {
 	State    string `json:"state"` // connecting, connected, lost
 	Endpoint string `json:"endpoint"`
+}
+
+// StatusPortMapping is the port that the router forwards to this machine.
+type StatusPortMapping struct {
+	Protocol  string          `json:"protocol"` // pcp, nat-pmp, upnp; "": there is none
+	External  *netip.AddrPort `json:"external"`
+	ExpiresAt *time.Time      `json:"expires_at"` // it is renewed before
+	Router    *netip.Addr     `json:"router"`     // who is asked
+	// Reason says why it is not offered to peers: off, no_router, asking,
+	// no_answer, refused, private_address. Empty: it is.
+	Reason string `json:"reason"`
+	Detail string `json:"detail"` // more about the reason, in words
 }
 
 // StatusRelay is one relay and our session with it.

@@ -46,7 +46,7 @@ func TestStatusJSON(t *testing.T) {
 		{"before the first map", snapshot{options: Options{Version: "1.2.3"}, now: testNow}},
 	}
 	fields := map[string]string{
-		"": "schema version state node network relays peers routes health counters", "node": "name ips role public_key",
+		"": "schema version state node network relays peers routes health counters port_mapping", "node": "name ips role public_key",
 		"network": "overlay map_version map_age_ms control", "network.control": "state endpoint",
 		"relays": "name endpoint state transport rtt_ms",
 		"peers":  "name ips role online path rtt_ms rx_bytes tx_bytes last_handshake_at",

@@ -21,6 +21,7 @@ type Link struct {
 	MTU     int
 	Up      bool
 	Virtual bool // made by software: a tunnel, a bridge, one end of a veth, ...
+	Tunnel  bool // carries packets inside others: leads into another network than the links it uses
 	Addrs   []netip.Prefix
 }
 
@@ -36,6 +37,7 @@ type Gateway struct {
 	Via    netip.Addr // invalid: the link itself
 	MTU    int        // of the route; 0: the link's
 	Metric int
+	V6     bool
 }
 
 // Limits of the tunnel's MTU, in bytes.

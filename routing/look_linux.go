@@ -29,6 +29,7 @@ func Look() (Host, error) {
 			MTU:     a.MTU,
 			Up:      a.Flags&net.FlagUp != 0,
 			Virtual: l.Type() != "device" || a.Flags&net.FlagLoopback != 0,
+			Tunnel:  isTunnel(l.Type(), a.Flags),
 		})
 	}
 	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
@@ -59,6 +60,17 @@ func Look() (Host, error) {
 	return h, nil
 }
 
+// tunnels are the kinds of links that carry packets inside others and are not
+// point-to-point by their flags.
+var tunnels = []string{"tuntap", "tun", "wireguard", "gretap", "ip6gretap", "vxlan", "geneve", "ovpn", "amneziawg"}
+
+// isTunnel tells from a link's kind and flags whether it is a tunnel. PPP is
+// point-to-point too, but it is how many homes reach the internet; so are
+// modems, which are real devices.
+func isTunnel(kind string, flags net.Flags) bool {
+	return slices.Contains(tunnels, kind) || flags&net.FlagPointToPoint != 0 && kind != "ppp" && kind != "device"
+}
+
 // add takes in a route of the main table.
 func (h *Host) add(r netlink.Route, names map[int]string) {
 	if r.Type != unix.RTN_UNICAST {
@@ -75,7 +87,7 @@ func (h *Host) add(r netlink.Route, names map[int]string) {
 		}
 		return
 	}
-	g := Gateway{Link: names[index], MTU: r.MTU, Metric: r.Priority}
+	g := Gateway{Link: names[index], MTU: r.MTU, Metric: r.Priority, V6: r.Family == netlink.FAMILY_V6}
 	if a, ok := netip.AddrFromSlice(via); ok {
 		g.Via = a.Unmap()
 	}

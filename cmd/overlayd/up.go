@@ -21,6 +21,7 @@ type member struct {
 	port     port
 	forwards endpoints
 	proxy    proxyURL
+	unmapped bool
 }
 
 func (m *member) register(cmd *cobra.Command) {
@@ -30,6 +31,7 @@ func (m *member) register(cmd *cobra.Command) {
 	f.Var(&m.port, "port", "local UDP port")
 	f.Var(&m.forwards, "advertise-endpoint", "address that the router forwards to --port; may be given several times")
 	f.Var(&m.proxy, "proxy", "HTTP proxy to the relay's TLS port, in place of the environment's; none: no proxy")
+	f.BoolVar(&m.unmapped, "no-portmap", false, "do not ask the router for a port (UPnP, NAT-PMP, PCP)")
 	f.Var(text{&m.linkFile, "FILE"}, "link-file", "holds the link; - is standard input")
 }
 
@@ -70,6 +72,7 @@ func (p *program) memberOptions(m *member, args []string) (overlay.Options, erro
 	o := p.common.options()
 	o.Name, o.Port, o.Endpoints = string(m.name), uint16(m.port), m.forwards
 	o.Proxy = string(m.proxy)
+	o.NoPortmap = m.unmapped
 	if len(m.forwards) > 0 && m.port == 0 {
 		return o, usage("give the port that the router forwards to with --port", "--advertise-endpoint needs --port")
 	}

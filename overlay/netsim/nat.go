@@ -39,6 +39,7 @@ type NAT struct {
 	public   netip.Addr
 	inside   map[netip.Addr]*Host
 	mappings []*mapping
+	forwards map[uint16]netip.AddrPort
 	next     uint16
 }
 
@@ -72,6 +73,15 @@ func (n *NAT) Host(addr netip.Addr) *Host {
 // Skip takes so many ports out of the count, as others behind the NAT do.
 func (n *NAT) Skip(ports int) { n.next += uint16(ports * n.Step) }
 
+// Forward lets everybody in at a port, for one inner socket.
+func (n *NAT) Forward(port uint16, inner netip.AddrPort) netip.AddrPort {
+	if n.forwards == nil {
+		n.forwards = map[uint16]netip.AddrPort{}
+	}
+	n.forwards[port] = inner
+	return netip.AddrPortFrom(n.public, port)
+}
+
 // Forget drops all mappings, as a restart does; the ports are given out anew.
 func (n *NAT) Forget() {
 	n.mappings = nil
@@ -94,6 +104,9 @@ func (n *NAT) leave(src, dst netip.AddrPort, b []byte) {
 	}
 	m := n.mappingFor(src, dst)
 	m.used = w.now
+	if m.dst == dst && len(m.sentTo) == 1 {
+		dst = m.sentTo[0] // perhaps another one, see forwarded
+	}
 	if !slices.Contains(m.sentTo, dst) {
 		m.sentTo = append(m.sentTo, dst)
 	}
@@ -102,6 +115,11 @@ func (n *NAT) leave(src, dst netip.AddrPort, b []byte) {
 
 func (n *NAT) mappingFor(src, dst netip.AddrPort) *mapping {
 	n.mappings = slices.DeleteFunc(n.mappings, func(m *mapping) bool { return n.world.now.Sub(m.used) > mappingLife })
+	for _, m := range n.mappings {
+		if m.inner == src && m.dst == dst { // also what came by a forwarded port is answered from there
+			return m
+		}
+	}
 	symmetric := n.Kind == Symmetric || n.Kind == SymmetricRandom
 	if !symmetric {
 		dst = netip.AddrPort{}
@@ -142,20 +160,49 @@ func (n *NAT) arrive(src, dst netip.AddrPort, b []byte) {
 			continue
 		}
 		m.used = n.world.now
+		if m.dst.IsValid() {
+			src = m.dst // perhaps another one, see forwarded
+		}
 		if h := n.inside[m.inner.Addr()]; h != nil {
 			h.arrive(src, m.inner, b)
 		}
 		return
 	}
+	if inner, ok := n.forwards[dst.Port()]; ok {
+		m := n.forwarded(inner, src, dst.Port())
+		m.used = n.world.now
+		n.inside[inner.Addr()].arrive(m.dst, inner, b)
+	}
+}
+
+// forwarded returns the mapping of what somebody sends to a forwarded port. Where
+// the inner socket has sent to him before, from another port, he is shown to it
+// with another port himself, as Linux does, so that its answers can be told apart.
+func (n *NAT) forwarded(inner, src netip.AddrPort, port uint16) *mapping {
+	known := false
+	for _, m := range n.mappings {
+		if m.inner == inner && m.port == port && len(m.sentTo) == 1 && m.sentTo[0] == src {
+			return m
+		}
+		known = known || m.inner == inner && slices.Contains(m.sentTo, src)
+	}
+	m := &mapping{inner: inner, port: port, dst: src, sentTo: []netip.AddrPort{src}}
+	if known {
+		m.dst = netip.AddrPortFrom(src.Addr(), n.freePort())
+	}
+	n.mappings = append(n.mappings, m)
+	return m
 }
 
 // admits reports whether a mapping's filter lets a sender in.
 func (n *NAT) admits(m *mapping, src netip.AddrPort) bool {
 	return slices.ContainsFunc(m.sentTo, func(to netip.AddrPort) bool {
-		switch n.Kind {
-		case FullCone:
+		switch {
+		case m.dst.IsValid(): // it is for one only
+			return to == src
+		case n.Kind == FullCone:
 			return true
-		case Restricted:
+		case n.Kind == Restricted:
 			return to.Addr() == src.Addr()
 		}
 		return to == src

@@ -63,7 +63,8 @@ type Bind struct {
 	// The locks are taken in this order: mu, a peer's, a leg's or that of homes.
 	mu      sync.Mutex // guards the rest
 	local   Local
-	here    *locality // follows from local, the port and the relays; never nil
+	mapped  netip.AddrPort // what a router maps to port; the zero value: none
+	here    *locality      // follows from local, the port and the relays; never nil
 	open    bool
 	shut    chan struct{} // closed when open ends; nil: not open
 	ended   bool          // Own is closed

@@ -19,6 +19,7 @@ type Local struct {
 	Endpoints []netip.AddrPort // that the operator forwards to the sockets
 	LANs      []netip.Prefix   // networks this machine is on
 	Refuse    []netip.Prefix   // the overlay's: no path may lead through itself
+	Behind    []netip.Prefix   // that gateways offer: not taken but on one of LANs
 }
 
 // SetLocal says what this machine is like now.
@@ -29,9 +30,28 @@ func (b *Bind) SetLocal(l Local) {
 	b.settleHere()
 }
 
+// SetMapped says which address the router maps to the port of the sockets; the
+// zero value: none.
+func (b *Bind) SetMapped(a netip.AddrPort) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.mapped = a
+	b.settleHere()
+}
+
+// Port returns the UDP port of the sockets, 0 while there are none.
+func (b *Bind) Port() uint16 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.open {
+		return 0
+	}
+	return b.port
+}
+
 // locate makes here anew and reports whether it changed; the caller holds mu.
 func (b *Bind) locate() (changed bool) {
-	here := &locality{lans: b.local.LANs, refuse: b.local.Refuse}
+	here := &locality{lans: b.local.LANs, refuse: b.local.Refuse, behind: b.local.Behind}
 	add := func(a netip.AddrPort) {
 		if a.IsValid() && a.Port() != 0 && len(here.candidates) < mostCandidates && !slices.Contains(here.candidates, a) {
 			here.candidates = append(here.candidates, a)
@@ -47,7 +67,9 @@ func (b *Bind) locate() (changed bool) {
 		}
 		add(us)
 	}
-	for _, a := range b.local.Endpoints {
+	// A NAT may well have given us the very port that is forwarded: what is known
+	// already stays what it is.
+	for _, a := range append([]netip.AddrPort{b.mapped}, b.local.Endpoints...) {
 		before := len(here.candidates)
 		if add(a); len(here.candidates) > before {
 			here.mapped |= 1 << before
@@ -56,7 +78,7 @@ func (b *Bind) locate() (changed bool) {
 	for _, a := range b.local.Addrs {
 		add(netip.AddrPortFrom(a, b.port))
 	}
-	if slices.Equal(here.candidates, b.here.candidates) && here.mapped == b.here.mapped && slices.Equal(here.lans, b.here.lans) && slices.Equal(here.refuse, b.here.refuse) {
+	if here.equal(b.here) {
 		return false
 	}
 	b.here = here

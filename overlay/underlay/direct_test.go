@@ -3,6 +3,7 @@ package underlay
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -206,4 +207,32 @@ func (h *host) stopDriving(t testing.TB, p *peer, w *way) {
 	p.finder = nil
 	p.relayed = w
 	p.way.Store(w)
+}
+
+// TestCandidates: at most 16 addresses are told, and the router's port is among
+// them, unless it is one that we have anyway.
+func TestCandidates(t *testing.T) {
+	b := New(Options{Key: key.NewPrivate()})
+	b.port = 4000
+	mapped, forwarded := netip.MustParseAddrPort("198.51.100.2:41641"), netip.MustParseAddrPort("198.51.100.2:4000")
+	for _, n := range []int{0, 3, 15, 16, 40} {
+		l := Local{Endpoints: []netip.AddrPort{forwarded}}
+		for i := range n {
+			l.Addrs = append(l.Addrs, netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}))
+		}
+		for _, c := range []struct {
+			mapped netip.AddrPort
+			count  int
+			bits   uint16
+		}{{netip.AddrPort{}, n + 1, 1}, {mapped, n + 2, 3}, {forwarded, n + 1, 1}} {
+			b.SetMapped(c.mapped)
+			b.SetLocal(l)
+			if got := b.here; len(got.candidates) != min(c.count, mostCandidates) || got.mapped != c.bits {
+				t.Errorf("%d addresses, %v mapped: %v, %b", n, c.mapped, got.candidates, got.mapped)
+			}
+			if c.mapped.IsValid() && !slices.Contains(b.here.candidates, c.mapped) {
+				t.Errorf("%d addresses: %v is not told", n, c.mapped)
+			}
+		}
+	}
 }

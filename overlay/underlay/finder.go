@@ -65,6 +65,7 @@ type locality struct {
 	candidates []netip.AddrPort // where we may be reached
 	mapped     uint16           // bit i: candidate i is a forwarded port
 	lans       []netip.Prefix   // networks we are on
+	behind     []netip.Prefix   // networks that gateways offer
 	refuse     []netip.Prefix   // the overlay's own, through which no path may lead
 	loopback   bool             // take loopback addresses: everybody is on this machine
 }
@@ -133,6 +134,8 @@ func (f *finder) choice() choice { return choice{f.use, !f.confirmed} }
 func (f *finder) Handle(now time.Time, from netip.AddrPort, m probe) (out []send, ok bool) {
 	direct := from.IsValid()
 	switch {
+	case direct && !f.here.passes(from.Addr()):
+		return nil, false
 	case m.kind == probePing:
 		if !f.first(m.id) {
 			return nil, false
@@ -385,6 +388,7 @@ func (f *finder) Move(now time.Time, here *locality) {
 	for _, s := range f.spots {
 		s.rank = here.rank(s.addr.Addr(), s.mapped)
 	}
+	f.expel(now)
 	if moved {
 		f.wait = 0
 		f.nextSearch = now

@@ -2,6 +2,7 @@ package underlay
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"testing"
@@ -208,6 +209,88 @@ func TestNATsForget(t *testing.T) {
 	}
 	if d := max(s.a.longest, s.b.longest); d > 4*time.Second {
 		t.Errorf("nothing arrived for %v", d)
+	}
+}
+
+// TestMappedPort: a port that a router maps makes a path between NATs that do not
+// meet, and is not used where there is a better one.
+func TestMappedPort(t *testing.T) {
+	for _, c := range []struct {
+		left, right netsim.Kind
+		used        bool
+	}{
+		{netsim.SymmetricRandom, netsim.SymmetricRandom, true},
+		{netsim.PortRestricted, netsim.SymmetricRandom, true},
+		{netsim.PortRestricted, netsim.PortRestricted, false},
+		{netsim.FullCone, netsim.Restricted, false},
+	} {
+		t.Run(fmt.Sprintf("%s, %s", c.left, c.right), func(t *testing.T) {
+			s := newSim(t, 8, c.left, c.right)
+			s.b.mapped = s.b.nat.Forward(41641, s.b.conn.LocalAddr())
+			s.w.Run(30 * time.Second)
+			if !s.a.direct() || !s.b.direct() {
+				t.Fatalf("direct: %v, %v; %s", s.a.direct(), s.b.direct(), s.a.finder.reason(s.w.Now()))
+			}
+			if at := s.a.finder.use; (at.addr == s.b.mapped) != c.used {
+				t.Errorf("%v is used, of %v", at.addr, s.a.finder.spots)
+			}
+			if s.a.delivered() < 0.995 || s.b.delivered() < 0.995 {
+				t.Errorf("%.3f, %.3f arrived", s.a.delivered(), s.b.delivered())
+			}
+		})
+	}
+}
+
+// TestPasses: no path leads through the overlay, nor to a network behind a
+// gateway, but for one that this machine is on too.
+func TestPasses(t *testing.T) {
+	prefixes := func(list ...string) (out []netip.Prefix) {
+		for _, p := range list {
+			out = append(out, netip.MustParsePrefix(p))
+		}
+		return out
+	}
+	away := &locality{refuse: prefixes("172.18.0.0/24"), behind: prefixes("192.168.1.0/24", "10.0.0.0/8"), lans: prefixes("10.0.77.0/24")}
+	home := &locality{refuse: away.refuse, behind: away.behind, lans: prefixes("192.168.1.0/24", "172.18.0.0/24")}
+	for a, want := range map[string][2]bool{
+		"192.168.1.200:4000": {false, true},
+		"10.0.77.9:4000":     {true, false},
+		"10.0.78.9:4000":     {false, false},
+		"172.18.0.11:4000":   {false, false}, // not even where a real network has its addresses
+		"192.168.2.1:4000":   {true, true},
+		"203.0.113.1:4000":   {true, true},
+	} {
+		at := netip.MustParseAddrPort(a)
+		for i, l := range []*locality{away, home} {
+			f := newFinder(rand.New(rand.NewPCG(1, 2)), l)
+			now := time.Now()
+			if got := l.takes(at); got != want[i] {
+				t.Errorf("%s: taken %v, want %v", a, got, want[i])
+			}
+			call := probe{kind: probeCallMe, id: probeID{1}, answer: true, candidates: []netip.AddrPort{at}}
+			if out, _ := f.Handle(now, netip.AddrPort{}, call); len(out) > 0 != want[i] {
+				t.Errorf("%s: named by a peer, %d probes", a, len(out))
+			}
+			if out, _ := f.Handle(now, at, probe{kind: probePing, id: probeID{2}}); len(out) > 0 != want[i] {
+				t.Errorf("%s: a ping from there, %d probes", a, len(out))
+			}
+		}
+	}
+}
+
+// TestExpelled: an address in use is left when it lies behind a gateway all of a
+// sudden, as when a laptop leaves the gateway's LAN.
+func TestExpelled(t *testing.T) {
+	s := newSim(t, 9, netsim.None, netsim.None)
+	s.w.Run(5 * time.Second)
+	f := s.a.finder
+	if !s.a.direct() {
+		t.Fatal("not direct")
+	}
+	proofs := f.proofs
+	f.Move(s.w.Now(), &locality{behind: []netip.Prefix{netip.PrefixFrom(simPub[1], 32)}})
+	if f.use != nil || f.proofs == proofs || f.find(netip.AddrPortFrom(simPub[1], simPort)) != nil {
+		t.Errorf("it is still in use: %+v", f.spots)
 	}
 }
 

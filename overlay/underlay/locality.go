@@ -29,11 +29,39 @@ func (l *locality) takes(a netip.AddrPort) bool {
 	case ip.IsLoopback():
 		return l.loopback
 	}
-	return !contain(l.refuse, ip) && !slices.Contains(l.candidates, a)
+	return l.passes(ip) && !slices.Contains(l.candidates, a)
+}
+
+// passes reports whether a path may lead to an address. None may lead through
+// the overlay itself; nor may one to a network behind a gateway, unless this
+// machine is on that network too: then it is a LAN like any other.
+func (l *locality) passes(ip netip.Addr) bool {
+	return !contain(l.refuse, ip) && (!contain(l.behind, ip) || contain(l.lans, ip))
 }
 
 func contain(prefixes []netip.Prefix, a netip.Addr) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// expel forgets the addresses that no path may lead to any more.
+func (f *finder) expel(now time.Time) {
+	f.spots = slices.DeleteFunc(f.spots, func(s *spot) bool {
+		if f.here.passes(s.addr.Addr()) {
+			return false
+		}
+		if s.proved() {
+			f.proofs++
+		}
+		if f.use == s {
+			f.quit(now)
+		}
+		return true
+	})
+}
+
+func (l *locality) equal(other *locality) bool {
+	return slices.Equal(l.candidates, other.candidates) && l.mapped == other.mapped &&
+		slices.Equal(l.lans, other.lans) && slices.Equal(l.refuse, other.refuse) && slices.Equal(l.behind, other.behind)
 }
 
 // Reasons why a path is not direct.

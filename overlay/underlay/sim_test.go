@@ -44,6 +44,7 @@ type simNode struct {
 	observed netip.AddrPort
 	noUDP    bool             // it says that its network lets no UDP out
 	only     []netip.AddrPort // what it is reached at; nil: what it finds out
+	mapped   netip.AddrPort
 
 	forecast    forecast
 	byRelayLoss float64 // of what goes by the relay, to this node
@@ -123,6 +124,9 @@ func (n *simNode) locate() {
 	}
 	if n.only != nil {
 		here.candidates = n.only
+	}
+	if n.mapped.IsValid() {
+		here.candidates, here.mapped = append(here.candidates, n.mapped), 1<<len(here.candidates)
 	}
 	n.finder.Move(n.sim.w.Now(), here)
 }
