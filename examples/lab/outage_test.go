@@ -21,6 +21,12 @@ type status struct {
 			State string `json:"state"`
 		} `json:"control"`
 	} `json:"network"`
+	PortMapping struct {
+		Protocol string `json:"protocol"`
+		External string `json:"external"`
+		Reason   string `json:"reason"`
+		Detail   string `json:"detail"`
+	} `json:"port_mapping"`
 	Peers []struct {
 		Name   string `json:"name"`
 		Online bool   `json:"online"`
