@@ -65,7 +65,7 @@ func TestPortMapping(t *testing.T) {
 	if err := router.Stop(); err != nil {
 		t.Logf("miniupnpd ended: %v", err)
 	}
-	if router, err = l.MapPorts(ctx, l.LabNAT, lab.PortMapping{PMP: true, UPnP: true}); err != nil {
+	if _, err = l.MapPorts(ctx, l.LabNAT, lab.PortMapping{PMP: true, UPnP: true}); err != nil {
 		t.Fatal(err)
 	}
 	restarted := time.Now()
