@@ -46,6 +46,7 @@ func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, s
 	if err != nil {
 		return nil, errors.Join(err, tun.Close())
 	}
+	bind.OnPathMTU(dev.SetPathMTU)
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &machine{log: log, kernel: kernel, notes: notes, bind: bind, dev: dev, stop: cancel}
 	m.running.Go(func() {

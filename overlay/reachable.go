@@ -25,6 +25,7 @@ func (p *Plan) planLocal(in planInput) {
 	m := in.Map
 	p.Local = underlay.Local{
 		Label:     relay.Label(m.Self.Label),
+		MTU:       p.Routing.MTU,
 		Endpoints: in.Endpoints,
 		Refuse:    []netip.Prefix{m.Overlay},
 		Behind:    advertisedBy(m),

@@ -146,7 +146,7 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 	path, stat := s.paths[p.WireGuard], s.stats[p.WireGuard]
 	out := StatusPeer{
 		Name: p.Name, IPs: nonNil(p.Addrs), Role: string(p.Role), Online: p.Online,
-		Path:    StatusPath{Kind: path.Kind, Transport: path.Transport, Endpoint: path.Endpoint, Reason: path.Reason},
+		Path:    StatusPath{Kind: path.Kind, Transport: path.Transport, Endpoint: path.Endpoint, Reason: path.Reason, MTUBytes: known(path.MTU)},
 		RTTMS:   milliseconds(path.RTT),
 		RxBytes: stat.RxBytes, TxBytes: stat.TxBytes,
 	}
@@ -177,6 +177,14 @@ func milliseconds(d time.Duration) *float64 {
 	}
 	ms := math.Round(float64(d)/float64(time.Microsecond)) / 1000
 	return &ms
+}
+
+// known is null for a number that is not known.
+func known(n int) *int {
+	if n <= 0 {
+		return nil
+	}
+	return &n
 }
 
 // nonNil makes an empty JSON array of a nil slice.

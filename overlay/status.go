@@ -104,6 +104,9 @@ type StatusPath struct {
 	Transport string `json:"transport"` // udp, tls, local
 	Endpoint  string `json:"endpoint"`
 	Reason    string `json:"reason"`
+	// MTUBytes is the longest packet that gets to the peer in one piece, as
+	// measured; longer ones are announced to their senders, or divided.
+	MTUBytes *int `json:"mtu_bytes"`
 }
 
 // StatusRoute is one prefix that a gateway offers or that this node advertises.

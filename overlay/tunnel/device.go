@@ -27,6 +27,7 @@ type Device struct {
 	tun     *gatedTUN
 	nudge   *nudger
 	met     *contacts
+	narrow  *narrows
 	stop    chan struct{} // closed by Close
 	closing sync.Once
 	running sync.WaitGroup // the nudger
@@ -41,8 +42,9 @@ func New(o Options) (*Device, error) {
 	}
 	room := roomFor(runtime.NumCPU()) // as many workers WireGuard starts
 	out, in := newGate(room), newGate(room)
-	gated := newGatedTUN(o.TUN, out, in)
-	d := &Device{tun: gated, stop: make(chan struct{})}
+	narrow := &narrows{}
+	gated := newGatedTUN(o.TUN, out, in, narrow)
+	d := &Device{tun: gated, narrow: narrow, stop: make(chan struct{})}
 	d.met = newContacts(d.Handshake)
 	d.nudge = newNudger(o.Key.Public(), d.beginHandshake, d.Stats, d.met.initiated)
 	dev := device.NewDevice(gated, &gatedBind{Bind: o.Bind, out: out, in: in, met: d.met}, logger(o.Log))
@@ -70,6 +72,7 @@ func (d *Device) SetPeers(want []Peer) error {
 		return err
 	}
 	d.met.follow(want) // first: a peer's first message may come at once
+	d.narrow.follow(want)
 	change := diff(have.peers, want)
 	if change == "" {
 		return nil

@@ -8,18 +8,27 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 )
 
-// gatedTUN is the TUN as WireGuard sees it: its reads wait for room, and its
+// gatedTUN is the TUN as WireGuard sees it: its reads wait for room, what passes is
+// made fit for ways that carry less than the interface takes, and its
 // being set up or down is not passed on, only a change of its MTU.
 type gatedTUN struct {
 	tun.Device
 	out, in *gate
-	timer   *time.Timer // of the one goroutine that reads
+	narrow  *narrows
+	fitter  *fitter      // of the one goroutine that reads, as the next two
+	tell    func([]byte) // writes one packet
+	timer   *time.Timer
 	events  chan tun.Event
 	ended   chan struct{} // closed when no more events come
 }
 
-func newGatedTUN(t tun.Device, out, in *gate) *gatedTUN {
-	g := &gatedTUN{Device: t, out: out, in: in, timer: time.NewTimer(0), events: make(chan tun.Event, 1), ended: make(chan struct{})}
+func newGatedTUN(t tun.Device, out, in *gate, narrow *narrows) *gatedTUN {
+	g := &gatedTUN{Device: t, out: out, in: in, narrow: narrow, fitter: newFitter(), timer: time.NewTimer(0), events: make(chan tun.Event, 1), ended: make(chan struct{})}
+	one := make([][]byte, 1)
+	g.tell = func(b []byte) {
+		one[0] = b
+		_, _ = t.Write(one, tellOffset) // an error is the sender's loss, who will be told again
+	}
 	go g.passEvents()
 	return g
 }
@@ -40,11 +49,18 @@ func (t *gatedTUN) Events() <-chan tun.Event { return t.events }
 func (t *gatedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	t.out.wait(t.timer)
 	n, err := t.Device.Read(bufs, sizes, offset)
-	t.out.enter(n, time.Now().UnixNano())
+	now := time.Now()
+	if table := t.narrow.table.Load(); table != nil {
+		n = t.fitter.fit(now, table, bufs, sizes, n, offset, t.tell)
+	}
+	t.out.enter(n, now.UnixNano())
 	return n, err
 }
 
 func (t *gatedTUN) Write(bufs [][]byte, offset int) (int, error) {
+	if table := t.narrow.table.Load(); table != nil {
+		table.clampFrom(bufs, offset)
+	}
 	n, err := t.Device.Write(bufs, offset)
 	t.in.leave(len(bufs))
 	return n, err

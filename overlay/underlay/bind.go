@@ -43,19 +43,21 @@ type Options struct {
 
 // Bind is WireGuard's conn.Bind: by the relays, and directly where that works.
 type Bind struct {
-	o      Options // set by New, then read-only
-	direct bool    // direct paths are looked for
-	log    *slog.Logger
-	poke   chan struct{} // makes Run look; holds one token, never closed
-	inbox  chan *inlet   // what came by TLS; never closed
-	count  counters
-	limit  *limiter // of peer probes, by source
+	o       Options // set by New, then read-only
+	direct  bool    // direct paths are looked for
+	sealing bool    // there is a key to seal probes with
+	log     *slog.Logger
+	poke    chan struct{} // makes Run look; holds one token, never closed
+	inbox   chan *inlet   // what came by TLS; never closed
+	count   counters
+	limit   *limiter // of peer probes, by source
 
-	table atomic.Pointer[table] // what receiving looks up; never nil
-	lines atomic.Pointer[lines] // the open sockets; never nil
-	homes homes                 // where peers were found
-	mover mover                 // Run's alone
-	hush  atomic.Bool           // a peer that is reached directly fell silent: see legs' check
+	table atomic.Pointer[table]                 // what receiving looks up; never nil
+	lines atomic.Pointer[lines]                 // the open sockets; never nil
+	homes homes                                 // where peers were found
+	mover mover                                 // Run's alone
+	hush  atomic.Bool                           // a peer that is reached directly fell silent: see legs' check
+	fits  atomic.Pointer[func(key.Public, int)] // see OnPathMTU; nil: nobody asks
 
 	forecast forecast
 	checking sync.Mutex // held while a Check runs, before all others
@@ -95,10 +97,11 @@ func New(o Options) *Bind {
 		peers:   map[key.Public]*peer{},
 		configs: map[key.Public]Peer{},
 		retired: map[key.Public]weak.Pointer[peer]{},
-		direct:  o.Own == nil && !o.Key.Equal(key.Private{}),
+		sealing: !o.Key.Equal(key.Private{}),
 		limit:   newLimiter(),
 		here:    &locality{},
 	}
+	b.direct = b.sealing && o.Own == nil
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}
@@ -236,6 +239,9 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	w := p.way.Load()
 	if !p.talks.Load() {
 		b.talk(p)
+	}
+	if !p.big.Load() {
+		p.markBig(bufs)
 	}
 	if w.carrier == nil {
 		b.hold(p, bufs)
@@ -464,6 +470,8 @@ func (b *Bind) tick(now time.Time) (next time.Time, dials []*leg) {
 	}
 	if b.direct {
 		b.relocate()
+	}
+	if b.sealing {
 		next = earlier(next, b.drivePeers(now, next))
 	}
 	return next, dials

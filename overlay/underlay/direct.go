@@ -15,6 +15,7 @@ import (
 // Local is what direct paths must know of this machine.
 type Local struct {
 	Label     relay.Label      // this node's own
+	MTU       int              // of the tunnel's interface; 0: 1420
 	Addrs     []netip.Addr     // at which a peer may reach the sockets, the likeliest first
 	Endpoints []netip.AddrPort // that the operator forwards to the sockets
 	LANs      []netip.Prefix   // networks this machine is on
@@ -51,7 +52,7 @@ func (b *Bind) Port() uint16 {
 
 // locate makes here anew and reports whether it changed; the caller holds mu.
 func (b *Bind) locate() (changed bool) {
-	here := &locality{lans: b.local.LANs, refuse: b.local.Refuse, behind: b.local.Behind}
+	here := &locality{mtu: b.local.MTU, lans: b.local.LANs, refuse: b.local.Refuse, behind: b.local.Behind}
 	add := func(a netip.AddrPort) {
 		if a.IsValid() && a.Port() != 0 && len(here.candidates) < mostCandidates && !slices.Contains(here.candidates, a) {
 			here.candidates = append(here.candidates, a)
@@ -97,6 +98,7 @@ func (b *Bind) settleHere() {
 			p.finder.Move(now, b.here)
 			p.next = now
 		}
+		b.resize(now, p)
 		p.mu.Unlock()
 	}
 	b.wake()
@@ -132,6 +134,7 @@ func (b *Bind) arrange(now time.Time, p *peer, c Peer, relayed *way, ls *lines) 
 	defer p.mu.Unlock()
 	p.rerouted(relayed)
 	p.relayed = relayed
+	b.resize(now, p)
 	switch {
 	case !b.direct || c.AtRelay:
 		b.dismiss(p)
@@ -139,8 +142,6 @@ func (b *Bind) arrange(now time.Time, p *peer, c Peer, relayed *way, ls *lines) 
 		p.finder = newFinder(rand.New(anyRandom{}), b.here)
 		p.finder.relay.tally = &p.byRelay
 		p.finder.descends = string(b.o.Key.Public().Bytes()) < string(p.key.Bytes())
-		p.asleep.Store(true)
-		p.talks.Store(false)
 	}
 	if p.finder != nil {
 		p.finder.Relay(now, relayed.carrier != nil)
@@ -153,6 +154,7 @@ func (b *Bind) retire(p *peer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b.dismiss(p)
+	p.relayGauge, p.mtu = relayGauge{}, 0
 	p.relayed = &way{reason: reasonUnknownPeer}
 	p.way.Store(p.relayed)
 }
@@ -228,9 +230,10 @@ func (p *peer) path(now time.Time) Path {
 	defer p.mu.Unlock()
 	w := p.way.Load()
 	if a := w.direct(); a.IsValid() {
-		return Path{Kind: KindDirect, Transport: TransportUDP, Endpoint: a.String(), RTT: w.spot.rtt}
+		return Path{Kind: KindDirect, Transport: TransportUDP, Endpoint: a.String(), RTT: w.spot.rtt, MTU: p.pathMTU()}
 	}
 	path := w.path
+	path.MTU = p.pathMTU()
 	if p.finder != nil {
 		path.RTT = p.finder.relayRTT(now)
 	}
@@ -276,7 +279,7 @@ func (b *Bind) drivePeers(now time.Time, next time.Time) time.Time {
 
 func (b *Bind) drive(now time.Time, p *peer) (next time.Time) {
 	p.mu.Lock()
-	if p.finder == nil {
+	if !b.sealing {
 		p.mu.Unlock()
 		return time.Time{}
 	}
@@ -295,7 +298,15 @@ func (b *Bind) drive(now time.Time, p *peer) (next time.Time) {
 func (b *Bind) turn(now time.Time, p *peer) []send {
 	p.asleep.Store(false)
 	p.detour.Store(false)
-	out, next := p.finder.Tick(now, p.talks.Swap(false))
+	talks, big := p.talks.Swap(false), p.big.Swap(false)
+	var out []send
+	var next time.Time
+	if p.finder != nil {
+		out, next = p.finder.Tick(now, talks)
+	}
+	more, at := b.measure(now, p, talks, big)
+	out = append(out, more...)
+	next = sooner(next, at)
 	p.next = next
 	if next.IsZero() {
 		p.asleep.Store(true)
@@ -303,11 +314,12 @@ func (b *Bind) turn(now time.Time, p *peer) []send {
 			p.next = now
 		}
 	}
-	if p.finder.Hushed() {
+	if p.finder != nil && p.finder.Hushed() {
 		b.hush.Store(true)
 		b.wake()
 	}
 	b.settle(now, p, b.lines.Load())
+	b.fit(p)
 	return out
 }
 
@@ -330,23 +342,19 @@ func (b *Bind) unlockAndPost(p *peer, out []send) {
 		}
 		d := s.close(0, o.m)
 		if !o.to.IsValid() {
-			if relayed.carrier != nil {
-				relayed.carrier.send(relayed.label, [][]byte{d})
-			}
+			postRelayed(relayed, o.m, d)
 			continue
 		}
 		stamp(d, label)
-		if l := ls.to(o.to.Addr()); l != nil {
-			_ = l.sock.Send(o.to, d) // counted there; the finder repeats itself
-			b.forecast.Sent(now, o.to)
-		}
+		postDirect(ls, o.to, o.m, d)
+		b.forecast.Sent(now, o.to)
 	}
 }
 
 // sealed returns the peer's seal, nil when there is none; the caller holds the
 // peer's mu.
 func (p *peer) sealed(b *Bind) *seal {
-	if p.seal == nil && b.direct {
+	if p.seal == nil && b.sealing {
 		s, err := newSeal(b.o.Key, p.key)
 		if err != nil { // the peer's key is none
 			return nil
@@ -381,12 +389,14 @@ func (b *Bind) probed(p *peer, from netip.AddrPort, d []byte) {
 		return
 	}
 	p.mu.Lock()
-	if p.finder == nil {
-		p.mu.Unlock()
-		b.count.add(dropProbe, 1)
-		return
+	var out []send
+	taken, ok := false, false
+	if !from.IsValid() {
+		out, taken, ok = p.relayProbed(now, m)
 	}
-	out, ok := p.finder.Handle(now, from, m)
+	if !taken && p.finder != nil {
+		out, ok = p.finder.Handle(now, from, m)
+	}
 	out = append(out, b.turn(now, p)...)
 	b.unlockAndPost(p, out)
 	if !ok {
@@ -439,9 +449,10 @@ func (b *Bind) suspect(p *peer) {
 func (b *Bind) kickPeers(now time.Time) {
 	for _, p := range b.table.Load().peers {
 		p.mu.Lock()
+		p.remeasure()
+		p.next = now
 		if p.finder != nil {
 			p.finder.Kick(now)
-			p.next = now
 			b.settle(now, p, b.lines.Load())
 		}
 		p.mu.Unlock()

@@ -60,16 +60,6 @@ const (
 	recentIDs = 128
 )
 
-// locality is what a finder must know of this machine. It is immutable.
-type locality struct {
-	candidates []netip.AddrPort // where we may be reached
-	mapped     uint16           // bit i: candidate i is a forwarded port
-	lans       []netip.Prefix   // networks we are on
-	behind     []netip.Prefix   // networks that gateways offer
-	refuse     []netip.Prefix   // the overlay's own, through which no path may lead
-	loopback   bool             // take loopback addresses: everybody is on this machine
-}
-
 // send is what a finder wants sent.
 type send struct {
 	to netip.AddrPort // the zero value: by the relay
@@ -112,6 +102,7 @@ type finder struct {
 	peerNoUDP  bool           // the peer says that its network lets no UDP out
 	crowd      favour         // of the addresses that there is no room for
 	hushed     bool           // see Hushed
+	narrow     bool           // the last path was left because it carries nothing long
 
 	seen    map[probeID]struct{} // the peer's last pings and calls
 	seenAll []probeID            // the same, oldest first
@@ -188,7 +179,7 @@ func (f *finder) handlePong(now time.Time, from netip.AddrPort, m probe) ([]send
 	silent := s.missed > mostPings/2
 	p, ok := s.answered(now, m.id)
 	if !ok {
-		return nil, false
+		return nil, s.measured(now, m.id)
 	}
 	s.observed = m.observed
 	if silent { // what was lost in a cut says nothing of how it is now
@@ -207,7 +198,7 @@ func (f *finder) handlePong(now time.Time, from netip.AddrPort, m probe) ([]send
 // take draws the conclusion from what arrives at an address.
 func (f *finder) take(now time.Time, s *spot, v verdict) {
 	inUse := s == f.use
-	switch v {
+	switch v = f.judge(now, s, v); v {
 	case verdictSilent:
 		if inUse {
 			f.doubt(now)
@@ -225,14 +216,14 @@ func (f *finder) take(now time.Time, s *spot, v verdict) {
 	if inUse && s.lossy {
 		f.weigh(now)
 	}
-	if inUse && f.use == s && !f.confirmed && !s.lossy && (v == verdictArrives || v == verdictClean) {
+	if inUse && f.use == s && !f.confirmed && !s.lossy && s.settled() && (v == verdictArrives || v == verdictClean) {
 		f.confirm(now)
 	}
 }
 
 func (f *finder) confirm(now time.Time) {
 	f.confirmed, f.confirmedAt = true, now
-	f.lossy, f.failed, f.wait = false, 0, 0
+	f.lossy, f.narrow, f.failed, f.wait = false, false, 0, 0
 	f.guessNext, f.guessWait = time.Time{}, 0
 	f.nextSearch = now.Add(upgradeEvery)
 }

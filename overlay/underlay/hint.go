@@ -46,6 +46,7 @@ func (f *finder) Kick(now time.Time) {
 		s.again, s.quiet, s.heardAt = time.Time{}, 0, time.Time{}
 		s.window, s.pings = window{}, nil // the peer counts anew for another address of ours
 	}
+	f.remeasure()
 	f.confirmed = false
 	f.askGap = 0
 	f.nextSearch, f.wait = now, 0

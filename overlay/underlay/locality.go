@@ -6,6 +6,17 @@ import (
 	"time"
 )
 
+// locality is what a finder must know of this machine. It is immutable.
+type locality struct {
+	candidates []netip.AddrPort // where we may be reached
+	mapped     uint16           // bit i: candidate i is a forwarded port
+	lans       []netip.Prefix   // networks we are on
+	behind     []netip.Prefix   // networks that gateways offer
+	refuse     []netip.Prefix   // the overlay's own, through which no path may lead
+	mtu        int              // of the interface; 0: the usual one
+	loopback   bool             // take loopback addresses: everybody is on this machine
+}
+
 // rank returns how promising an address is.
 func (l *locality) rank(a netip.Addr, mapped bool) rank {
 	switch {
@@ -60,7 +71,7 @@ func (f *finder) expel(now time.Time) {
 }
 
 func (l *locality) equal(other *locality) bool {
-	return slices.Equal(l.candidates, other.candidates) && l.mapped == other.mapped &&
+	return l.mtu == other.mtu && slices.Equal(l.candidates, other.candidates) && l.mapped == other.mapped &&
 		slices.Equal(l.lans, other.lans) && slices.Equal(l.refuse, other.refuse) && slices.Equal(l.behind, other.behind)
 }
 
@@ -69,6 +80,7 @@ const (
 	reasonIdle      = "idle"               // nothing is sent, so nothing is looked for
 	reasonProbing   = "probing"            // direct ways are being tried
 	reasonLossy     = "lossy"              // the direct way loses too much
+	reasonMTU       = "mtu"                // the direct way loses what is long
 	reasonNoFamily  = "no_common_family"   // no address of the peer's is of a family that we have
 	reasonSymmetric = "symmetric_nat_both" // all were tried, as between two such NATs
 )
@@ -76,6 +88,8 @@ const (
 // reason says why data goes by the relay.
 func (f *finder) reason(now time.Time) string {
 	switch {
+	case f.narrow:
+		return reasonMTU
 	case f.lossy:
 		return reasonLossy
 	case !f.active(now):

@@ -39,6 +39,7 @@ type peer struct {
 	talks  atomic.Bool         // data was sent since the finder's last turn
 	asleep atomic.Bool         // the finder waits for data to be sent
 	detour atomic.Bool         // since the finder's last turn it was told of data that took the relay
+	big    atomic.Bool         // a long datagram was sent since the last turn
 
 	byRelay tally // datagrams by the relay
 
@@ -49,6 +50,10 @@ type peer struct {
 	seal    *seal   // made when first needed; nil: none can be made, or not yet
 	next    time.Time
 	proofs  int // of the finder, as last published
+
+	relayGauge relayGauge
+	full       int // the longest datagram that WireGuard makes
+	mtu        int // as last told, see fit
 }
 
 var _ conn.Endpoint = (*peer)(nil)
@@ -57,9 +62,10 @@ func newPeer(k key.Public) *peer {
 	sum := sha256.Sum256(k.Bytes())
 	addr := [16]byte{0xfd, 'o', 'v', 'l'} // a unique local address (RFC 4193) that no packet carries
 	copy(addr[4:], sum[:])
-	p := &peer{key: k, name: Endpoint(k), addr: netip.AddrFrom16(addr), raw: addr[:]}
+	p := &peer{full: fullSize(0), key: k, name: Endpoint(k), addr: netip.AddrFrom16(addr), raw: addr[:]}
 	p.relayed = &way{reason: reasonUnknownPeer}
 	p.way.Store(p.relayed)
+	p.asleep.Store(true)
 	return p
 }
 

@@ -9,7 +9,8 @@ import (
 // A probe is what two peers tell each other about the ways between them. On the
 // wire it is sealed (seal.go); inside is, little endian:
 //
-//	1 ping     1: id 12 | padding, to the length of a pong at least
+//	1 ping     1: id 12 | padding, to the length of a pong at least; more measures
+//	                      whether a datagram of that length passes
 //	2 pong     1: id 12 | 13: address 18 | 31: got 4
 //	3 call-me  1: id 12 | 13: flags 1 | 14: count 1 | 15: mapped 2 | 17: step 2 | 19: next 18 | 37: address 18, count times
 //
@@ -26,6 +27,7 @@ import (
 //	next     where the next destination would see the sender, unless step is 0
 type probe struct {
 	kind       probeKind
+	fill       int // of a ping that is sent: its length here, padding included; 0: the least
 	id         probeID
 	observed   netip.AddrPort   // of a pong
 	got        uint32           // of a pong
@@ -68,7 +70,7 @@ func (m probe) Append(b []byte) []byte {
 	b = append(b, m.id[:]...)
 	switch m.kind {
 	case probePing:
-		b = append(b, make([]byte, pingSize-(len(b)-start))...)
+		b = append(b, make([]byte, max(pingSize, m.fill)-(len(b)-start))...)
 	case probePong:
 		b = appendProbeAddress(b, m.observed)
 		b = binary.LittleEndian.AppendUint32(b, m.got)

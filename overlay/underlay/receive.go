@@ -112,7 +112,7 @@ func (r *receiver) fillRelayed(train *udp.Train, l *leg, t *table, bufs [][]byte
 	for len(train.Buf) > 0 && n < len(bufs) {
 		p := cut(train)
 		kind := classify(p)
-		if kind == toWireGuard || kind == toProbes && r.b.direct {
+		if kind == toWireGuard || kind == toProbes && r.b.sealing {
 			if label := labelOf(p); to == nil || label != last {
 				if came > 0 {
 					to.byRelay.got.Add(uint64(came))
@@ -139,7 +139,7 @@ func (r *receiver) fillRelayed(train *udp.Train, l *leg, t *table, bufs [][]byte
 			came++
 		case kind == toSession:
 			r.control(l, train.Src, p)
-		case kind == toProbes && r.b.direct:
+		case kind == toProbes && r.b.sealing:
 			r.b.probed(to, netip.AddrPort{}, p)
 		case kind == toProbes:
 			r.b.count.add(dropProbe, 1)
@@ -259,7 +259,11 @@ func (r *portReceiver) assign(bufs [][]byte, sizes []int, eps []conn.Endpoint, n
 			}
 			r.b.count.add(dropUnknownLabel, 1)
 		case toProbes:
-			r.b.count.add(dropProbe, 1)
+			if p != nil && r.b.sealing {
+				r.b.probed(p, netip.AddrPort{}, bufs[i][:sizes[i]])
+			} else {
+				r.b.count.add(dropProbe, 1)
+			}
 		default:
 			r.b.count.add(dropMalformed, 1)
 		}

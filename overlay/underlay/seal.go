@@ -30,6 +30,9 @@ type seal struct {
 // sealedHeader is what stands before the box.
 const sealedHeader = headerSize + chacha20poly1305.NonceSizeX
 
+// sealedProbe is how much longer a datagram is than the probe in it.
+const sealedProbe = sealedHeader + chacha20poly1305.Overhead
+
 // newSeal fails for peer keys with which there is no secret.
 func newSeal(own key.Private, peer key.Public) (*seal, error) {
 	shared, err := own.Shared(peer)
@@ -49,7 +52,7 @@ func newSeal(own key.Private, peer key.Public) (*seal, error) {
 
 // close returns a datagram that holds m.
 func (s *seal) close(label relay.Label, m probe) []byte {
-	b := make([]byte, sealedHeader, 512)
+	b := make([]byte, sealedHeader, max(512, sealedProbe+m.fill))
 	b[0] = typeProbe
 	stamp(b, label)
 	rand.Read(b[headerSize:])

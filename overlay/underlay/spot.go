@@ -56,6 +56,8 @@ type spot struct {
 	lossy             bool // it is weighed against the relay before it is used alone
 	sum               loss // in all windows since then
 
+	gauge *gauge // how long a datagram may be; nil: it was never used
+
 	leftUntil time.Time // not used before
 	penalty   time.Duration
 	heavy     float64   // the share it lost when last weighed, and the relay was no better

@@ -93,9 +93,12 @@ type Path struct {
 	// RTT is the round trip to the peer by this path; 0: unknown.
 	RTT time.Duration
 
+	// MTU is the longest packet that was seen to pass in one piece; 0: unknown.
+	MTU int
+
 	// Reason says why the path is not better: unknown_peer, no_relay,
 	// relay_down, udp_blocked (the relay is reached by TLS); of another
-	// relayed one idle, probing, lossy, no_common_family,
+	// relayed one idle, probing, lossy, mtu, no_common_family,
 	// symmetric_nat_both.
 	Reason string
 }
