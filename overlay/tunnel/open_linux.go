@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
+
+	kernel "overlayd/overlay/tun"
 )
 
 // OpenTUN makes a TUN interface, which lives until it is closed. Its errors say
@@ -20,7 +22,7 @@ func OpenTUN(name string, mtu int) (tun.Device, error) {
 	if _, err := net.InterfaceByName(name); err == nil {
 		return nil, fmt.Errorf("open tun %s: %w", name, errTaken(name))
 	}
-	dev, err := tun.CreateTUN(name, mtu)
+	dev, err := kernel.Open(name, mtu)
 	if err != nil {
 		return nil, fmt.Errorf("open tun %s: %w", name, explain(name, err))
 	}

@@ -1,0 +1,213 @@
+package tun
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+const (
+	// lookBack is how many recent trains a packet is compared with. Batches that
+	// mix more flows than this gain little from joining.
+	lookBack = 16
+	// mostPieces is the longest train: the kernel takes no more of UDP, and 64 KiB
+	// hold no more of TCP in packets of usual length.
+	mostPieces = 64
+)
+
+// joiner makes trains of packets. It does no I/O and copies no payload.
+type joiner struct {
+	udp    bool // the kernel takes trains of UDP
+	trains []train
+	n      int // of trains in use
+}
+
+// train is one or more packets for the kernel. Payloads lie where they came.
+type train struct {
+	head   []byte   // the first packet
+	rest   [][]byte // the payloads of the others
+	flow   flow     // of head; proto 0: it is not joined with anything
+	length int      // of the joined packet
+	next   uint32   // TCP: the sequence number that follows
+	sound  bool     // head's checksum was verified
+	closed bool     // nothing may follow
+	frame  [offloadSize]byte
+}
+
+// flow is what a packet's headers say of the train it may belong to.
+type flow struct {
+	proto    uint8
+	ipHeader int
+	header   int // bytes of all headers
+	payload  int
+}
+
+// reset forgets the trains of the last batch, and the buffers they lie in.
+func (j *joiner) reset() {
+	for i := range j.trains[:j.n] {
+		t := &j.trains[i]
+		clear(t.rest)
+		t.head, t.rest = nil, t.rest[:0]
+	}
+	j.n = 0
+}
+
+// add takes the next packet, which is borrowed until reset. Packets of a flow
+// stay in order.
+func (j *joiner) add(p []byte) {
+	f := classify(p, j.udp)
+	if f.proto != 0 {
+		for i := j.n - 1; i >= 0 && i >= j.n-lookBack; i-- {
+			t := &j.trains[i]
+			if t.flow.proto != f.proto || !t.sameFlow(p, f) {
+				continue
+			}
+			if t.follow(p, f) {
+				return
+			}
+			break // an older train of the flow would be overtaken
+		}
+	}
+	if j.n == len(j.trains) {
+		j.trains = append(j.trains, train{})
+	}
+	t := &j.trains[j.n]
+	j.n++
+	rest := t.rest[:0]
+	*t = train{head: p, rest: rest, flow: f, length: len(p)}
+	if f.proto == protoTCP {
+		tcp := p[f.ipHeader:]
+		t.next = binary.BigEndian.Uint32(tcp[4:]) + uint32(f.payload)
+		t.closed = tcp[13]&tcpPSH != 0
+	}
+}
+
+// classify returns a packet's flow, of proto 0 when it can be in no train:
+// anything but whole TCP segments and UDP datagrams with payload behind plain
+// headers.
+func classify(p []byte, udp bool) (f flow) {
+	if len(p) < 28 {
+		return flow{}
+	}
+	switch {
+	case p[0] == 0x45: // no options
+		f.ipHeader, f.proto = 20, p[9]
+		if int(binary.BigEndian.Uint16(p[2:])) != len(p) || p[6]&0x3f != 0 || p[7] != 0 { // a fragment
+			return flow{}
+		}
+	case p[0]>>4 == 6 && len(p) >= 48:
+		f.ipHeader, f.proto = 40, p[6]
+		if int(binary.BigEndian.Uint16(p[4:]))+40 != len(p) {
+			return flow{}
+		}
+	default:
+		return flow{}
+	}
+	transport := p[f.ipHeader:]
+	switch {
+	case f.proto == protoTCP && len(transport) >= 20:
+		f.header = f.ipHeader + int(transport[12]>>4)*4
+		if f.header < f.ipHeader+20 || transport[13]&^tcpPSH != tcpACK {
+			return flow{}
+		}
+	case f.proto == protoUDP && udp:
+		f.header = f.ipHeader + udpSize
+		if int(binary.BigEndian.Uint16(transport[4:])) != len(transport) || transport[6]|transport[7] == 0 {
+			return flow{}
+		}
+	default:
+		return flow{}
+	}
+	if f.payload = len(p) - f.header; f.payload <= 0 {
+		return flow{}
+	}
+	return f
+}
+
+// sameFlow reports whether p has the addresses and ports of the train. Only
+// then does it matter what comes first.
+func (t *train) sameFlow(p []byte, f flow) bool {
+	h := t.head
+	return h[0] == p[0] && t.flow.ipHeader == f.ipHeader && bytes.Equal(addresses(h), addresses(p)) &&
+		[4]byte(h[f.ipHeader:]) == [4]byte(p[f.ipHeader:])
+}
+
+// follow appends p if the kernel would cut it off again just as it is.
+func (t *train) follow(p []byte, f flow) bool {
+	h := t.head
+	if t.closed || f.header != t.flow.header || f.payload > t.flow.payload || t.length+f.payload > mostBytes || len(t.rest) == mostPieces-1 {
+		return false
+	}
+	if f.ipHeader == 20 {
+		if h[1] != p[1] || h[6] != p[6] || h[8] != p[8] { // type of service, don't-fragment, TTL
+			return false
+		}
+		// Numbers that tell fragments apart must be those that cutting makes.
+		if p[6]&0x40 == 0 && binary.BigEndian.Uint16(p[4:]) != binary.BigEndian.Uint16(h[4:])+uint16(len(t.rest)+1) {
+			return false
+		}
+	} else if [4]byte(h) != [4]byte(p) || h[7] != p[7] { // traffic class and flow label, hop limit
+		return false
+	}
+	transport, first := p[f.ipHeader:f.header], h[f.ipHeader:f.header]
+	push := false
+	if f.proto == protoTCP {
+		if binary.BigEndian.Uint32(transport[4:]) != t.next ||
+			[4]byte(first[8:]) != [4]byte(transport[8:]) || // acknowledged
+			[2]byte(first[14:]) != [2]byte(transport[14:]) || // window
+			!bytes.Equal(first[20:], transport[20:]) { // options
+			return false
+		}
+		push = transport[13]&tcpPSH != 0
+	}
+	// The kernel will take the checksum for verified.
+	if !t.sound {
+		if !intact(h, t.flow) {
+			t.closed = true
+			return false
+		}
+		t.sound = true
+	}
+	if !intact(p, f) {
+		return false
+	}
+	t.rest = append(t.rest, p[f.header:])
+	t.length += f.payload
+	t.next += uint32(f.payload)
+	t.closed = push || f.payload < t.flow.payload
+	if push {
+		first[13] |= tcpPSH
+	}
+	return true
+}
+
+// intact verifies a packet's checksums.
+func intact(p []byte, f flow) bool {
+	if f.ipHeader == 20 && fold(sum(p[:20], 0)) != 0xffff {
+		return false
+	}
+	transport := p[f.ipHeader:]
+	return fold(sum(transport, pseudo(p, f.proto, len(transport)))) == 0xffff
+}
+
+// finish writes the headers of a train, of which head's are changed.
+func (t *train) finish() {
+	if len(t.rest) == 0 {
+		t.frame = [offloadSize]byte{}
+		return
+	}
+	f := t.flow
+	o := offload{needsSum: true, header: uint16(f.header), segment: uint16(f.payload), sumStart: uint16(f.ipHeader)}
+	setLength(t.head, f.ipHeader, t.length)
+	transport := t.head[f.ipHeader:]
+	switch {
+	case f.proto == protoUDP:
+		o.kind, o.sumAt = gsoUDP, udpSumAt
+		binary.BigEndian.PutUint16(transport[4:], uint16(t.length-f.ipHeader))
+	case f.ipHeader == 20:
+		o.kind, o.sumAt = gsoTCPv4, tcpSumAt
+	default:
+		o.kind, o.sumAt = gsoTCPv6, tcpSumAt
+	}
+	putSum(transport[o.sumAt:], fold(pseudo(t.head, f.proto, t.length-f.ipHeader)))
+	o.put(&t.frame)
+}
