@@ -26,17 +26,19 @@ const (
 // Netcheck is what the network lets through, measured now: the object that
 // `overlayd netcheck --json` prints. Unknown values are null.
 type Netcheck struct {
-	Schema     string          `json:"schema"`
-	MeasuredAt time.Time       `json:"measured_at"`
-	ByDaemon   bool            `json:"by_daemon"` // else with sockets of its own, while no daemon runs
-	UDP        string          `json:"udp"`
-	IPv4       NetcheckFamily  `json:"ipv4"`
-	IPv6       NetcheckFamily  `json:"ipv6"`
-	TLS        string          `json:"tls"`
-	Proxy      *NetcheckProxy  `json:"proxy"`
-	Relays     []NetcheckRelay `json:"relays"`
-	Counters   []Counter       `json:"counters"`
-	Findings   []HealthItem    `json:"findings"`
+	Schema     string         `json:"schema"`
+	MeasuredAt time.Time      `json:"measured_at"`
+	ByDaemon   bool           `json:"by_daemon"` // else with sockets of its own, while no daemon runs
+	UDP        string         `json:"udp"`
+	IPv4       NetcheckFamily `json:"ipv4"`
+	IPv6       NetcheckFamily `json:"ipv6"`
+	TLS        string         `json:"tls"`
+	Proxy      *NetcheckProxy `json:"proxy"`
+	// PortMapping is what the router maps to our port; null while no daemon runs.
+	PortMapping *StatusPortMapping `json:"port_mapping"`
+	Relays      []NetcheckRelay    `json:"relays"`
+	Counters    []Counter          `json:"counters"`
+	Findings    []HealthItem       `json:"findings"`
 }
 
 // NetcheckFamily is UDP by one family of addresses. Mapping and filtering are
@@ -108,6 +110,7 @@ type measurement struct {
 	tls      []tlsTry // as check.Relays
 	proxies  []string // likewise: host:port, "": none
 	source   string   // of the proxy's setting
+	mapping  *StatusPortMapping
 	daemon   bool
 	counters []Counter
 }
@@ -152,7 +155,7 @@ func measure(ctx context.Context, bind *underlay.Bind, relays []underlay.Relay, 
 func (m measurement) netcheck() Netcheck {
 	out := Netcheck{
 		Schema: NetcheckSchema, MeasuredAt: m.at.UTC(), ByDaemon: m.daemon, UDP: NetUntried, TLS: NetUntried,
-		Relays: []NetcheckRelay{}, Counters: nonNil(m.counters),
+		Relays: []NetcheckRelay{}, Counters: nonNil(m.counters), PortMapping: m.mapping,
 	}
 	for i, r := range m.check.Relays {
 		out.Relays = append(out.Relays, m.relay(i, r))
@@ -328,6 +331,12 @@ func (n *Node) Netcheck(ctx context.Context) (Netcheck, error) {
 	}
 	m.check, m.tls = measure(ctx, v.live.bind, relays, n.tryRelay)
 	m.at = time.Now()
+	s := snapshot{view: v}
+	if v.live.mapper != nil {
+		mapping := v.live.mapper.Status()
+		s.mapping = &mapping
+	}
+	m.mapping = s.portMapping()
 	for i, r := range m.check.Relays {
 		m.proxies = append(m.proxies, n.proxyFor(endpointOf(relays, r)))
 		for _, known := range v.m.Relays {

@@ -82,6 +82,9 @@ func writeNetcheck(w io.Writer, c overlay.Netcheck, st style) {
 	line("ipv4", "%s", familyText(c.IPv4, st))
 	line("ipv6", "%s", familyText(c.IPv6, st))
 	line("nat", "%s", natText(c.IPv4))
+	if c.PortMapping != nil {
+		line("port map", "%s", portMappingText(*c.PortMapping))
+	}
 	line("tls", "%s", netWord(c.TLS, st))
 	proxy := "none"
 	if c.Proxy != nil {
@@ -146,6 +149,21 @@ func natText(f overlay.NetcheckFamily) string {
 	}
 	if f.Filtering == "endpoint_independent" {
 		text += ", lets in who was not asked"
+	}
+	return text
+}
+
+// portMappingText says what the router forwards to us, or why nothing.
+func portMappingText(m overlay.StatusPortMapping) string {
+	text := strings.ReplaceAll(m.Reason, "_", " ")
+	if m.External != nil {
+		text = m.External.String() + " by " + m.Protocol
+		if m.Reason != "" {
+			text += ", of no use: " + strings.ReplaceAll(m.Reason, "_", " ")
+		}
+	}
+	if m.Detail != "" {
+		text += ": " + oneLine(m.Detail)
 	}
 	return text
 }

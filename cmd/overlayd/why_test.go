@@ -121,8 +121,9 @@ func workingCheck() overlay.Netcheck {
 			{Name: "vps", Endpoint: "203.0.113.10:443", InUse: "udp", UDP: []overlay.NetcheckEcho{echo("203.0.113.10:443", ptr(12.34)), echo("[2001:db8::1]:443", nil)},
 				TLS: overlay.NetcheckTLS{State: overlay.NetWorks, ConnectMS: ptr(41.2)}},
 		},
-		Counters: []overlay.Counter{{Name: "drop_probe_forged", Value: 3}, {Name: "drop_held"}, {Name: "tls_dials", Value: 9}},
-		Findings: []overlay.HealthItem{},
+		PortMapping: &overlay.StatusPortMapping{Protocol: "pcp", External: ptr(netip.MustParseAddrPort("198.51.100.2:41641"))},
+		Counters:    []overlay.Counter{{Name: "drop_probe_forged", Value: 3}, {Name: "drop_held"}, {Name: "tls_dials", Value: 9}},
+		Findings:    []overlay.HealthItem{},
 	}
 }
 
@@ -137,6 +138,8 @@ func TestNetcheck(t *testing.T) {
 	blocked.Findings = []overlay.HealthItem{{ID: "relay_unreachable", Severity: overlay.SeverityError,
 		Title: "relay vps answers neither by UDP nor by TLS: by the proxy 10.0.0.1:3128: it wants a login (407)", Fix: "check the proxy"}}
 	alone := workingCheck()
+	blocked.PortMapping = &overlay.StatusPortMapping{Reason: "no_answer", Detail: "nobody spoke"}
+	alone.PortMapping = nil
 	alone.ByDaemon, alone.IPv4.Mapping, alone.Counters = false, "unknown", nil
 	for file, c := range map[string]overlay.Netcheck{
 		"netcheck.golden": workingCheck(), "netcheck_blocked.golden": blocked, "netcheck_alone.golden": alone,
