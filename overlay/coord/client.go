@@ -86,6 +86,7 @@ type EnrollRequest struct {
 	Role      Role   // empty: the invite's
 	WireGuard key.Public
 	Advertise []netip.Prefix
+	Relay     *RelayOffer // of a relay; nil: none, or the coordinator's own
 }
 
 // Enrolled is a membership.
@@ -109,6 +110,7 @@ func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Enrolled, error) 
 	req := connect.NewRequest(&api.EnrollRequest{
 		Invite: r.Invite, Secret: r.Secret.Expose(), Name: r.Name, Role: string(r.Role),
 		Wireguard: r.WireGuard.Bytes(), Advertise: prefixesToWire(r.Advertise),
+		Relay: offerToWire(r.Relay),
 	})
 	if err := c.authorize(req.Header()); err != nil {
 		return Enrolled{}, err

@@ -44,7 +44,12 @@ func (m *Map) apply(d *api.Delta) (*Map, error) {
 		}
 	}
 	if d.Relays != nil {
-		next.Relays = relaysFromWire(d.Relays.Relays)
+		if next.Relays, err = relaysFromWire(d.Relays.Relays); err != nil {
+			return nil, err
+		}
+	}
+	if d.Revoked != nil {
+		next.Revoked = revokedFromWire(d.Revoked.Revoked)
 	}
 	if d.Passes != nil {
 		if next.Passes, err = passesFromWire(d.Passes.Passes); err != nil {

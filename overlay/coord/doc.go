@@ -18,6 +18,11 @@
 // invite's [Link] carries; the pin is checked in the handshake, so nothing secret
 // is sent to a stranger.
 //
+// Relays are members that made an offer when they joined: where they are, and the
+// secret that the passes for them are made with. The secret is kept in the store
+// and told to nobody. Every member gets a pass for each relay; a relay, besides,
+// the passes that it has to refuse, since it keeps no list of members.
+//
 // A watcher is served by its own goroutine, which collects what changed since it
 // last sent. A slow watcher costs the others nothing: its set of changes is
 // bounded, and when it grows too large, the watcher gets a whole map instead.

@@ -30,7 +30,10 @@ func (s *snapshot) enroll(m key.MachinePublic, r EnrollRequest, id string, now t
 	if n := s.byMachine[m]; n != nil {
 		next := *n
 		next.WireGuard, next.Advertised = r.WireGuard, advertised
-		if next.WireGuard == n.WireGuard && slices.Equal(next.Advertised, n.Advertised) {
+		if r.Relay != nil && n.Relay != nil {
+			next.Relay = r.Relay.record()
+		}
+		if next.WireGuard == n.WireGuard && slices.Equal(next.Advertised, n.Advertised) && next.Relay.equal(n.Relay) {
 			return next, nil, nil
 		}
 		return next, []Record{putNode(next)}, nil
@@ -60,7 +63,10 @@ func (i *inviteRecord) usable(role Role, now time.Time) error {
 		return problem(KindInvalid, "it is member, gateway or relay", "%.80q is not a role", string(role))
 	}
 	if role == RoleRelay && i.Role != RoleRelay {
-		return problem(KindDenied, "ask for an invite for a relay", "the invite %s is not for a relay", i.ID)
+		return problem(KindDenied, "make one on the first relay with: overlayd invite --relay", "the invite %s is not for a relay", i.ID)
+	}
+	if role != RoleRelay && role != "" && i.Role == RoleRelay {
+		return problem(KindInvalid, "run it on the VPS that is to be one: overlayd relay --join LINK --public ADDRESS", "the invite %s is for a relay", i.ID)
 	}
 	if role == RoleMember && i.Role == RoleGateway {
 		return problem(KindInvalid, "run it on the gateway: overlayd gateway LINK", "the invite %s is for a gateway", i.ID)
@@ -90,6 +96,12 @@ func (s *snapshot) admit(i inviteRecord, m key.MachinePublic, r EnrollRequest, a
 	}
 	if n.Role == "" {
 		n.Role = i.Role
+	}
+	switch own := s.ownRelay(); {
+	case n.Role == RoleRelay && r.Relay == nil && own != nil:
+		return nodeRecord{}, nil, problem(KindInvalid, "run it with: overlayd relay --join LINK --public ADDRESS", "a relay has to say where it is")
+	case n.Role == RoleRelay:
+		n.Relay = r.Relay.record()
 	}
 	if n.Role == RoleGateway && r.Advertise == nil {
 		n.Advertised = i.Routes // a gateway that names no prefix offers what it was invited for

@@ -18,6 +18,8 @@ type FollowOptions struct {
 	Have      *Map                  // the last map known, if any
 	BootID    uint64                // random for each start of the daemon
 	Advertise func() []netip.Prefix // asked before each report; nil: leave it as it is
+	Attached  func() []Attachment   // asked before each report; nil: say nothing
+	Relay     *RelayOffer           // of a relay that joined
 	OnMap     func(*Map)            // the whole new map, to read and keep; required
 	OnState   func(ControlState)    // may be nil
 }
@@ -94,7 +96,7 @@ func (f *follower) attempt(ctx context.Context) error {
 	line := f.c.connect()
 	defer line.close()
 
-	req := connect.NewRequest(&api.WatchRequest{BootId: f.o.BootID})
+	req := connect.NewRequest(&api.WatchRequest{BootId: f.o.BootID, Relay: offerToWire(f.o.Relay)})
 	if f.have != nil {
 		req.Msg.HaveVersion = f.have.Version
 	}
@@ -107,7 +109,7 @@ func (f *follower) attempt(ctx context.Context) error {
 	}
 	defer in.Close()
 
-	reports := &reporter{c: f.c, node: line.node, advertise: f.o.Advertise, fail: cancel}
+	reports := &reporter{c: f.c, node: line.node, advertise: f.o.Advertise, attached: f.o.Attached, fail: cancel}
 	defer reports.wait()
 	defer cancel(nil)
 	for in.Receive() {
@@ -165,6 +167,7 @@ type reporter struct {
 	c         *Client
 	node      api.NodeClient
 	advertise func() []netip.Prefix
+	attached  func() []Attachment
 	fail      func(error) // ends the attempt
 	done      chan struct{}
 }
@@ -208,6 +211,9 @@ func (r *reporter) report(ctx context.Context, session uint64) error {
 	req := connect.NewRequest(&api.ReportRequest{Session: session})
 	if r.advertise != nil {
 		req.Msg.Advertise = &api.PrefixList{Prefixes: prefixesToWire(r.advertise())}
+	}
+	if r.attached != nil {
+		req.Msg.Attached = &api.AttachmentList{Attached: attachedToWire(r.attached())}
 	}
 	if err := r.c.authorize(req.Header()); err != nil {
 		return err

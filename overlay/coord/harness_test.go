@@ -81,8 +81,8 @@ func (s *syncBuffer) String() string {
 // testPasses makes passes that say what they are for.
 type testPasses struct{}
 
-func (testPasses) Pass(relay string, label uint32, serial uint64, notAfter time.Time) ([]byte, key.Secret) {
-	return []byte(relay + " " + addrOf(testOverlay, label).String() + " " + notAfter.UTC().Format(time.RFC3339)), key.NewSecret()
+func (testPasses) Pass(_ key.Secret, label uint32, serial uint64, notAfter time.Time) ([]byte, key.Secret) {
+	return []byte("relay " + addrOf(testOverlay, label).String() + " " + notAfter.UTC().Format(time.RFC3339)), key.NewSecret()
 }
 
 func newNetwork(t testing.TB) *network {

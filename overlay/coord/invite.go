@@ -79,6 +79,8 @@ func (i *inviteRecord) fill(want Invite) error {
 	switch {
 	case !i.Role.valid():
 		return problem(KindInvalid, "it is member, gateway or relay", "%.80q is not a role", string(i.Role))
+	case i.Role == RoleRelay && len(want.Routes) > 0:
+		return problem(KindInvalid, "make one invite for the relay and one for the gateway", "a relay offers no routes")
 	case i.Uses < 0 || i.Uses > maxInviteUses:
 		return problem(KindInvalid, "make several invites", "an invite has between 1 and %d uses", maxInviteUses)
 	case ttl < 0 || ttl > maxInviteTTL:

@@ -20,6 +20,9 @@ type Map struct {
 	Peers   []Node // by label
 	Relays  []Relay
 	Passes  []Pass
+
+	// Revoked is for relays only: the passes that they have to refuse.
+	Revoked []Removal
 }
 
 // Node is a member of the network.
@@ -31,8 +34,9 @@ type Node struct {
 	Role      Role
 	WireGuard key.Public
 	Online    bool
-	BootID    uint64  // random for each start of the node's daemon; 0: not seen yet
-	Routes    []Route // a peer's are approved; one's own may wait
+	BootID    uint64       // random for each start of the node's daemon; 0: not seen yet
+	Routes    []Route      // a peer's are approved; one's own may wait
+	Attached  []Attachment // the relays at which it can be reached, as it last reported; nil: unknown
 }
 
 // Role is what a node is for.
@@ -52,14 +56,6 @@ func (r Role) valid() bool { return r == RoleMember || r == RoleGateway || r == 
 type Route struct {
 	Prefix   netip.Prefix
 	Approved bool
-}
-
-// Relay is where packets for peers can be sent.
-type Relay struct {
-	ID       string
-	Name     string
-	Endpoint string // host:port, UDP and TCP
-	Label    uint32 // its own node's; 0: it has none
 }
 
 // Pass lets the node that got it attach to a relay.

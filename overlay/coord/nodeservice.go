@@ -110,6 +110,9 @@ func (s nodeService) enrollCaller(ctx context.Context, req *connect.Request[api.
 	id, known := newID("n", 11), false
 	err = s.ledger.change(ctx, func(snap *snapshot) (changes []Record, err error) {
 		known = snap.byMachine[machine] != nil
+		if err := snap.checkOffer(s.o.Relay, machine, want.Relay); err != nil {
+			return nil, err
+		}
 		node, changes, err = snap.enroll(machine, want, id, s.o.Now().UTC())
 		return changes, err
 	})
@@ -134,6 +137,9 @@ func enrollFromWire(m *api.EnrollRequest) (EnrollRequest, error) {
 		return r, problem(KindInvalid, "", "the WireGuard key is malformed")
 	}
 	if r.Advertise, err = parsePrefixes(m.Advertise); err != nil {
+		return r, err
+	}
+	if r.Relay, err = offerFromWire(m.Relay); err != nil {
 		return r, err
 	}
 	if len(m.Secret) == 0 { // a member that enrolls again needs none
@@ -168,7 +174,27 @@ func (s nodeService) Report(ctx context.Context, req *connect.Request[api.Report
 			return nil, s.refuse("report", err)
 		}
 	}
+	if a := req.Msg.Attached; a != nil {
+		now := s.o.Now()
+		if s.presence.attach(n.ID, attachedFromWire(a.Attached)) {
+			s.presence.mark(now, false, []uint32{n.Label})
+		}
+	}
 	return connect.NewResponse(&api.ReportResponse{}), nil
+}
+
+// offer takes what a relay says that it serves now.
+func (s nodeService) offer(ctx context.Context, n *nodeRecord, w *api.RelayOffer) error {
+	o, err := offerFromWire(w)
+	if err != nil {
+		return err
+	}
+	return s.ledger.change(ctx, func(snap *snapshot) ([]Record, error) {
+		if err := snap.checkOffer(s.o.Relay, n.Machine, o); err != nil {
+			return nil, err
+		}
+		return snap.offer(n.ID, o)
+	})
 }
 
 func (s nodeService) advertise(ctx context.Context, id string, texts []string) error {

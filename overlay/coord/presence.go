@@ -1,9 +1,13 @@
 package coord
 
 import (
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
+
+	"overlayd/overlay/key"
 )
 
 // presence is who is here now: what is known of the nodes and not kept.
@@ -11,9 +15,11 @@ type presence struct {
 	mu       sync.Mutex // guards what follows
 	watchers map[string]*watcher
 	seen     map[string]sighting
-	passes   map[string]Pass // the newest for this machine's relay
-	serial   uint64          // of the newest pass
-	closed   error           // why no watcher is taken any more
+	passes   map[passFor]issued // the newest of each
+	serial   uint64             // of the newest pass
+	revoked  []Removal          // of the last passLife
+	revision uint64             // of revoked
+	closed   error              // why no watcher is taken any more
 }
 
 // sighting is what a node's Watch told.
@@ -21,10 +27,21 @@ type sighting struct {
 	online bool
 	bootID uint64
 	last   time.Time
+
+	attached []Attachment // as the node last reported
+}
+
+// passFor names a pass.
+type passFor struct{ node, relay string }
+
+// issued is a pass, and the relay's secret that made it.
+type issued struct {
+	Pass
+	secret key.Secret
 }
 
 func newPresence() *presence {
-	return &presence{watchers: map[string]*watcher{}, seen: map[string]sighting{}, passes: map[string]Pass{}}
+	return &presence{watchers: map[string]*watcher{}, seen: map[string]sighting{}, passes: map[passFor]issued{}}
 }
 
 // errReplaced ends a stream whose node opened another.
@@ -43,7 +60,7 @@ func (p *presence) join(node string, bootID uint64, now time.Time) (*watcher, er
 		old.stop(errReplaced)
 	}
 	p.watchers[node] = w
-	p.seen[node] = sighting{online: true, bootID: bootID, last: now}
+	p.seen[node] = sighting{online: true, bootID: bootID, last: now, attached: p.seen[node].attached}
 	return w, nil
 }
 
@@ -101,7 +118,20 @@ func (p *presence) forget(node string, why error) {
 		w.stop(why)
 	}
 	delete(p.seen, node)
-	delete(p.passes, node)
+	maps.DeleteFunc(p.passes, func(f passFor, _ issued) bool { return f.node == node || f.relay == node })
+}
+
+// attach takes what a node reports of its relays, and says whether that is new.
+func (p *presence) attach(node string, as []Attachment) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s, ok := p.seen[node]
+	if !ok || slices.Equal(s.attached, as) {
+		return false
+	}
+	s.attached = as
+	p.seen[node] = s
+	return true
 }
 
 // close ends all streams and takes no more.
@@ -127,26 +157,39 @@ const (
 // restarts too.
 func serialAt(t time.Time) uint64 { return uint64(t.UnixMicro()) }
 
-// lastSerial returns a serial that every pass made so far is below or at, and
-// every later one above.
-func (p *presence) lastSerial(now time.Time) uint64 {
+// revoke makes worthless all passes for a label that there are, and none of
+// those that will be made.
+func (p *presence) revoke(label uint32, now time.Time) Removal {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.serial = max(p.serial, serialAt(now))
-	return p.serial
+	r := Removal{label, p.serial}
+	oldest := serialAt(now.Add(-passLife))
+	kept := slices.DeleteFunc(slices.Clone(p.revoked), func(o Removal) bool { return o.Label == label || o.Serial < oldest })
+	p.revoked = append(kept, r) // a new slice: streams hold the old one
+	p.revision++
+	return r
 }
 
-// pass returns a node's pass for this machine's relay, made by mint when there
-// is none that lives long enough. Its serial is above that of when the node
-// joined, wherever the clock went since.
-func (p *presence) pass(node string, joined, now time.Time, mint func(serial uint64, notAfter time.Time) Pass) Pass {
+// revocations returns what was revoked, and a number that changes with it.
+func (p *presence) revocations() ([]Removal, uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if old, ok := p.passes[node]; ok && old.NotAfter.Sub(now) >= passRenew && old.NotAfter.Sub(now) <= passLife {
-		return old
+	return p.revoked, p.revision
+}
+
+// pass returns a node's pass for a relay, made by mint when there is none that
+// lives long enough. Its serial is above that of when the node joined, wherever
+// the clock went since.
+func (p *presence) pass(node, relay string, secret key.Secret, joined, now time.Time, mint func(serial uint64, notAfter time.Time) Pass) Pass {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	name := passFor{node, relay}
+	if old, ok := p.passes[name]; ok && old.secret.Equal(secret) && old.NotAfter.Sub(now) >= passRenew && old.NotAfter.Sub(now) <= passLife {
+		return old.Pass
 	}
 	p.serial = max(p.serial+1, serialAt(now), serialAt(joined)+1)
 	next := mint(p.serial, now.Add(passLife).Truncate(time.Second))
-	p.passes[node] = next
+	p.passes[name] = issued{next, secret}
 	return next
 }

@@ -37,7 +37,8 @@ type nodeRecord struct {
 	Advertised []netip.Prefix    `json:"advertised,omitempty"`
 	Approved   []netip.Prefix    `json:"approved,omitempty"` // also of what is not advertised now
 	Joined     time.Time         `json:"joined"`
-	Invite     string            `json:"invite"` // the id of the one it came with
+	Invite     string            `json:"invite"`          // the id of the one it came with
+	Relay      *relayRecord      `json:"relay,omitempty"` // of a relay that joined; nil: none, or the coordinator's own
 }
 
 // inviteRecord keeps of the secret only its hash.

@@ -33,9 +33,9 @@ func (s *snapshot) remove(ref string, now time.Time) (nodeRecord, []Record, erro
 	if err != nil {
 		return nodeRecord{}, nil, err
 	}
-	if n.Role == RoleRelay {
-		return nodeRecord{}, nil, problem(KindConflict, "to end the network, stop overlayd on the relay and delete its state directory",
-			"%s is the relay itself", n.Name)
+	if n == s.ownRelay() {
+		return nodeRecord{}, nil, problem(KindConflict, "to end the network, stop overlayd there and delete its state directory",
+			"%s is the coordinator itself", n.Name)
 	}
 	return *n, []Record{drop(keyNode + n.ID), put(retiredKey(n.Label), retiredRecord{n.Label, now})}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"overlayd/overlay/key"
@@ -27,7 +28,8 @@ type ServerOptions struct {
 	Store    Store            // required; the Server does not close it
 	Log      *slog.Logger     // nil: slog.Default
 	Overlay  netip.Prefix     // zero: what the store says; required for a new store
-	Relay    Relay            // this machine's; no ID: none. Label 0: that of the first node that enrolled as a relay
+	Relay    Relay            // this machine's; no ID: none. Label 0: that of the first node that enrolled as a relay without an offer
+	Secret   key.Secret       // that relay's
 	Endpoint string           // host:port, as nodes reach the Node service
 	Pin      key.Pin          // of the TLS key; zero: nodes use ordinary certificate checks
 	Unpinned bool             // nodes use ordinary certificate checks, but for those that know the pin otherwise
@@ -36,10 +38,10 @@ type ServerOptions struct {
 	Now      func() time.Time // nil: time.Now
 }
 
-// Passes makes the tickets that let nodes attach to relays. A later serial is
-// a larger one.
+// Passes makes the tickets that let nodes attach to the relay with a secret. A
+// later serial is a larger one.
 type Passes interface {
-	Pass(relayID string, label uint32, serial uint64, notAfter time.Time) (ticket []byte, k key.Secret)
+	Pass(relaySecret key.Secret, label uint32, serial uint64, notAfter time.Time) (ticket []byte, k key.Secret)
 }
 
 // Removal says which passes are worth nothing any more: those for a label whose
@@ -94,6 +96,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 	if err := s.ledger.change(context.Background(), s.found); err != nil {
 		return nil, err
 	}
+	s.presence.revoked = s.removals()
 	if have := s.Overlay(); o.Overlay.IsValid() && o.Overlay != have {
 		return nil, problem(KindConflict,
 			fmt.Sprintf("start it with --overlay %s, or with another --state-dir to make a new network", have),
@@ -140,17 +143,23 @@ func (s *Server) changed(old, next *snapshot) {
 	labels, gone := changedLabels(old, next)
 	for _, n := range gone {
 		s.presence.forget(n.ID, errNotMember)
-		s.o.Removed(Removal{n.Label, s.presence.lastSerial(s.o.Now())})
+		s.o.Removed(s.presence.revoke(n.Label, s.o.Now()))
 		s.o.Log.Info("node removed", "node", n.Name, "addr", addrOf(next.network.Overlay, n.Label))
 	}
-	if relays := s.relayLabel(old) != s.relayLabel(next); relays || len(labels) > 0 {
+	if relays := !slices.Equal(s.relays(old), s.relays(next)); relays || len(labels) > 0 {
 		s.presence.mark(s.o.Now(), relays, labels)
 	}
 }
 
-// Removals returns what Removed was told before this start, as far as the passes
-// would still be good: whoever refuses them may have forgotten it.
-func (s *Server) Removals() (rs []Removal) {
+// Removals returns what Removed was told, also before this start, as far as the
+// passes would still be good: whoever refuses them may have forgotten it.
+func (s *Server) Removals() []Removal {
+	rs, _ := s.presence.revocations()
+	return rs
+}
+
+// removals is what the store knows of them.
+func (s *Server) removals() (rs []Removal) {
 	snap, now := s.ledger.now(), s.o.Now()
 	for label, when := range snap.retired {
 		if now.Sub(when) <= passLife {

@@ -248,7 +248,7 @@ func TestRemoved(t *testing.T) {
 	if gone.Label != b.Label {
 		t.Errorf("Removed was called with %d", gone.Label)
 	}
-	n.server.presence.pass("next", time.Time{}, time.Unix(0, 0), func(serial uint64, _ time.Time) Pass {
+	n.server.presence.pass("next", "r1", key.Secret{}, time.Time{}, time.Unix(0, 0), func(serial uint64, _ time.Time) Pass {
 		if serial <= gone.Serial {
 			t.Errorf("a pass made after the removal has the serial %d: passes up to %d are refused", serial, gone.Serial)
 		}
@@ -337,7 +337,7 @@ func TestPassesAreRenewed(t *testing.T) {
 	p, now := newPresence(), time.Unix(1e9, 0)
 	minted := 0
 	get := func() Pass {
-		return p.pass("n", time.Time{}, now, func(serial uint64, notAfter time.Time) Pass { minted++; return Pass{NotAfter: notAfter} })
+		return p.pass("n", "r1", key.Secret{}, time.Time{}, now, func(serial uint64, notAfter time.Time) Pass { minted++; return Pass{NotAfter: notAfter} })
 	}
 	first := get()
 	if got := first.NotAfter.Sub(now); got != passLife {
@@ -362,7 +362,7 @@ func TestPassesAreRenewed(t *testing.T) {
 func TestPassSerials(t *testing.T) {
 	joined := time.Unix(1e9, 0)
 	for _, now := range []time.Time{joined, joined.Add(time.Second), joined.Add(-time.Hour)} {
-		newPresence().pass("n", joined, now, func(serial uint64, _ time.Time) Pass {
+		newPresence().pass("n", "r1", key.Secret{}, joined, now, func(serial uint64, _ time.Time) Pass {
 			if serial <= serialAt(joined) {
 				t.Errorf("%s after joining the serial is %d, of before", now.Sub(joined), serial)
 			}
@@ -378,9 +378,9 @@ func TestPassIsPushed(t *testing.T) {
 	f := n.follow(nd, FollowOptions{})
 	first := f.await("a pass", func(m *Map) bool { return len(m.Passes) == 1 })
 	n.server.presence.mu.Lock()
-	p := n.server.presence.passes[nd.NodeID]
+	p := n.server.presence.passes[passFor{nd.NodeID, "r1"}]
 	p.NotAfter = p.NotAfter.Add(-3 * 24 * time.Hour) // as if it were three days old
-	n.server.presence.passes[nd.NodeID] = p
+	n.server.presence.passes[passFor{nd.NodeID, "r1"}] = p
 	n.server.presence.mu.Unlock()
 	n.join(Invite{}, "b")
 	f.await("another pass", func(m *Map) bool { return !m.Passes[0].Key.Equal(first.Passes[0].Key) })

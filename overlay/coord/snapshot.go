@@ -25,6 +25,7 @@ type snapshot struct {
 	byName      map[string]*nodeRecord
 	byMachine   map[key.MachinePublic]*nodeRecord
 	byWireGuard map[key.Public]*nodeRecord
+	relays      map[string]*nodeRecord // by id, those that joined
 }
 
 // newSnapshot reads all records of a store.
@@ -37,6 +38,7 @@ func newSnapshot(rev uint64, records []Record) (*snapshot, error) {
 		byName:      map[string]*nodeRecord{},
 		byMachine:   map[key.MachinePublic]*nodeRecord{},
 		byWireGuard: map[key.Public]*nodeRecord{},
+		relays:      map[string]*nodeRecord{},
 	}
 	return empty.with(rev, records)
 }
@@ -52,6 +54,7 @@ func (s *snapshot) with(rev uint64, changes []Record) (*snapshot, error) {
 		byName:      maps.Clone(s.byName),
 		byMachine:   maps.Clone(s.byMachine),
 		byWireGuard: maps.Clone(s.byWireGuard),
+		relays:      maps.Clone(s.relays),
 	}
 	// What goes makes room first: two nodes may swap a name in one commit.
 	for _, r := range changes {
@@ -74,6 +77,7 @@ func (s *snapshot) dropNode(id string) {
 		delete(s.byName, n.Name)
 		delete(s.byMachine, n.Machine)
 		delete(s.byWireGuard, n.WireGuard)
+		delete(s.relays, id)
 	}
 }
 
@@ -91,6 +95,9 @@ func (s *snapshot) apply(r Record) error {
 		}
 		s.nodes[id], s.byLabel[n.Label], s.byName[n.Name] = n, n, n
 		s.byMachine[n.Machine], s.byWireGuard[n.WireGuard] = n, n
+		if n.Relay != nil {
+			s.relays[id] = n
+		}
 		return nil
 	}
 	if id, ok := recordID(r, keyInvite); ok {
@@ -188,6 +195,9 @@ func (s *snapshot) keepSame(old *snapshot) {
 		if o := old.nodes[id]; o != nil && bytes.Equal(putNode(*o).Value, putNode(*n).Value) {
 			s.nodes[id], s.byLabel[n.Label], s.byName[n.Name] = o, o, o
 			s.byMachine[n.Machine], s.byWireGuard[n.WireGuard] = o, o
+			if o.Relay != nil {
+				s.relays[id] = o
+			}
 		}
 	}
 }

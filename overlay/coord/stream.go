@@ -16,6 +16,7 @@ type stream struct {
 	out    *connect.ServerStream[api.WatchResponse]
 	pulse  pulse
 	passes []Pass    // that were sent last
+	told   uint64    // the number of the revocations that were sent last
 	paced  time.Time // when the last delta was sent
 }
 
@@ -26,6 +27,11 @@ func (s nodeService) Watch(ctx context.Context, req *connect.Request[api.WatchRe
 		return wireError(err)
 	}
 	controller(ctx).SetReadDeadline(time.Time{}) // the request is complete; HTTP/1.1 goes on reading
+	if req.Msg.Relay != nil {
+		if err := s.offer(ctx, n, req.Msg.Relay); err != nil {
+			return s.refuse("watch", err)
+		}
+	}
 	now := s.o.Now()
 	w, err := s.presence.join(n.ID, req.Msg.BootId, now)
 	if err != nil {
@@ -110,6 +116,7 @@ func (st *stream) sendWhole(ctx context.Context) error {
 		return err
 	}
 	st.passes = st.s.passesFor(n, st.s.o.Now())
+	_, st.told = st.s.presence.revocations()
 	m := mapToWire(st.s.wholeMap(snap, n, st.passes))
 	return st.send(ctx, &api.WatchResponse{Session: st.w.session, Event: &api.WatchResponse_Map{Map: m}})
 }
@@ -127,11 +134,17 @@ func (st *stream) sendDirty(ctx context.Context) error {
 	return st.sendDelta(ctx, st.renew(n, st.s.delta(snap, n, d)))
 }
 
-// renew adds new passes to a delta when they are due.
+// renew adds new passes to a delta when they are due, and for a relay what it
+// has to refuse from now on.
 func (st *stream) renew(n *nodeRecord, d *api.Delta) *api.Delta {
-	passes := st.s.passesFor(n, st.s.o.Now())
-	if len(passes) > 0 && !passes[0].Key.Equal(st.passes[0].Key) {
+	if passes := st.s.passesFor(n, st.s.o.Now()); len(passes) > 0 && !samePasses(passes, st.passes) {
 		st.passes, d.Passes = passes, &api.PassList{Passes: passesToWire(passes)}
+	}
+	if n.Relay == nil {
+		return d
+	}
+	if revoked, revision := st.s.presence.revocations(); revision != st.told {
+		st.told, d.Revoked = revision, &api.RevocationList{Revoked: revokedToWire(revoked)}
 	}
 	return d
 }
@@ -142,7 +155,7 @@ func (st *stream) beat(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d := st.renew(n, &api.Delta{Version: snap.rev}); d.Passes != nil {
+	if d := st.renew(n, &api.Delta{Version: snap.rev}); d.Passes != nil || d.Revoked != nil {
 		return st.sendDelta(ctx, d)
 	}
 	return st.send(ctx, &api.WatchResponse{Event: &api.WatchResponse_Heartbeat{Heartbeat: &api.Heartbeat{}}})

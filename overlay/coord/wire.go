@@ -39,7 +39,7 @@ func mapToWire(m *Map) *api.Map {
 	for _, n := range m.Peers {
 		w.Peers = append(w.Peers, nodeToWire(n))
 	}
-	w.Relays, w.Passes = relaysToWire(m.Relays), passesToWire(m.Passes)
+	w.Relays, w.Passes, w.Revoked = relaysToWire(m.Relays), passesToWire(m.Passes), revokedToWire(m.Revoked)
 	return w
 }
 
@@ -69,7 +69,10 @@ func mapFromWire(w *api.Map) (*Map, error) {
 		}
 		m.Peers = append(m.Peers, n)
 	}
-	m.Relays = relaysFromWire(w.Relays)
+	if m.Relays, err = relaysFromWire(w.Relays); err != nil {
+		return nil, err
+	}
+	m.Revoked = revokedFromWire(w.Revoked)
 	m.Passes, err = passesFromWire(w.Passes)
 	return m, err
 }
@@ -77,7 +80,7 @@ func mapFromWire(w *api.Map) (*Map, error) {
 func nodeToWire(n Node) *api.Member {
 	w := &api.Member{
 		Id: n.ID, Name: n.Name, Label: n.Label, Role: string(n.Role), Wireguard: n.WireGuard.Bytes(),
-		Online: n.Online, BootId: n.BootID,
+		Online: n.Online, BootId: n.BootID, Attached: attachedToWire(n.Attached),
 	}
 	for _, a := range n.Addrs {
 		w.Addrs = append(w.Addrs, a.String())
@@ -91,7 +94,7 @@ func nodeToWire(n Node) *api.Member {
 func nodeFromWire(w *api.Member) (Node, error) {
 	n := Node{
 		ID: w.GetId(), Name: w.GetName(), Label: w.GetLabel(), Role: Role(w.GetRole()),
-		Online: w.GetOnline(), BootID: w.GetBootId(),
+		Online: w.GetOnline(), BootID: w.GetBootId(), Attached: attachedFromWire(w.GetAttached()),
 	}
 	if !validID(n.ID) || checkName(n.Name) != nil || n.Label < 1 || n.Label >= 1<<maxLabelBits {
 		return Node{}, fmt.Errorf("the node %.80q with label %d is malformed", n.ID, n.Label)
@@ -134,20 +137,6 @@ func nodeIn(w *api.Member, overlay netip.Prefix) (Node, error) {
 		}
 	}
 	return n, nil
-}
-
-func relaysToWire(rs []Relay) (w []*api.Relay) {
-	for _, r := range rs {
-		w = append(w, &api.Relay{Id: r.ID, Name: r.Name, Endpoint: r.Endpoint, Label: r.Label})
-	}
-	return w
-}
-
-func relaysFromWire(w []*api.Relay) (rs []Relay) {
-	for _, r := range w {
-		rs = append(rs, Relay{ID: r.Id, Name: r.Name, Endpoint: r.Endpoint, Label: r.Label})
-	}
-	return rs
 }
 
 func passesToWire(ps []Pass) (w []*api.Pass) {

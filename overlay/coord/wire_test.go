@@ -92,6 +92,7 @@ func FuzzParseLink(f *testing.F) {
 var cmpSecrets = cmp.Options{
 	cmp.Comparer(func(a, b key.Secret) bool { return a.Equal(b) }),
 	cmp.Comparer(func(a, b key.Public) bool { return a == b }),
+	cmp.Comparer(func(a, b key.Pin) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 }
@@ -103,13 +104,23 @@ func testNode(label uint32) Node {
 	}
 }
 
+func testPin() key.Pin {
+	_, pin, err := SelfSigned(key.NewMachine(), "198.51.100.10")
+	if err != nil {
+		panic(err)
+	}
+	return pin
+}
+
 func testMap() *Map {
 	gw := testNode(200)
+	gw.Attached = []Attachment{{"r", 20 * time.Millisecond}, {"n2", 0}}
 	gw.Online, gw.Role, gw.Routes = true, RoleGateway, []Route{{pfx("192.168.1.0/24"), true}}
 	return &Map{
 		Version: 7, Network: NetworkID{1, 2, 3}, Overlay: testOverlay, Self: testNode(11), Peers: []Node{testNode(10), gw},
-		Relays: []Relay{{ID: "r", Name: "vps", Endpoint: "203.0.113.10:443", Label: 10}},
-		Passes: []Pass{{Relay: "r", Ticket: []byte("ticket"), Key: key.NewSecret(), NotAfter: time.Unix(1e9, 0).UTC()}},
+		Relays:  []Relay{{ID: "r", Name: "vps", Endpoint: "203.0.113.10:443", Label: 10}, {ID: "n2", Name: "vps2", Endpoint: "198.51.100.10:443", Label: 12, Pin: testPin()}},
+		Revoked: []Removal{{Label: 9, Serial: 1 << 50}},
+		Passes:  []Pass{{Relay: "r", Ticket: []byte("ticket"), Key: key.NewSecret(), NotAfter: time.Unix(1e9, 0).UTC()}},
 	}
 }
 

@@ -152,6 +152,7 @@ type Member struct {
 	Online        bool                   `protobuf:"varint,7,opt,name=online,proto3" json:"online,omitempty"`
 	BootId        uint64                 `protobuf:"fixed64,8,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	Routes        []*Route               `protobuf:"bytes,9,rep,name=routes,proto3" json:"routes,omitempty"`
+	Attached      []*Attachment          `protobuf:"bytes,10,rep,name=attached,proto3" json:"attached,omitempty"` // as the member last reported
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -249,19 +250,80 @@ func (x *Member) GetRoutes() []*Route {
 	return nil
 }
 
+func (x *Member) GetAttached() []*Attachment {
+	if x != nil {
+		return x.Attached
+	}
+	return nil
+}
+
+// Attachment is a relay that a member is attached to.
+type Attachment struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Relay         string                 `protobuf:"bytes,1,opt,name=relay,proto3" json:"relay,omitempty"`
+	CostUs        uint32                 `protobuf:"varint,2,opt,name=cost_us,json=costUs,proto3" json:"cost_us,omitempty"` // the round trip there, more by TLS; 0: unknown
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attachment) Reset() {
+	*x = Attachment{}
+	mi := &file_coord_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attachment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attachment) ProtoMessage() {}
+
+func (x *Attachment) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
+func (*Attachment) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Attachment) GetRelay() string {
+	if x != nil {
+		return x.Relay
+	}
+	return ""
+}
+
+func (x *Attachment) GetCostUs() uint32 {
+	if x != nil {
+		return x.CostUs
+	}
+	return 0
+}
+
 type Relay struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Endpoint      string                 `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"` // host:port
 	Label         uint32                 `protobuf:"varint,4,opt,name=label,proto3" json:"label,omitempty"`
+	Pin           string                 `protobuf:"bytes,5,opt,name=pin,proto3" json:"pin,omitempty"` // of its TLS key; empty: ordinary certificate checks
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_coord_proto_msgTypes[3]
+	mi := &file_coord_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -273,7 +335,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[3]
+	mi := &file_coord_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -286,7 +348,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{3}
+	return file_coord_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Relay) GetId() string {
@@ -317,6 +379,129 @@ func (x *Relay) GetLabel() uint32 {
 	return 0
 }
 
+func (x *Relay) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+// RelayOffer is what a relay that is no coordinator serves. Only the
+// coordinator sees it.
+type RelayOffer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Endpoint      string                 `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"` // host:port
+	Pin           string                 `protobuf:"bytes,2,opt,name=pin,proto3" json:"pin,omitempty"`           // of its TLS key; empty: ordinary certificate checks
+	Secret        []byte                 `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`     // 32 bytes, which its session keys are derived from
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayOffer) Reset() {
+	*x = RelayOffer{}
+	mi := &file_coord_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayOffer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayOffer) ProtoMessage() {}
+
+func (x *RelayOffer) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayOffer.ProtoReflect.Descriptor instead.
+func (*RelayOffer) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RelayOffer) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *RelayOffer) GetPin() string {
+	if x != nil {
+		return x.Pin
+	}
+	return ""
+}
+
+func (x *RelayOffer) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+// Revocation says which tickets are worth nothing any more: those for a label
+// whose serials go up to this one.
+type Revocation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Label         uint32                 `protobuf:"varint,1,opt,name=label,proto3" json:"label,omitempty"`
+	Serial        uint64                 `protobuf:"fixed64,2,opt,name=serial,proto3" json:"serial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocation) Reset() {
+	*x = Revocation{}
+	mi := &file_coord_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocation) ProtoMessage() {}
+
+func (x *Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
+func (*Revocation) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Revocation) GetLabel() uint32 {
+	if x != nil {
+		return x.Label
+	}
+	return 0
+}
+
+func (x *Revocation) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
 // Pass lets the member that gets it attach to a relay.
 type Pass struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -330,7 +515,7 @@ type Pass struct {
 
 func (x *Pass) Reset() {
 	*x = Pass{}
-	mi := &file_coord_proto_msgTypes[4]
+	mi := &file_coord_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -342,7 +527,7 @@ func (x *Pass) String() string {
 func (*Pass) ProtoMessage() {}
 
 func (x *Pass) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[4]
+	mi := &file_coord_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -355,7 +540,7 @@ func (x *Pass) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pass.ProtoReflect.Descriptor instead.
 func (*Pass) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{4}
+	return file_coord_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Pass) GetRelay() string {
@@ -397,13 +582,14 @@ type Map struct {
 	Peers         []*Member              `protobuf:"bytes,5,rep,name=peers,proto3" json:"peers,omitempty"`
 	Relays        []*Relay               `protobuf:"bytes,6,rep,name=relays,proto3" json:"relays,omitempty"`
 	Passes        []*Pass                `protobuf:"bytes,7,rep,name=passes,proto3" json:"passes,omitempty"`
+	Revoked       []*Revocation          `protobuf:"bytes,8,rep,name=revoked,proto3" json:"revoked,omitempty"` // for relays only
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Map) Reset() {
 	*x = Map{}
-	mi := &file_coord_proto_msgTypes[5]
+	mi := &file_coord_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -415,7 +601,7 @@ func (x *Map) String() string {
 func (*Map) ProtoMessage() {}
 
 func (x *Map) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[5]
+	mi := &file_coord_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -428,7 +614,7 @@ func (x *Map) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Map.ProtoReflect.Descriptor instead.
 func (*Map) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{5}
+	return file_coord_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Map) GetVersion() uint64 {
@@ -480,6 +666,13 @@ func (x *Map) GetPasses() []*Pass {
 	return nil
 }
 
+func (x *Map) GetRevoked() []*Revocation {
+	if x != nil {
+		return x.Revoked
+	}
+	return nil
+}
+
 type RelayList struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Relays        []*Relay               `protobuf:"bytes,1,rep,name=relays,proto3" json:"relays,omitempty"`
@@ -489,7 +682,7 @@ type RelayList struct {
 
 func (x *RelayList) Reset() {
 	*x = RelayList{}
-	mi := &file_coord_proto_msgTypes[6]
+	mi := &file_coord_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -501,7 +694,7 @@ func (x *RelayList) String() string {
 func (*RelayList) ProtoMessage() {}
 
 func (x *RelayList) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[6]
+	mi := &file_coord_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -514,12 +707,56 @@ func (x *RelayList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayList.ProtoReflect.Descriptor instead.
 func (*RelayList) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{6}
+	return file_coord_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RelayList) GetRelays() []*Relay {
 	if x != nil {
 		return x.Relays
+	}
+	return nil
+}
+
+type RevocationList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revoked       []*Revocation          `protobuf:"bytes,1,rep,name=revoked,proto3" json:"revoked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevocationList) Reset() {
+	*x = RevocationList{}
+	mi := &file_coord_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevocationList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevocationList) ProtoMessage() {}
+
+func (x *RevocationList) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevocationList.ProtoReflect.Descriptor instead.
+func (*RevocationList) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RevocationList) GetRevoked() []*Revocation {
+	if x != nil {
+		return x.Revoked
 	}
 	return nil
 }
@@ -533,7 +770,7 @@ type PassList struct {
 
 func (x *PassList) Reset() {
 	*x = PassList{}
-	mi := &file_coord_proto_msgTypes[7]
+	mi := &file_coord_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +782,7 @@ func (x *PassList) String() string {
 func (*PassList) ProtoMessage() {}
 
 func (x *PassList) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[7]
+	mi := &file_coord_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,7 +795,7 @@ func (x *PassList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PassList.ProtoReflect.Descriptor instead.
 func (*PassList) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{7}
+	return file_coord_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PassList) GetPasses() []*Pass {
@@ -577,13 +814,14 @@ type Delta struct {
 	Removed       []uint32               `protobuf:"varint,4,rep,packed,name=removed,proto3" json:"removed,omitempty"` // taken out, by label
 	Relays        *RelayList             `protobuf:"bytes,5,opt,name=relays,proto3" json:"relays,omitempty"`
 	Passes        *PassList              `protobuf:"bytes,6,opt,name=passes,proto3" json:"passes,omitempty"`
+	Revoked       *RevocationList        `protobuf:"bytes,7,opt,name=revoked,proto3" json:"revoked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Delta) Reset() {
 	*x = Delta{}
-	mi := &file_coord_proto_msgTypes[8]
+	mi := &file_coord_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +833,7 @@ func (x *Delta) String() string {
 func (*Delta) ProtoMessage() {}
 
 func (x *Delta) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[8]
+	mi := &file_coord_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +846,7 @@ func (x *Delta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delta.ProtoReflect.Descriptor instead.
 func (*Delta) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{8}
+	return file_coord_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Delta) GetVersion() uint64 {
@@ -653,6 +891,13 @@ func (x *Delta) GetPasses() *PassList {
 	return nil
 }
 
+func (x *Delta) GetRevoked() *RevocationList {
+	if x != nil {
+		return x.Revoked
+	}
+	return nil
+}
+
 type Heartbeat struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -661,7 +906,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_coord_proto_msgTypes[9]
+	mi := &file_coord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +918,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[9]
+	mi := &file_coord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +931,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{9}
+	return file_coord_proto_rawDescGZIP(), []int{13}
 }
 
 type PrefixList struct {
@@ -698,7 +943,7 @@ type PrefixList struct {
 
 func (x *PrefixList) Reset() {
 	*x = PrefixList{}
-	mi := &file_coord_proto_msgTypes[10]
+	mi := &file_coord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +955,7 @@ func (x *PrefixList) String() string {
 func (*PrefixList) ProtoMessage() {}
 
 func (x *PrefixList) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[10]
+	mi := &file_coord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,12 +968,56 @@ func (x *PrefixList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrefixList.ProtoReflect.Descriptor instead.
 func (*PrefixList) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{10}
+	return file_coord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PrefixList) GetPrefixes() []string {
 	if x != nil {
 		return x.Prefixes
+	}
+	return nil
+}
+
+type AttachmentList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attached      []*Attachment          `protobuf:"bytes,1,rep,name=attached,proto3" json:"attached,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachmentList) Reset() {
+	*x = AttachmentList{}
+	mi := &file_coord_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachmentList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachmentList) ProtoMessage() {}
+
+func (x *AttachmentList) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachmentList.ProtoReflect.Descriptor instead.
+func (*AttachmentList) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *AttachmentList) GetAttached() []*Attachment {
+	if x != nil {
+		return x.Attached
 	}
 	return nil
 }
@@ -741,13 +1030,14 @@ type EnrollRequest struct {
 	Role          string                 `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
 	Wireguard     []byte                 `protobuf:"bytes,5,opt,name=wireguard,proto3" json:"wireguard,omitempty"`
 	Advertise     []string               `protobuf:"bytes,6,rep,name=advertise,proto3" json:"advertise,omitempty"`
+	Relay         *RelayOffer            `protobuf:"bytes,7,opt,name=relay,proto3" json:"relay,omitempty"` // of a relay
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_coord_proto_msgTypes[11]
+	mi := &file_coord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +1049,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[11]
+	mi := &file_coord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +1062,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{11}
+	return file_coord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EnrollRequest) GetInvite() string {
@@ -817,6 +1107,13 @@ func (x *EnrollRequest) GetAdvertise() []string {
 	return nil
 }
 
+func (x *EnrollRequest) GetRelay() *RelayOffer {
+	if x != nil {
+		return x.Relay
+	}
+	return nil
+}
+
 type EnrollResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -832,7 +1129,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_coord_proto_msgTypes[12]
+	mi := &file_coord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +1141,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[12]
+	mi := &file_coord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +1154,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{12}
+	return file_coord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *EnrollResponse) GetNodeId() string {
@@ -913,13 +1210,14 @@ type WatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	BootId        uint64                 `protobuf:"fixed64,1,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	HaveVersion   uint64                 `protobuf:"varint,2,opt,name=have_version,json=haveVersion,proto3" json:"have_version,omitempty"`
+	Relay         *RelayOffer            `protobuf:"bytes,3,opt,name=relay,proto3" json:"relay,omitempty"` // of a relay; not set: as it was
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_coord_proto_msgTypes[13]
+	mi := &file_coord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1229,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[13]
+	mi := &file_coord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1242,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{13}
+	return file_coord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchRequest) GetBootId() uint64 {
@@ -959,6 +1257,13 @@ func (x *WatchRequest) GetHaveVersion() uint64 {
 		return x.HaveVersion
 	}
 	return 0
+}
+
+func (x *WatchRequest) GetRelay() *RelayOffer {
+	if x != nil {
+		return x.Relay
+	}
+	return nil
 }
 
 type WatchResponse struct {
@@ -976,7 +1281,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_coord_proto_msgTypes[14]
+	mi := &file_coord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1293,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[14]
+	mi := &file_coord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1306,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{14}
+	return file_coord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchResponse) GetEvent() isWatchResponse_Event {
@@ -1071,13 +1376,14 @@ type ReportRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       uint64                 `protobuf:"fixed64,1,opt,name=session,proto3" json:"session,omitempty"`
 	Advertise     *PrefixList            `protobuf:"bytes,2,opt,name=advertise,proto3" json:"advertise,omitempty"` // not set: as it was
+	Attached      *AttachmentList        `protobuf:"bytes,3,opt,name=attached,proto3" json:"attached,omitempty"`   // not set: as it was
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_coord_proto_msgTypes[15]
+	mi := &file_coord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1089,7 +1395,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[15]
+	mi := &file_coord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1102,7 +1408,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{15}
+	return file_coord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReportRequest) GetSession() uint64 {
@@ -1119,6 +1425,13 @@ func (x *ReportRequest) GetAdvertise() *PrefixList {
 	return nil
 }
 
+func (x *ReportRequest) GetAttached() *AttachmentList {
+	if x != nil {
+		return x.Attached
+	}
+	return nil
+}
+
 type ReportResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1127,7 +1440,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_coord_proto_msgTypes[16]
+	mi := &file_coord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1452,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[16]
+	mi := &file_coord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1465,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{16}
+	return file_coord_proto_rawDescGZIP(), []int{21}
 }
 
 type CreateInviteRequest struct {
@@ -1169,7 +1482,7 @@ type CreateInviteRequest struct {
 
 func (x *CreateInviteRequest) Reset() {
 	*x = CreateInviteRequest{}
-	mi := &file_coord_proto_msgTypes[17]
+	mi := &file_coord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1494,7 @@ func (x *CreateInviteRequest) String() string {
 func (*CreateInviteRequest) ProtoMessage() {}
 
 func (x *CreateInviteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[17]
+	mi := &file_coord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1507,7 @@ func (x *CreateInviteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInviteRequest.ProtoReflect.Descriptor instead.
 func (*CreateInviteRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{17}
+	return file_coord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateInviteRequest) GetName() string {
@@ -1249,7 +1562,7 @@ type CreateInviteResponse struct {
 
 func (x *CreateInviteResponse) Reset() {
 	*x = CreateInviteResponse{}
-	mi := &file_coord_proto_msgTypes[18]
+	mi := &file_coord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1574,7 @@ func (x *CreateInviteResponse) String() string {
 func (*CreateInviteResponse) ProtoMessage() {}
 
 func (x *CreateInviteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[18]
+	mi := &file_coord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1587,7 @@ func (x *CreateInviteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInviteResponse.ProtoReflect.Descriptor instead.
 func (*CreateInviteResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{18}
+	return file_coord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateInviteResponse) GetLink() string {
@@ -1309,7 +1622,7 @@ type InviteInfo struct {
 
 func (x *InviteInfo) Reset() {
 	*x = InviteInfo{}
-	mi := &file_coord_proto_msgTypes[19]
+	mi := &file_coord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1634,7 @@ func (x *InviteInfo) String() string {
 func (*InviteInfo) ProtoMessage() {}
 
 func (x *InviteInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[19]
+	mi := &file_coord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1647,7 @@ func (x *InviteInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteInfo.ProtoReflect.Descriptor instead.
 func (*InviteInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{19}
+	return file_coord_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *InviteInfo) GetId() string {
@@ -1415,7 +1728,7 @@ type ListInvitesRequest struct {
 
 func (x *ListInvitesRequest) Reset() {
 	*x = ListInvitesRequest{}
-	mi := &file_coord_proto_msgTypes[20]
+	mi := &file_coord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1740,7 @@ func (x *ListInvitesRequest) String() string {
 func (*ListInvitesRequest) ProtoMessage() {}
 
 func (x *ListInvitesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[20]
+	mi := &file_coord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1753,7 @@ func (x *ListInvitesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitesRequest.ProtoReflect.Descriptor instead.
 func (*ListInvitesRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{20}
+	return file_coord_proto_rawDescGZIP(), []int{25}
 }
 
 type ListInvitesResponse struct {
@@ -1452,7 +1765,7 @@ type ListInvitesResponse struct {
 
 func (x *ListInvitesResponse) Reset() {
 	*x = ListInvitesResponse{}
-	mi := &file_coord_proto_msgTypes[21]
+	mi := &file_coord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1464,7 +1777,7 @@ func (x *ListInvitesResponse) String() string {
 func (*ListInvitesResponse) ProtoMessage() {}
 
 func (x *ListInvitesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[21]
+	mi := &file_coord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1477,7 +1790,7 @@ func (x *ListInvitesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitesResponse.ProtoReflect.Descriptor instead.
 func (*ListInvitesResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{21}
+	return file_coord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListInvitesResponse) GetInvites() []*InviteInfo {
@@ -1496,7 +1809,7 @@ type RevokeInviteRequest struct {
 
 func (x *RevokeInviteRequest) Reset() {
 	*x = RevokeInviteRequest{}
-	mi := &file_coord_proto_msgTypes[22]
+	mi := &file_coord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1821,7 @@ func (x *RevokeInviteRequest) String() string {
 func (*RevokeInviteRequest) ProtoMessage() {}
 
 func (x *RevokeInviteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[22]
+	mi := &file_coord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1834,7 @@ func (x *RevokeInviteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeInviteRequest.ProtoReflect.Descriptor instead.
 func (*RevokeInviteRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{22}
+	return file_coord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RevokeInviteRequest) GetId() string {
@@ -1539,7 +1852,7 @@ type RevokeInviteResponse struct {
 
 func (x *RevokeInviteResponse) Reset() {
 	*x = RevokeInviteResponse{}
-	mi := &file_coord_proto_msgTypes[23]
+	mi := &file_coord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1864,7 @@ func (x *RevokeInviteResponse) String() string {
 func (*RevokeInviteResponse) ProtoMessage() {}
 
 func (x *RevokeInviteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[23]
+	mi := &file_coord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1877,7 @@ func (x *RevokeInviteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeInviteResponse.ProtoReflect.Descriptor instead.
 func (*RevokeInviteResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{23}
+	return file_coord_proto_rawDescGZIP(), []int{28}
 }
 
 type NodeInfo struct {
@@ -1579,7 +1892,7 @@ type NodeInfo struct {
 
 func (x *NodeInfo) Reset() {
 	*x = NodeInfo{}
-	mi := &file_coord_proto_msgTypes[24]
+	mi := &file_coord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1904,7 @@ func (x *NodeInfo) String() string {
 func (*NodeInfo) ProtoMessage() {}
 
 func (x *NodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[24]
+	mi := &file_coord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1917,7 @@ func (x *NodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfo.ProtoReflect.Descriptor instead.
 func (*NodeInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{24}
+	return file_coord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NodeInfo) GetMember() *Member {
@@ -1643,7 +1956,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_coord_proto_msgTypes[25]
+	mi := &file_coord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +1968,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[25]
+	mi := &file_coord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +1981,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{25}
+	return file_coord_proto_rawDescGZIP(), []int{30}
 }
 
 type ListNodesResponse struct {
@@ -1680,7 +1993,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_coord_proto_msgTypes[26]
+	mi := &file_coord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +2005,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[26]
+	mi := &file_coord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +2018,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{26}
+	return file_coord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListNodesResponse) GetNodes() []*NodeInfo {
@@ -1725,7 +2038,7 @@ type RenameNodeRequest struct {
 
 func (x *RenameNodeRequest) Reset() {
 	*x = RenameNodeRequest{}
-	mi := &file_coord_proto_msgTypes[27]
+	mi := &file_coord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +2050,7 @@ func (x *RenameNodeRequest) String() string {
 func (*RenameNodeRequest) ProtoMessage() {}
 
 func (x *RenameNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[27]
+	mi := &file_coord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +2063,7 @@ func (x *RenameNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameNodeRequest.ProtoReflect.Descriptor instead.
 func (*RenameNodeRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{27}
+	return file_coord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RenameNodeRequest) GetNode() string {
@@ -1776,7 +2089,7 @@ type RenameNodeResponse struct {
 
 func (x *RenameNodeResponse) Reset() {
 	*x = RenameNodeResponse{}
-	mi := &file_coord_proto_msgTypes[28]
+	mi := &file_coord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1788,7 +2101,7 @@ func (x *RenameNodeResponse) String() string {
 func (*RenameNodeResponse) ProtoMessage() {}
 
 func (x *RenameNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[28]
+	mi := &file_coord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +2114,7 @@ func (x *RenameNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameNodeResponse.ProtoReflect.Descriptor instead.
 func (*RenameNodeResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{28}
+	return file_coord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RenameNodeResponse) GetNode() *NodeInfo {
@@ -1820,7 +2133,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_coord_proto_msgTypes[29]
+	mi := &file_coord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1832,7 +2145,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[29]
+	mi := &file_coord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1845,7 +2158,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{29}
+	return file_coord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -1864,7 +2177,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_coord_proto_msgTypes[30]
+	mi := &file_coord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +2189,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[30]
+	mi := &file_coord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,7 +2202,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{30}
+	return file_coord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RemoveNodeResponse) GetNode() *NodeInfo {
@@ -1913,7 +2226,7 @@ type RouteInfo struct {
 
 func (x *RouteInfo) Reset() {
 	*x = RouteInfo{}
-	mi := &file_coord_proto_msgTypes[31]
+	mi := &file_coord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2238,7 @@ func (x *RouteInfo) String() string {
 func (*RouteInfo) ProtoMessage() {}
 
 func (x *RouteInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[31]
+	mi := &file_coord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2251,7 @@ func (x *RouteInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteInfo.ProtoReflect.Descriptor instead.
 func (*RouteInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{31}
+	return file_coord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RouteInfo) GetPrefix() string {
@@ -1991,7 +2304,7 @@ type ListRoutesRequest struct {
 
 func (x *ListRoutesRequest) Reset() {
 	*x = ListRoutesRequest{}
-	mi := &file_coord_proto_msgTypes[32]
+	mi := &file_coord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2316,7 @@ func (x *ListRoutesRequest) String() string {
 func (*ListRoutesRequest) ProtoMessage() {}
 
 func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[32]
+	mi := &file_coord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2329,7 @@ func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesRequest.ProtoReflect.Descriptor instead.
 func (*ListRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{32}
+	return file_coord_proto_rawDescGZIP(), []int{37}
 }
 
 type ListRoutesResponse struct {
@@ -2028,7 +2341,7 @@ type ListRoutesResponse struct {
 
 func (x *ListRoutesResponse) Reset() {
 	*x = ListRoutesResponse{}
-	mi := &file_coord_proto_msgTypes[33]
+	mi := &file_coord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2353,7 @@ func (x *ListRoutesResponse) String() string {
 func (*ListRoutesResponse) ProtoMessage() {}
 
 func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[33]
+	mi := &file_coord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2366,7 @@ func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesResponse.ProtoReflect.Descriptor instead.
 func (*ListRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{33}
+	return file_coord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListRoutesResponse) GetRoutes() []*RouteInfo {
@@ -2073,7 +2386,7 @@ type ApproveRouteRequest struct {
 
 func (x *ApproveRouteRequest) Reset() {
 	*x = ApproveRouteRequest{}
-	mi := &file_coord_proto_msgTypes[34]
+	mi := &file_coord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2085,7 +2398,7 @@ func (x *ApproveRouteRequest) String() string {
 func (*ApproveRouteRequest) ProtoMessage() {}
 
 func (x *ApproveRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[34]
+	mi := &file_coord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2098,7 +2411,7 @@ func (x *ApproveRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRouteRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRouteRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{34}
+	return file_coord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ApproveRouteRequest) GetNode() string {
@@ -2124,7 +2437,7 @@ type ApproveRouteResponse struct {
 
 func (x *ApproveRouteResponse) Reset() {
 	*x = ApproveRouteResponse{}
-	mi := &file_coord_proto_msgTypes[35]
+	mi := &file_coord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2449,7 @@ func (x *ApproveRouteResponse) String() string {
 func (*ApproveRouteResponse) ProtoMessage() {}
 
 func (x *ApproveRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[35]
+	mi := &file_coord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2462,7 @@ func (x *ApproveRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRouteResponse.ProtoReflect.Descriptor instead.
 func (*ApproveRouteResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{35}
+	return file_coord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ApproveRouteResponse) GetRoute() *RouteInfo {
@@ -2169,7 +2482,7 @@ type WithdrawRouteRequest struct {
 
 func (x *WithdrawRouteRequest) Reset() {
 	*x = WithdrawRouteRequest{}
-	mi := &file_coord_proto_msgTypes[36]
+	mi := &file_coord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2181,7 +2494,7 @@ func (x *WithdrawRouteRequest) String() string {
 func (*WithdrawRouteRequest) ProtoMessage() {}
 
 func (x *WithdrawRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[36]
+	mi := &file_coord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2194,7 +2507,7 @@ func (x *WithdrawRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawRouteRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawRouteRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{36}
+	return file_coord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WithdrawRouteRequest) GetNode() string {
@@ -2220,7 +2533,7 @@ type WithdrawRouteResponse struct {
 
 func (x *WithdrawRouteResponse) Reset() {
 	*x = WithdrawRouteResponse{}
-	mi := &file_coord_proto_msgTypes[37]
+	mi := &file_coord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2545,7 @@ func (x *WithdrawRouteResponse) String() string {
 func (*WithdrawRouteResponse) ProtoMessage() {}
 
 func (x *WithdrawRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[37]
+	mi := &file_coord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2558,7 @@ func (x *WithdrawRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawRouteResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawRouteResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{37}
+	return file_coord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WithdrawRouteResponse) GetRoute() *RouteInfo {
@@ -2266,7 +2579,7 @@ const file_coord_proto_rawDesc = "" +
 	"\x04hint\x18\x03 \x01(\tR\x04hint\";\n" +
 	"\x05Route\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x1a\n" +
-	"\bapproved\x18\x02 \x01(\bR\bapproved\"\xed\x01\n" +
+	"\bapproved\x18\x02 \x01(\bR\bapproved\"\xa8\x02\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -2276,17 +2589,33 @@ const file_coord_proto_rawDesc = "" +
 	"\twireguard\x18\x06 \x01(\fR\twireguard\x12\x16\n" +
 	"\x06online\x18\a \x01(\bR\x06online\x12\x17\n" +
 	"\aboot_id\x18\b \x01(\x06R\x06bootId\x120\n" +
-	"\x06routes\x18\t \x03(\v2\x18.overlayd.coord.v1.RouteR\x06routes\"]\n" +
+	"\x06routes\x18\t \x03(\v2\x18.overlayd.coord.v1.RouteR\x06routes\x129\n" +
+	"\battached\x18\n" +
+	" \x03(\v2\x1d.overlayd.coord.v1.AttachmentR\battached\";\n" +
+	"\n" +
+	"Attachment\x12\x14\n" +
+	"\x05relay\x18\x01 \x01(\tR\x05relay\x12\x17\n" +
+	"\acost_us\x18\x02 \x01(\rR\x06costUs\"o\n" +
 	"\x05Relay\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
 	"\bendpoint\x18\x03 \x01(\tR\bendpoint\x12\x14\n" +
-	"\x05label\x18\x04 \x01(\rR\x05label\"\x7f\n" +
+	"\x05label\x18\x04 \x01(\rR\x05label\x12\x10\n" +
+	"\x03pin\x18\x05 \x01(\tR\x03pin\"R\n" +
+	"\n" +
+	"RelayOffer\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x10\n" +
+	"\x03pin\x18\x02 \x01(\tR\x03pin\x12\x16\n" +
+	"\x06secret\x18\x03 \x01(\fR\x06secret\":\n" +
+	"\n" +
+	"Revocation\x12\x14\n" +
+	"\x05label\x18\x01 \x01(\rR\x05label\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\x06R\x06serial\"\x7f\n" +
 	"\x04Pass\x12\x14\n" +
 	"\x05relay\x18\x01 \x01(\tR\x05relay\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\fR\x06ticket\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\fR\x03key\x127\n" +
-	"\tnot_after\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\x96\x02\n" +
+	"\tnot_after\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\xcf\x02\n" +
 	"\x03Map\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\fR\anetwork\x12\x18\n" +
@@ -2294,29 +2623,36 @@ const file_coord_proto_rawDesc = "" +
 	"\x04self\x18\x04 \x01(\v2\x19.overlayd.coord.v1.MemberR\x04self\x12/\n" +
 	"\x05peers\x18\x05 \x03(\v2\x19.overlayd.coord.v1.MemberR\x05peers\x120\n" +
 	"\x06relays\x18\x06 \x03(\v2\x18.overlayd.coord.v1.RelayR\x06relays\x12/\n" +
-	"\x06passes\x18\a \x03(\v2\x17.overlayd.coord.v1.PassR\x06passes\"=\n" +
+	"\x06passes\x18\a \x03(\v2\x17.overlayd.coord.v1.PassR\x06passes\x127\n" +
+	"\arevoked\x18\b \x03(\v2\x1d.overlayd.coord.v1.RevocationR\arevoked\"=\n" +
 	"\tRelayList\x120\n" +
-	"\x06relays\x18\x01 \x03(\v2\x18.overlayd.coord.v1.RelayR\x06relays\";\n" +
+	"\x06relays\x18\x01 \x03(\v2\x18.overlayd.coord.v1.RelayR\x06relays\"I\n" +
+	"\x0eRevocationList\x127\n" +
+	"\arevoked\x18\x01 \x03(\v2\x1d.overlayd.coord.v1.RevocationR\arevoked\";\n" +
 	"\bPassList\x12/\n" +
-	"\x06passes\x18\x01 \x03(\v2\x17.overlayd.coord.v1.PassR\x06passes\"\x86\x02\n" +
+	"\x06passes\x18\x01 \x03(\v2\x17.overlayd.coord.v1.PassR\x06passes\"\xc3\x02\n" +
 	"\x05Delta\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12-\n" +
 	"\x04self\x18\x02 \x01(\v2\x19.overlayd.coord.v1.MemberR\x04self\x12/\n" +
 	"\x05peers\x18\x03 \x03(\v2\x19.overlayd.coord.v1.MemberR\x05peers\x12\x18\n" +
 	"\aremoved\x18\x04 \x03(\rR\aremoved\x124\n" +
 	"\x06relays\x18\x05 \x01(\v2\x1c.overlayd.coord.v1.RelayListR\x06relays\x123\n" +
-	"\x06passes\x18\x06 \x01(\v2\x1b.overlayd.coord.v1.PassListR\x06passes\"\v\n" +
+	"\x06passes\x18\x06 \x01(\v2\x1b.overlayd.coord.v1.PassListR\x06passes\x12;\n" +
+	"\arevoked\x18\a \x01(\v2!.overlayd.coord.v1.RevocationListR\arevoked\"\v\n" +
 	"\tHeartbeat\"(\n" +
 	"\n" +
 	"PrefixList\x12\x1a\n" +
-	"\bprefixes\x18\x01 \x03(\tR\bprefixes\"\xa3\x01\n" +
+	"\bprefixes\x18\x01 \x03(\tR\bprefixes\"K\n" +
+	"\x0eAttachmentList\x129\n" +
+	"\battached\x18\x01 \x03(\v2\x1d.overlayd.coord.v1.AttachmentR\battached\"\xd8\x01\n" +
 	"\rEnrollRequest\x12\x16\n" +
 	"\x06invite\x18\x01 \x01(\tR\x06invite\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\fR\x06secret\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x04 \x01(\tR\x04role\x12\x1c\n" +
 	"\twireguard\x18\x05 \x01(\fR\twireguard\x12\x1c\n" +
-	"\tadvertise\x18\x06 \x03(\tR\tadvertise\"\xb1\x01\n" +
+	"\tadvertise\x18\x06 \x03(\tR\tadvertise\x123\n" +
+	"\x05relay\x18\a \x01(\v2\x1d.overlayd.coord.v1.RelayOfferR\x05relay\"\xb1\x01\n" +
 	"\x0eEnrollResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2324,19 +2660,21 @@ const file_coord_proto_rawDesc = "" +
 	"\aoverlay\x18\x04 \x01(\tR\aoverlay\x12\x14\n" +
 	"\x05label\x18\x05 \x01(\rR\x05label\x12\x14\n" +
 	"\x05addrs\x18\x06 \x03(\tR\x05addrs\x12\x12\n" +
-	"\x04role\x18\a \x01(\tR\x04role\"J\n" +
+	"\x04role\x18\a \x01(\tR\x04role\"\x7f\n" +
 	"\fWatchRequest\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\x06R\x06bootId\x12!\n" +
-	"\fhave_version\x18\x02 \x01(\x04R\vhaveVersion\"\xce\x01\n" +
+	"\fhave_version\x18\x02 \x01(\x04R\vhaveVersion\x123\n" +
+	"\x05relay\x18\x03 \x01(\v2\x1d.overlayd.coord.v1.RelayOfferR\x05relay\"\xce\x01\n" +
 	"\rWatchResponse\x12*\n" +
 	"\x03map\x18\x01 \x01(\v2\x16.overlayd.coord.v1.MapH\x00R\x03map\x120\n" +
 	"\x05delta\x18\x02 \x01(\v2\x18.overlayd.coord.v1.DeltaH\x00R\x05delta\x12<\n" +
 	"\theartbeat\x18\x03 \x01(\v2\x1c.overlayd.coord.v1.HeartbeatH\x00R\theartbeat\x12\x18\n" +
 	"\asession\x18\x04 \x01(\x06R\asessionB\a\n" +
-	"\x05event\"f\n" +
+	"\x05event\"\xa5\x01\n" +
 	"\rReportRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x06R\asession\x12;\n" +
-	"\tadvertise\x18\x02 \x01(\v2\x1d.overlayd.coord.v1.PrefixListR\tadvertise\"\x10\n" +
+	"\tadvertise\x18\x02 \x01(\v2\x1d.overlayd.coord.v1.PrefixListR\tadvertise\x12=\n" +
+	"\battached\x18\x03 \x01(\v2!.overlayd.coord.v1.AttachmentListR\battached\"\x10\n" +
 	"\x0eReportResponse\"\x9a\x01\n" +
 	"\x13CreateInviteRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
@@ -2439,107 +2777,120 @@ func file_coord_proto_rawDescGZIP() []byte {
 	return file_coord_proto_rawDescData
 }
 
-var file_coord_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_coord_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_coord_proto_goTypes = []any{
 	(*Problem)(nil),               // 0: overlayd.coord.v1.Problem
 	(*Route)(nil),                 // 1: overlayd.coord.v1.Route
 	(*Member)(nil),                // 2: overlayd.coord.v1.Member
-	(*Relay)(nil),                 // 3: overlayd.coord.v1.Relay
-	(*Pass)(nil),                  // 4: overlayd.coord.v1.Pass
-	(*Map)(nil),                   // 5: overlayd.coord.v1.Map
-	(*RelayList)(nil),             // 6: overlayd.coord.v1.RelayList
-	(*PassList)(nil),              // 7: overlayd.coord.v1.PassList
-	(*Delta)(nil),                 // 8: overlayd.coord.v1.Delta
-	(*Heartbeat)(nil),             // 9: overlayd.coord.v1.Heartbeat
-	(*PrefixList)(nil),            // 10: overlayd.coord.v1.PrefixList
-	(*EnrollRequest)(nil),         // 11: overlayd.coord.v1.EnrollRequest
-	(*EnrollResponse)(nil),        // 12: overlayd.coord.v1.EnrollResponse
-	(*WatchRequest)(nil),          // 13: overlayd.coord.v1.WatchRequest
-	(*WatchResponse)(nil),         // 14: overlayd.coord.v1.WatchResponse
-	(*ReportRequest)(nil),         // 15: overlayd.coord.v1.ReportRequest
-	(*ReportResponse)(nil),        // 16: overlayd.coord.v1.ReportResponse
-	(*CreateInviteRequest)(nil),   // 17: overlayd.coord.v1.CreateInviteRequest
-	(*CreateInviteResponse)(nil),  // 18: overlayd.coord.v1.CreateInviteResponse
-	(*InviteInfo)(nil),            // 19: overlayd.coord.v1.InviteInfo
-	(*ListInvitesRequest)(nil),    // 20: overlayd.coord.v1.ListInvitesRequest
-	(*ListInvitesResponse)(nil),   // 21: overlayd.coord.v1.ListInvitesResponse
-	(*RevokeInviteRequest)(nil),   // 22: overlayd.coord.v1.RevokeInviteRequest
-	(*RevokeInviteResponse)(nil),  // 23: overlayd.coord.v1.RevokeInviteResponse
-	(*NodeInfo)(nil),              // 24: overlayd.coord.v1.NodeInfo
-	(*ListNodesRequest)(nil),      // 25: overlayd.coord.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),     // 26: overlayd.coord.v1.ListNodesResponse
-	(*RenameNodeRequest)(nil),     // 27: overlayd.coord.v1.RenameNodeRequest
-	(*RenameNodeResponse)(nil),    // 28: overlayd.coord.v1.RenameNodeResponse
-	(*RemoveNodeRequest)(nil),     // 29: overlayd.coord.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),    // 30: overlayd.coord.v1.RemoveNodeResponse
-	(*RouteInfo)(nil),             // 31: overlayd.coord.v1.RouteInfo
-	(*ListRoutesRequest)(nil),     // 32: overlayd.coord.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),    // 33: overlayd.coord.v1.ListRoutesResponse
-	(*ApproveRouteRequest)(nil),   // 34: overlayd.coord.v1.ApproveRouteRequest
-	(*ApproveRouteResponse)(nil),  // 35: overlayd.coord.v1.ApproveRouteResponse
-	(*WithdrawRouteRequest)(nil),  // 36: overlayd.coord.v1.WithdrawRouteRequest
-	(*WithdrawRouteResponse)(nil), // 37: overlayd.coord.v1.WithdrawRouteResponse
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*Attachment)(nil),            // 3: overlayd.coord.v1.Attachment
+	(*Relay)(nil),                 // 4: overlayd.coord.v1.Relay
+	(*RelayOffer)(nil),            // 5: overlayd.coord.v1.RelayOffer
+	(*Revocation)(nil),            // 6: overlayd.coord.v1.Revocation
+	(*Pass)(nil),                  // 7: overlayd.coord.v1.Pass
+	(*Map)(nil),                   // 8: overlayd.coord.v1.Map
+	(*RelayList)(nil),             // 9: overlayd.coord.v1.RelayList
+	(*RevocationList)(nil),        // 10: overlayd.coord.v1.RevocationList
+	(*PassList)(nil),              // 11: overlayd.coord.v1.PassList
+	(*Delta)(nil),                 // 12: overlayd.coord.v1.Delta
+	(*Heartbeat)(nil),             // 13: overlayd.coord.v1.Heartbeat
+	(*PrefixList)(nil),            // 14: overlayd.coord.v1.PrefixList
+	(*AttachmentList)(nil),        // 15: overlayd.coord.v1.AttachmentList
+	(*EnrollRequest)(nil),         // 16: overlayd.coord.v1.EnrollRequest
+	(*EnrollResponse)(nil),        // 17: overlayd.coord.v1.EnrollResponse
+	(*WatchRequest)(nil),          // 18: overlayd.coord.v1.WatchRequest
+	(*WatchResponse)(nil),         // 19: overlayd.coord.v1.WatchResponse
+	(*ReportRequest)(nil),         // 20: overlayd.coord.v1.ReportRequest
+	(*ReportResponse)(nil),        // 21: overlayd.coord.v1.ReportResponse
+	(*CreateInviteRequest)(nil),   // 22: overlayd.coord.v1.CreateInviteRequest
+	(*CreateInviteResponse)(nil),  // 23: overlayd.coord.v1.CreateInviteResponse
+	(*InviteInfo)(nil),            // 24: overlayd.coord.v1.InviteInfo
+	(*ListInvitesRequest)(nil),    // 25: overlayd.coord.v1.ListInvitesRequest
+	(*ListInvitesResponse)(nil),   // 26: overlayd.coord.v1.ListInvitesResponse
+	(*RevokeInviteRequest)(nil),   // 27: overlayd.coord.v1.RevokeInviteRequest
+	(*RevokeInviteResponse)(nil),  // 28: overlayd.coord.v1.RevokeInviteResponse
+	(*NodeInfo)(nil),              // 29: overlayd.coord.v1.NodeInfo
+	(*ListNodesRequest)(nil),      // 30: overlayd.coord.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),     // 31: overlayd.coord.v1.ListNodesResponse
+	(*RenameNodeRequest)(nil),     // 32: overlayd.coord.v1.RenameNodeRequest
+	(*RenameNodeResponse)(nil),    // 33: overlayd.coord.v1.RenameNodeResponse
+	(*RemoveNodeRequest)(nil),     // 34: overlayd.coord.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),    // 35: overlayd.coord.v1.RemoveNodeResponse
+	(*RouteInfo)(nil),             // 36: overlayd.coord.v1.RouteInfo
+	(*ListRoutesRequest)(nil),     // 37: overlayd.coord.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),    // 38: overlayd.coord.v1.ListRoutesResponse
+	(*ApproveRouteRequest)(nil),   // 39: overlayd.coord.v1.ApproveRouteRequest
+	(*ApproveRouteResponse)(nil),  // 40: overlayd.coord.v1.ApproveRouteResponse
+	(*WithdrawRouteRequest)(nil),  // 41: overlayd.coord.v1.WithdrawRouteRequest
+	(*WithdrawRouteResponse)(nil), // 42: overlayd.coord.v1.WithdrawRouteResponse
+	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
 }
 var file_coord_proto_depIdxs = []int32{
 	1,  // 0: overlayd.coord.v1.Member.routes:type_name -> overlayd.coord.v1.Route
-	38, // 1: overlayd.coord.v1.Pass.not_after:type_name -> google.protobuf.Timestamp
-	2,  // 2: overlayd.coord.v1.Map.self:type_name -> overlayd.coord.v1.Member
-	2,  // 3: overlayd.coord.v1.Map.peers:type_name -> overlayd.coord.v1.Member
-	3,  // 4: overlayd.coord.v1.Map.relays:type_name -> overlayd.coord.v1.Relay
-	4,  // 5: overlayd.coord.v1.Map.passes:type_name -> overlayd.coord.v1.Pass
-	3,  // 6: overlayd.coord.v1.RelayList.relays:type_name -> overlayd.coord.v1.Relay
-	4,  // 7: overlayd.coord.v1.PassList.passes:type_name -> overlayd.coord.v1.Pass
-	2,  // 8: overlayd.coord.v1.Delta.self:type_name -> overlayd.coord.v1.Member
-	2,  // 9: overlayd.coord.v1.Delta.peers:type_name -> overlayd.coord.v1.Member
-	6,  // 10: overlayd.coord.v1.Delta.relays:type_name -> overlayd.coord.v1.RelayList
-	7,  // 11: overlayd.coord.v1.Delta.passes:type_name -> overlayd.coord.v1.PassList
-	5,  // 12: overlayd.coord.v1.WatchResponse.map:type_name -> overlayd.coord.v1.Map
-	8,  // 13: overlayd.coord.v1.WatchResponse.delta:type_name -> overlayd.coord.v1.Delta
-	9,  // 14: overlayd.coord.v1.WatchResponse.heartbeat:type_name -> overlayd.coord.v1.Heartbeat
-	10, // 15: overlayd.coord.v1.ReportRequest.advertise:type_name -> overlayd.coord.v1.PrefixList
-	19, // 16: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
-	38, // 17: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
-	38, // 18: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
-	19, // 19: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
-	2,  // 20: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
-	38, // 21: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
-	38, // 22: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
-	24, // 23: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
-	24, // 24: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	24, // 25: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	31, // 26: overlayd.coord.v1.ListRoutesResponse.routes:type_name -> overlayd.coord.v1.RouteInfo
-	31, // 27: overlayd.coord.v1.ApproveRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
-	31, // 28: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
-	11, // 29: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
-	13, // 30: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
-	15, // 31: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
-	17, // 32: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
-	20, // 33: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
-	22, // 34: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
-	25, // 35: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
-	27, // 36: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
-	29, // 37: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
-	32, // 38: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
-	34, // 39: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
-	36, // 40: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
-	12, // 41: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
-	14, // 42: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
-	16, // 43: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
-	18, // 44: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
-	21, // 45: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
-	23, // 46: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
-	26, // 47: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
-	28, // 48: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
-	30, // 49: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
-	33, // 50: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
-	35, // 51: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
-	37, // 52: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
-	41, // [41:53] is the sub-list for method output_type
-	29, // [29:41] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	3,  // 1: overlayd.coord.v1.Member.attached:type_name -> overlayd.coord.v1.Attachment
+	43, // 2: overlayd.coord.v1.Pass.not_after:type_name -> google.protobuf.Timestamp
+	2,  // 3: overlayd.coord.v1.Map.self:type_name -> overlayd.coord.v1.Member
+	2,  // 4: overlayd.coord.v1.Map.peers:type_name -> overlayd.coord.v1.Member
+	4,  // 5: overlayd.coord.v1.Map.relays:type_name -> overlayd.coord.v1.Relay
+	7,  // 6: overlayd.coord.v1.Map.passes:type_name -> overlayd.coord.v1.Pass
+	6,  // 7: overlayd.coord.v1.Map.revoked:type_name -> overlayd.coord.v1.Revocation
+	4,  // 8: overlayd.coord.v1.RelayList.relays:type_name -> overlayd.coord.v1.Relay
+	6,  // 9: overlayd.coord.v1.RevocationList.revoked:type_name -> overlayd.coord.v1.Revocation
+	7,  // 10: overlayd.coord.v1.PassList.passes:type_name -> overlayd.coord.v1.Pass
+	2,  // 11: overlayd.coord.v1.Delta.self:type_name -> overlayd.coord.v1.Member
+	2,  // 12: overlayd.coord.v1.Delta.peers:type_name -> overlayd.coord.v1.Member
+	9,  // 13: overlayd.coord.v1.Delta.relays:type_name -> overlayd.coord.v1.RelayList
+	11, // 14: overlayd.coord.v1.Delta.passes:type_name -> overlayd.coord.v1.PassList
+	10, // 15: overlayd.coord.v1.Delta.revoked:type_name -> overlayd.coord.v1.RevocationList
+	3,  // 16: overlayd.coord.v1.AttachmentList.attached:type_name -> overlayd.coord.v1.Attachment
+	5,  // 17: overlayd.coord.v1.EnrollRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
+	5,  // 18: overlayd.coord.v1.WatchRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
+	8,  // 19: overlayd.coord.v1.WatchResponse.map:type_name -> overlayd.coord.v1.Map
+	12, // 20: overlayd.coord.v1.WatchResponse.delta:type_name -> overlayd.coord.v1.Delta
+	13, // 21: overlayd.coord.v1.WatchResponse.heartbeat:type_name -> overlayd.coord.v1.Heartbeat
+	14, // 22: overlayd.coord.v1.ReportRequest.advertise:type_name -> overlayd.coord.v1.PrefixList
+	15, // 23: overlayd.coord.v1.ReportRequest.attached:type_name -> overlayd.coord.v1.AttachmentList
+	24, // 24: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
+	43, // 25: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
+	43, // 26: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
+	24, // 27: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
+	2,  // 28: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
+	43, // 29: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
+	43, // 30: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
+	29, // 31: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
+	29, // 32: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	29, // 33: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	36, // 34: overlayd.coord.v1.ListRoutesResponse.routes:type_name -> overlayd.coord.v1.RouteInfo
+	36, // 35: overlayd.coord.v1.ApproveRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
+	36, // 36: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
+	16, // 37: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
+	18, // 38: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
+	20, // 39: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
+	22, // 40: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
+	25, // 41: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
+	27, // 42: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
+	30, // 43: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
+	32, // 44: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
+	34, // 45: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
+	37, // 46: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
+	39, // 47: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
+	41, // 48: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
+	17, // 49: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
+	19, // 50: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
+	21, // 51: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
+	23, // 52: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
+	26, // 53: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
+	28, // 54: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
+	31, // 55: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
+	33, // 56: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
+	35, // 57: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
+	38, // 58: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
+	40, // 59: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
+	42, // 60: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
+	49, // [49:61] is the sub-list for method output_type
+	37, // [37:49] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_coord_proto_init() }
@@ -2547,7 +2898,7 @@ func file_coord_proto_init() {
 	if File_coord_proto != nil {
 		return
 	}
-	file_coord_proto_msgTypes[14].OneofWrappers = []any{
+	file_coord_proto_msgTypes[19].OneofWrappers = []any{
 		(*WatchResponse_Map)(nil),
 		(*WatchResponse_Delta)(nil),
 		(*WatchResponse_Heartbeat)(nil),
@@ -2558,7 +2909,7 @@ func file_coord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_coord_proto_rawDesc), len(file_coord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
