@@ -29,8 +29,8 @@ type Options struct {
 	// other about direct paths. The zero value: no direct paths.
 	Key key.Private
 
-	// Own is set on a relay's machine: peers are reached through it. No socket
-	// is opened then, unless Port asks for one. The Bind closes it at the end.
+	// Own is set on a relay's machine: peers are reached through it, or by the
+	// other relays. The Bind closes it at the end.
 	Own *relay.Port
 	// OwnID is the ID of the relay that Own belongs to; "": the first of
 	// SetRelays.
@@ -54,6 +54,7 @@ type Bind struct {
 
 	table atomic.Pointer[table]                 // what receiving looks up; never nil
 	lines atomic.Pointer[lines]                 // the open sockets; never nil
+	roads atomic.Pointer[roads]                 // the ways by relays; never nil
 	homes homes                                 // where peers were found
 	mover mover                                 // Run's alone
 	hush  atomic.Bool                           // a peer that is reached directly fell silent: see legs' check
@@ -76,7 +77,8 @@ type Bind struct {
 	configs map[key.Public]Peer
 	retired map[key.Public]weak.Pointer[peer] // no longer in the map, perhaps still with WireGuard
 	legs    []*leg                            // in order of preference
-	closely bool                              // see Watch
+	keeper  keeper
+	closely bool // see Watch
 }
 
 var _ conn.Bind = (*Bind)(nil)
@@ -110,6 +112,7 @@ func New(o Options) *Bind {
 	}
 	b.table.Store(&table{})
 	b.lines.Store(&lines{})
+	b.roads.Store(&roads{})
 	return b
 }
 
@@ -131,19 +134,17 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	if b.o.Own != nil {
 		fns = append(fns, newPortReceiver(b, b.o.Own).receive)
 	}
-	if b.o.Own == nil || port != 0 {
-		ls, got, err := openLines(port, b.port, b.o.Mark)
-		if err != nil {
-			return nil, 0, err
-		}
-		b.lines.Store(ls)
-		b.port = got
-		for _, l := range ls.all() {
-			fns = append(fns, newReceiver(b, l).receive)
-		}
+	ls, got, err := openLines(port, b.port, b.o.Mark)
+	if err != nil {
+		return nil, 0, err
+	}
+	b.lines.Store(ls)
+	b.port = got
+	for _, l := range ls.all() {
+		fns = append(fns, newReceiver(b, l).receive)
 	}
 	b.shut = make(chan struct{})
-	if b.o.Dial != nil && b.o.Own == nil {
+	if b.o.Dial != nil {
 		fns = append(fns, newStreamReceiver(b, b.shut).receive)
 	}
 	b.open = true
@@ -304,11 +305,13 @@ func (b *Bind) SetRelays(relays []Relay) {
 		l := have[r.ID]
 		switch {
 		case len(legs) > 0 && legs[0].port != nil && legs[0].id == r.ID:
+			legs[0].label = r.Label
 			legs[0].set(r)
 			continue
 		case l == nil || l.port != nil:
 			l = &leg{id: r.ID, wake: b.wake, count: &b.count, noTLS: b.o.Dial == nil}
 		}
+		l.label = r.Label
 		l.set(r)
 		legs = append(legs, l)
 	}
@@ -325,6 +328,9 @@ func (b *Bind) SetRelays(relays []Relay) {
 
 // ownLeg returns the leg that goes through Own.
 func (b *Bind) ownLeg(relays []Relay) *leg {
+	if len(b.legs) > 0 && b.legs[0].port != nil && b.o.OwnID != "" {
+		return b.legs[0]
+	}
 	id := b.o.OwnID
 	if id == "" && len(relays) > 0 {
 		id = relays[0].ID
@@ -337,9 +343,7 @@ func (b *Bind) ownLeg(relays []Relay) *leg {
 func (b *Bind) rebuild() {
 	t := &table{legs: map[netip.AddrPort]*leg{}, peers: make(map[relay.Label]*peer, len(b.peers))}
 	ls := b.lines.Load()
-	relays := make([]reach, 0, len(b.legs))
 	for _, l := range b.legs {
-		relays = append(relays, l.reach(ls))
 		for _, addr := range l.addresses() {
 			t.legs[addr] = l
 		}
@@ -349,9 +353,11 @@ func (b *Bind) rebuild() {
 	}
 	b.table.Store(t)
 	now := time.Now()
+	r, _, _ := b.survey(now)
+	b.roads.Store(r)
 	for k, c := range b.configs {
 		p := b.peers[k]
-		b.arrange(now, p, c, choose(c, relays), ls)
+		b.arrange(now, p, c, r, ls)
 		b.count.add(dropUnsent, p.flush(now))
 	}
 }
@@ -371,6 +377,9 @@ func (b *Bind) Kick() {
 	for _, l := range b.snapshot() {
 		l.kick(now)
 	}
+	b.mu.Lock()
+	b.keeper.again = now // other relays may be near now
+	b.mu.Unlock()
 	b.kickPeers(now)
 	b.wake()
 }
@@ -398,9 +407,14 @@ func (b *Bind) watch() {
 
 // Relays returns the relays in order of preference.
 func (b *Bind) Relays() []RelayStatus {
-	var all []RelayStatus
-	for _, l := range b.snapshot() {
-		all = append(all, l.status())
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := make([]RelayStatus, 0, len(b.legs))
+	for _, l := range b.legs {
+		s := l.status()
+		s.Attached, s.Cost = l.standing.up, l.standing.cost
+		s.Nearest = s.Attached && len(b.keeper.home) > 0 && b.keeper.home[0] == l.id
+		all = append(all, s)
 	}
 	return all
 }
@@ -468,12 +482,16 @@ func (b *Bind) tick(now time.Time) (next time.Time, dials []*leg) {
 	if down {
 		b.expireHeld(now)
 	}
+	if at := b.resurvey(now); !at.IsZero() {
+		next = earlier(next, at)
+	}
 	if b.direct {
 		b.relocate()
 	}
 	if b.sealing {
 		next = earlier(next, b.drivePeers(now, next))
 	}
+	next = earlier(next, b.routePeers(now, next)) // who sends was seen just now
 	return next, dials
 }
 

@@ -127,13 +127,16 @@ type anyRandom struct{}
 
 func (anyRandom) Uint64() uint64 { return rand.Uint64() }
 
-// arrange gives a peer its way by the relay, and a finder if it needs one. The
+// arrange gives a peer its way by the relays, and a finder if it needs one. The
 // caller holds the Bind's mu.
-func (b *Bind) arrange(now time.Time, p *peer, c Peer, relayed *way, ls *lines) {
+func (b *Bind) arrange(now time.Time, p *peer, c Peer, r *roads, ls *lines) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.rerouted(relayed)
-	p.relayed = relayed
+	if p.label != c.Label {
+		p.label, p.roads = c.Label, nil
+	}
+	p.find(c.At)
+	p.choose(now, r)
 	b.resize(now, p)
 	switch {
 	case !b.direct || c.AtRelay:
@@ -144,7 +147,7 @@ func (b *Bind) arrange(now time.Time, p *peer, c Peer, relayed *way, ls *lines) 
 		p.finder.descends = string(b.o.Key.Public().Bytes()) < string(p.key.Bytes())
 	}
 	if p.finder != nil {
-		p.finder.Relay(now, relayed.carrier != nil)
+		p.finder.Relay(now, p.relayed.carrier != nil)
 	}
 	b.settle(now, p, ls)
 }
@@ -155,7 +158,8 @@ func (b *Bind) retire(p *peer) {
 	defer p.mu.Unlock()
 	b.dismiss(p)
 	p.relayGauge, p.mtu = relayGauge{}, 0
-	p.relayed = &way{reason: reasonUnknownPeer}
+	p.relayed, p.roads = &way{reason: reasonUnknownPeer}, nil
+	p.presence, p.mapped, p.teller = nil, nil, teller{}
 	p.way.Store(p.relayed)
 }
 
@@ -299,6 +303,9 @@ func (b *Bind) turn(now time.Time, p *peer) []send {
 	p.asleep.Store(false)
 	p.detour.Store(false)
 	talks, big := p.talks.Swap(false), p.big.Swap(false)
+	if talks {
+		p.talkedAt = now
+	}
 	var out []send
 	var next time.Time
 	if p.finder != nil {
@@ -389,6 +396,10 @@ func (b *Bind) probed(p *peer, from netip.AddrPort, d []byte) {
 		return
 	}
 	p.mu.Lock()
+	if m.kind == probeNotice && !from.IsValid() {
+		b.told(now, p, m)
+		return
+	}
 	var out []send
 	taken, ok := false, false
 	if !from.IsValid() {

@@ -5,10 +5,9 @@
 //
 // To WireGuard an Endpoint is where a peer is. Here it is the peer itself: one
 // object per peer, named by the string that Endpoint returns, and the same
-// however its datagrams travel. So a path changes without WireGuard knowing,
-// and there is one place that decides: choose, a pure function from what is
-// known about a peer and about the relays to a way. Ways are immutable and
-// swapped whole; Send loads the peer's way once and hands the batch to the way's
+// however its datagrams travel. So a path changes without WireGuard knowing.
+// Who decides does no I/O: via chooses among the relays, the finder among direct
+// paths. Their result is a way. Ways are immutable and swapped whole; Send loads the peer's way once and hands the batch to the way's
 // carrier. WireGuard's cookies and its limit on handshakes go by address: each
 // peer has one made from its key, or all peers behind a relay would share one.
 //
@@ -93,6 +92,20 @@
 // that ends at the challenge (relay.Inquiry), and from where relays and peers see
 // the socket follows how the NAT maps. What is dropped is counted by name.
 //
+// # Several relays
+//
+// A node has sessions with its nearest relay and with the next, and a survey now
+// and then says which those are (keeper). How well each does is its standing: it
+// is doubted when it owes an answer for a quarter of a second, and after it fell
+// it has to serve for a while, each time longer, before anybody moves back.
+//
+// A peer's datagrams go by the relay with the lowest sum of both round trips,
+// where both nodes are (via); by two while the one in use is doubted, while it is
+// not known where the peer is, and for a moment after a change. Each end decides
+// for what it sends. The map says where each peer was when it last reported; two
+// nodes that talk tell each other, sealed, by all relays that they share
+// (teller), at once when one of them loses a relay or doubts it.
+//
 // # Sessions
 //
 // A leg is this node's end of one relay: a relay.Session, which does no I/O,
@@ -123,6 +136,7 @@
 // port. The receivers go on with the new sockets. A port that Options names is
 // never left: others are forwarded to it, and TLS carries the traffic meanwhile.
 //
-// On the relay's own machine the peers are behind a relay.Port instead of a
-// socket. It is one more carrier and one more receive function.
+// On a relay's own machine the peers are behind a relay.Port instead of a
+// socket. It is one more carrier and one more receive function, beside those of
+// the sessions with other relays.
 package underlay

@@ -16,6 +16,8 @@ import (
 // Relay is one relay, as the map has it.
 type Relay struct {
 	ID, Name string
+	Label    relay.Label      // of the relay's own node; what peers call the relay
+	Pin      key.Pin          // of its TLS key, for who dials; zero: ordinary certificate checks
 	Endpoint string           // host:port, which TLS checks; "": the first of Addrs
 	Addrs    []netip.AddrPort // in order of preference
 	Ticket   []byte           // empty: none yet, so no session
@@ -38,12 +40,16 @@ const (
 
 // leg is this node's end of one relay.
 type leg struct {
-	id    string // set by newLeg, then read-only
-	wake  func() // makes Run look
-	count *counters
-	port  *relay.Port
-	noTLS bool // there is no way to dial
-	marks atomic.Uint32
+	id     string // set by newLeg, then read-only
+	wake   func() // makes Run look
+	count  *counters
+	port   *relay.Port
+	noTLS  bool // there is no way to dial
+	marks  atomic.Uint32
+	wanted atomic.Int64 // when a peer was last to be reached here, Unix ns
+
+	label    relay.Label // of the relay's node; guarded by the Bind's mu, as standing
+	standing standing
 
 	mu      sync.Mutex     // guards the rest
 	name    string         // for logs and status
@@ -54,6 +60,7 @@ type leg struct {
 	tries   int  // messages sent to it since it last answered
 	asked   int  // messages sent to all of them since any answered
 	up      bool // there is a session at addrs[at], by UDP
+	resting bool // there is to be no session
 
 	race race
 	key  key.Secret
@@ -96,8 +103,9 @@ func (l *leg) set(r Relay) {
 	case len(r.Ticket) == 0:
 		l.session, l.ticket, l.up = nil, nil, false
 		l.hangUp()
-	case l.session == nil:
+	case l.session == nil && !l.resting:
 		l.session = newSession(r.Ticket, r.Key)
+	case l.session == nil:
 	case !bytes.Equal(l.ticket, r.Ticket):
 		l.session.Renew(r.Ticket, r.Key)
 		if l.tls.session != nil {
@@ -270,7 +278,42 @@ func (l *leg) watch(now time.Time, closely bool) {
 	}
 }
 
-// reach returns what choose wants to know.
+// rest says whether the leg is to do without a session, and reports whether that
+// is new.
+func (l *leg) rest(resting bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.resting == resting || l.port != nil {
+		return false
+	}
+	l.resting = resting
+	if resting {
+		l.session, l.up, l.race = nil, false, race{}
+		l.hangUp()
+	} else if len(l.ticket) > 0 {
+		l.session = newSession(l.ticket, l.key)
+	}
+	return true
+}
+
+// report says how the session does.
+func (l *leg) report() report {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.port != nil {
+		return report{rtt: ownCost}
+	}
+	if l.session == nil {
+		return report{}
+	}
+	st := l.active().Status()
+	return report{doubted: st.Doubted, rtt: st.RTT, tls: l.race.tls}
+}
+
+// ownCost is the round trip to the relay in this process.
+const ownCost = time.Microsecond
+
+// reach returns how the relay is reached.
 func (l *leg) reach(ls *lines) reach {
 	if l.port != nil {
 		return reach{id: l.id, transport: TransportLocal, carrier: &portCarrier{l.port}}
@@ -293,27 +336,36 @@ func (l *leg) reach(ls *lines) reach {
 type RelayStatus struct {
 	ID, Name  string
 	Endpoint  string        // the address in use
-	State     string        // "attaching", "up", "lost", "no_ticket"
+	State     string        // "attaching", "up", "lost", "no_ticket", "idle"
 	Transport string        // TransportUDP, TransportTLS, TransportLocal
 	Reason    string        // why it is not UDP, or not up: ReasonUDPBlocked, or a relay.Obstacle; "": nothing is known
 	Detail    string        // the same in words
 	RTT       time.Duration // 0: unknown
 	LastEcho  time.Time     // last proof that the relay answers; zero: none yet
+	Attached  bool          // peers may send by this relay
+	Nearest   bool          // of those that answer
+	Cost      time.Duration // see Place
 }
 
-// stateNoTicket is the state of a relay that we may not attach to yet.
-const stateNoTicket = "no_ticket"
+// States of a relay beside those of its session.
+const (
+	stateNoTicket = "no_ticket" // we may not attach to it yet
+	stateIdle     = "idle"      // others are nearer
+)
 
 func (l *leg) status() RelayStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := RelayStatus{ID: l.id, Name: l.name, Transport: TransportUDP, State: stateNoTicket}
 	if l.port != nil {
-		s.Transport, s.State = TransportLocal, relay.Up.String()
+		s.Transport, s.State, s.Endpoint = TransportLocal, relay.Up.String(), l.host
 		return s
 	}
 	if addr := l.addr(); addr.IsValid() {
 		s.Endpoint = addr.String()
+	}
+	if l.resting && len(l.ticket) > 0 {
+		s.State = stateIdle
 	}
 	if l.session != nil {
 		l.explain(&s)

@@ -49,33 +49,6 @@ func TestStamp(t *testing.T) {
 	}
 }
 
-type nowhere struct{ carrier }
-
-func TestChoose(t *testing.T) {
-	one, two := nowhere{}, &nowhere{}
-	for name, c := range map[string]struct {
-		relay  string
-		relays []reach
-		want   carrier
-		reason string
-	}{
-		"no relay":              {reason: reasonNoRelay},
-		"the only one":          {relays: []reach{{id: "a", carrier: one}}, want: one},
-		"the only one, down":    {relays: []reach{{id: "a"}}, reason: reasonRelayDown},
-		"the named one":         {relay: "b", relays: []reach{{id: "a", carrier: one}, {id: "b", carrier: two}}, want: two},
-		"the named one, down":   {relay: "b", relays: []reach{{id: "a", carrier: one}, {id: "b"}}, reason: reasonRelayDown},
-		"an unknown one":        {relay: "z", relays: []reach{{id: "a", carrier: one}, {id: "b", carrier: two}}, want: one},
-		"none named: the first": {relays: []reach{{id: "a", carrier: one}, {id: "b", carrier: two}}, want: one},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := choose(Peer{Label: 5, Relay: c.relay}, c.relays)
-			if w.carrier != c.want || w.reason != c.reason || w.label != 5 {
-				t.Errorf("%+v", w)
-			}
-		})
-	}
-}
-
 func TestHeld(t *testing.T) {
 	start := time.Unix(1000, 0)
 	var h held

@@ -17,11 +17,17 @@ import (
 type Peer struct {
 	Key   key.Public
 	Label relay.Label
-	Relay string // ID of the relay it is reached through; "" or unknown: the first
+	At    []Place // the relays at which the map says it is; nil: unknown
 
 	// AtRelay says that the peer is the relay's own machine: the way to it by the
 	// relay is direct already.
 	AtRelay bool
+}
+
+// Place is a relay at which a node can be reached.
+type Place struct {
+	Relay relay.Label   // of the relay's own node
+	Cost  time.Duration // the node's round trip to the relay, more by TLS; 0: unknown
 }
 
 // Endpoint returns the string that names a peer to ParseEndpoint.
@@ -45,11 +51,22 @@ type peer struct {
 
 	mu      sync.Mutex // guards the rest
 	held    held
-	relayed *way    // by the relay, whatever else there is
-	finder  *finder // nil: no direct paths are looked for
-	seal    *seal   // made when first needed; nil: none can be made, or not yet
-	next    time.Time
-	proofs  int // of the finder, as last published
+	label   relay.Label
+	relayed *way      // by the relays, whatever else there is
+	via     via       // chooses them
+	route   route     // what it chose
+	roads   *roads    // of which; nil: no longer in the map
+	again   time.Time // when it chooses again; zero: not by itself
+
+	presence []presence // where the peer said to be; nil: unknown
+	mapped   []Place    // the map's last word of it
+	teller   teller
+	talkedAt time.Time // when data to the peer was last seen
+
+	finder *finder // nil: no direct paths are looked for
+	seal   *seal   // made when first needed; nil: none can be made, or not yet
+	next   time.Time
+	proofs int // of the finder, as last published
 
 	relayGauge relayGauge
 	full       int // the longest datagram that WireGuard makes

@@ -3,7 +3,11 @@ package underlay
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 	"net/netip"
+	"time"
+
+	"overlayd/overlay/relay"
 )
 
 // A probe is what two peers tell each other about the ways between them. On the
@@ -13,18 +17,23 @@ import (
 //	                      whether a datagram of that length passes
 //	2 pong     1: id 12 | 13: address 18 | 31: got 4
 //	3 call-me  1: id 12 | 13: flags 1 | 14: count 1 | 15: mapped 2 | 17: step 2 | 19: next 18 | 37: address 18, count times
+//	4 notice   1: id 12 | 13: flags 1 | 14: count 1 | 15: place 8, count times
 //
-//	id       random; a pong has its ping's, and ends its life
+//	id       random; a pong has its ping's, and ends its life; of a notice a
+//	         number that grows, in the first 8 bytes
 //	address  16 bytes IPv6 or mapped IPv4, port 2: in a pong where the ping came
 //	         from, in a call-me where the sender may be reached
 //	got      datagrams of WireGuard that came from that address so far, or by the
 //	         relay, if the ping did
-//	flags    1: an answer to a call-me, which wants none itself; 2: the sender's
-//	         relays answer by TLS only
+//	flags    of a call-me, 1: an answer to one, which wants none itself, 2: the
+//	         sender's relays answer by TLS only; of a notice, 1: the sender wants
+//	         to know the same
 //	mapped   bit i: address i is a port that a router or the operator forwards
 //	step     what the sender's NAT adds to the port for each destination; 0: the
 //	         ports of new destinations cannot be foretold
 //	next     where the next destination would see the sender, unless step is 0
+//	place    a relay at which the sender is: the label of its node 3, flags 1
+//	         (1: it is doubted), cost in microseconds 4
 type probe struct {
 	kind       probeKind
 	fill       int // of a ping that is sent: its length here, padding included; 0: the least
@@ -37,6 +46,8 @@ type probe struct {
 	mapped     uint16           // of a call-me
 	next       netip.AddrPort   // of a call-me
 	step       int16            // of a call-me
+	ask        bool             // of a notice
+	places     []presence       // of a notice
 }
 
 type probeKind byte
@@ -45,6 +56,7 @@ const (
 	probePing   probeKind = 1
 	probePong   probeKind = 2
 	probeCallMe probeKind = 3
+	probeNotice probeKind = 4
 )
 
 type probeID [12]byte
@@ -57,6 +69,13 @@ const (
 	callMeSize = 1 + len(probeID{}) + 2 + 2 + 2 + probeAddressSize
 	flagAnswer = 1
 	flagNoUDP  = 2
+	flagAsk    = 1
+
+	noticeSize  = 1 + len(probeID{}) + 2
+	placeSize   = 3 + 1 + 4
+	flagDoubted = 1
+	// mostPlaces is how many relays a node tells, and believes.
+	mostPlaces = 16
 	// mostCandidates is how many addresses a node tells, and believes.
 	mostCandidates = 16
 )
@@ -90,13 +109,23 @@ func (m probe) Append(b []byte) []byte {
 		for _, a := range list {
 			b = appendProbeAddress(b, a)
 		}
+	case probeNotice:
+		flags := byte(0)
+		if m.ask {
+			flags = flagAsk
+		}
+		list := m.places[:min(len(m.places), mostPlaces)]
+		b = append(b, flags, byte(len(list)))
+		for _, p := range list {
+			b = appendPlace(b, p)
+		}
 	}
 	return b
 }
 
 // parseProbe reads what Append wrote.
 func parseProbe(b []byte) (probe, error) {
-	if len(b) < min(pingSize, callMeSize) {
+	if len(b) < noticeSize {
 		return probe{}, errProbe
 	}
 	m := probe{kind: probeKind(b[0]), id: probeID(b[1:])}
@@ -118,8 +147,30 @@ func parseProbe(b []byte) (probe, error) {
 			m.candidates = append(m.candidates, parseProbeAddress(rest))
 		}
 		return m, nil
+	case m.kind == probeNotice && body[1] <= mostPlaces && len(body) == 2+int(body[1])*placeSize:
+		m.ask = body[0]&flagAsk != 0
+		for rest := body[2:]; len(rest) > 0; rest = rest[placeSize:] {
+			m.places = append(m.places, parsePlace(rest))
+		}
+		return m, nil
 	}
 	return probe{}, errProbe
+}
+
+func appendPlace(b []byte, p presence) []byte {
+	flags := byte(0)
+	if p.doubted {
+		flags = flagDoubted
+	}
+	b = append(b, byte(p.Relay), byte(p.Relay>>8), byte(p.Relay>>16), flags)
+	return binary.LittleEndian.AppendUint32(b, uint32(min(p.Cost.Microseconds(), math.MaxUint32)))
+}
+
+func parsePlace(b []byte) presence {
+	return presence{Place{
+		Relay: relay.Label(b[0]) | relay.Label(b[1])<<8 | relay.Label(b[2])<<16,
+		Cost:  time.Duration(binary.LittleEndian.Uint32(b[4:])) * time.Microsecond,
+	}, b[3]&flagDoubted != 0}
 }
 
 // appendProbeAddress writes an address without its zone, which means nothing to

@@ -41,34 +41,6 @@ const (
 // ReasonUDPBlocked is why a relay is reached by TLS.
 const ReasonUDPBlocked = "udp_blocked"
 
-// reach is what choose knows about a relay.
-type reach struct {
-	id        string
-	transport string
-	endpoint  string
-	carrier   carrier // nil: no session
-	reason    string  // why the transport is not better
-}
-
-// choose returns the way to a peer. The relays come in order of preference.
-func choose(p Peer, relays []reach) *way {
-	if len(relays) == 0 {
-		return &way{label: p.Label, reason: reasonNoRelay}
-	}
-	r := relays[0]
-	for _, other := range relays {
-		if other.id == p.Relay {
-			r = other
-		}
-	}
-	if r.carrier == nil {
-		return &way{label: p.Label, reason: reasonRelayDown, path: Path{RelayID: r.id}}
-	}
-	return &way{carrier: r.carrier, label: p.Label, path: Path{
-		Kind: KindRelay, Transport: r.transport, Endpoint: r.endpoint, RelayID: r.id, Reason: r.reason,
-	}}
-}
-
 // Kinds of Path.
 const (
 	KindDirect = "direct"
