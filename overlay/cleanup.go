@@ -9,7 +9,6 @@ import (
 
 	"overlayd/journal"
 	"overlayd/nat"
-	"overlayd/overlay/coord"
 	"overlayd/routing"
 )
 
@@ -90,9 +89,9 @@ func PlanText(ctx context.Context, o Options) (string, error) {
 		return "", err
 	}
 	addrs := resolver{}
-	addrs.resolve(ctx, m.Relays, true)
+	addrs.resolve(ctx, othersRelays(m), true)
 	return plan(planInput{
-		Map: m, Host: host, Interface: o.Interface, RelayAddr: addrs, OwnRelay: id.Role == coord.RoleRelay, Firewall: haveIptables(),
+		Map: m, Host: host, Interface: o.Interface, RelayAddr: addrs, Firewall: haveIptables(),
 	}).String(), nil
 }
 

@@ -9,8 +9,12 @@
 // package tunnel, labels and relays to package underlay. Nothing else changes
 // the machine, so what plan prints is what happens.
 //
-// A [Hub] is what `overlayd relay` runs: the coordinator, the relay and a Node
-// of its own in one process, on one UDP and one TCP port.
+// A [Hub] is what `overlayd relay` runs: a relay and a Node of its own in one
+// process, on one UDP and one TCP port, and on the first machine of a network the
+// coordinator. A further relay gets all it needs from the coordinator as its Node
+// does: it offers its address, its TLS key's pin and the secret that passes are
+// made with when it joins, and its map names the passes that it has to refuse. So
+// it serves from the first moment of a start, also when the coordinator is away.
 //
 // # Who owns what
 //
@@ -24,6 +28,7 @@
 // In the state directory, mode 0700, files 0600: node.json (keys, enrolment),
 // map.pb (the last map, used when the coordinator cannot be reached at start),
 // journal.json (what the machine had before we changed it), lock (flock: one
-// daemon per directory) and, on the relay's machine, hub.json and coord.db.
+// daemon per directory) and, on a relay's machine, hub.json (the relay's keys),
+// on the coordinator's coord.db.
 // Every file is written to a temporary name, synced and renamed.
 package overlay

@@ -10,9 +10,9 @@ import (
 )
 
 // health lists what is wrong with a node beyond what its plan says. It is pure.
-func health(v view, relays []underlay.RelayStatus, ownRelay bool, now time.Time) []HealthItem {
+func health(v view, relays []underlay.RelayStatus, now time.Time) []HealthItem {
 	items := []HealthItem{}
-	cutOff := v.m != nil && v.live != nil && !ownRelay && !anyUp(relays)
+	cutOff := v.m != nil && v.live != nil && !anyUp(relays)
 	if !v.outage.since.IsZero() {
 		title := fmt.Sprintf("the coordinator cannot be reached for %s", now.Sub(v.outage.since).Round(time.Second))
 		if v.outage.err != nil {
@@ -26,10 +26,16 @@ func health(v view, relays []underlay.RelayStatus, ownRelay bool, now time.Time)
 	}
 	if cutOff {
 		items = append(items, HealthItem{
-			ID: "relay_unreachable", Severity: SeverityError, Title: relayTitle(relays), Fix: relayFix(relays),
+			ID: "relay_unreachable", Severity: SeverityError, Title: noRelayTitle(relays), Fix: noRelayFix(relays),
 		})
 	}
 	for _, r := range relays {
+		if !cutOff && r.State == relay.Lost.String() {
+			items = append(items, HealthItem{
+				ID: "relay_unreachable", Severity: SeverityWarning,
+				Title: relayTitle(r) + "; the others carry its traffic", Fix: obstacleFix(r.Reason),
+			})
+		}
 		if r.State == relay.Up.String() && r.Reason == underlay.ReasonUDPBlocked {
 			items = append(items, HealthItem{
 				ID: r.Reason, Severity: SeverityInfo,
@@ -60,11 +66,18 @@ func anyUp(relays []underlay.RelayStatus) bool {
 	return false
 }
 
-func relayTitle(relays []underlay.RelayStatus) string {
+func noRelayTitle(relays []underlay.RelayStatus) string {
 	if len(relays) == 0 {
 		return "no relay is known to lead to the other nodes"
 	}
-	r := relays[0]
+	title := relayTitle(relays[0])
+	if n := len(relays) - 1; n > 0 {
+		title += fmt.Sprintf("; nor does any of the %d others", n)
+	}
+	return title
+}
+
+func relayTitle(r underlay.RelayStatus) string {
 	title := fmt.Sprintf("relay %s at %s does not answer over UDP", r.Name, r.Endpoint)
 	if r.Detail != "" {
 		title += ", nor is there a way by TLS: " + oneLine(r.Detail)
@@ -72,12 +85,11 @@ func relayTitle(relays []underlay.RelayStatus) string {
 	return title
 }
 
-// relayFix is the next step when no relay answers, by what stands in the way.
-func relayFix(relays []underlay.RelayStatus) string {
-	if len(relays) > 0 {
-		return obstacleFix(relays[0].Reason)
+func noRelayFix(relays []underlay.RelayStatus) string {
+	if len(relays) == 0 {
+		return obstacleFix("")
 	}
-	return obstacleFix("")
+	return obstacleFix(relays[0].Reason)
 }
 
 // obstacleFix is the next step when an obstacle stands before a relay's TLS.

@@ -150,7 +150,7 @@ func SocketFault(socket string, err error) error {
 	if c, ok := errors.AsType[*connect.Error](err); ok && len(c.Details()) == 0 {
 		switch c.Code() {
 		case connect.CodeUnimplemented:
-			return fault(ExitFailure, "run this command on the relay", "this machine is not the network's coordinator")
+			return fault(ExitFailure, "run this command on the first relay", "this machine is not the network's coordinator")
 		case connect.CodeInvalidArgument:
 			return fault(ExitUsage, "", "%s", c.Message())
 		case connect.CodeUnavailable:

@@ -58,7 +58,7 @@ func (n *Node) listenLocal(ctx context.Context) (*localServer, error) {
 
 	mux := http.NewServeMux()
 	mux.Handle(local.NewLocalHandler(localService{n}))
-	if n.hub != nil {
+	if n.hub != nil && n.hub.coord != nil {
 		mux.Handle("/", n.hub.coord.AdminHandler())
 	}
 	s := &localServer{

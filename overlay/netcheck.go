@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -325,10 +326,8 @@ func (n *Node) Netcheck(ctx context.Context) (Netcheck, error) {
 		return Netcheck{}, errStarting
 	}
 	m := measurement{source: n.o.proxySource(), daemon: true, counters: n.counters(v)}
-	relays := v.plan.Relays
-	if n.hub != nil { // its own; a TLS connection to itself would prove nothing
-		relays = nil
-	}
+	own := ownRelay(v.m) // a TLS connection to itself would prove nothing
+	relays := slices.DeleteFunc(slices.Clone(v.plan.Relays), func(r underlay.Relay) bool { return r.ID == own })
 	m.check, m.tls = measure(ctx, v.live.bind, relays, n.tryRelay)
 	m.at = time.Now()
 	s := snapshot{view: v}

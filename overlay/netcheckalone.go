@@ -38,7 +38,7 @@ func NetcheckAlone(ctx context.Context, o Options) (Netcheck, error) {
 		return Netcheck{}, err
 	}
 	addrs := resolver{}
-	addrs.resolve(ctx, m.Relays, true)
+	addrs.resolve(ctx, othersRelays(m), true)
 	p := plan(planInput{Map: m, Host: host, Interface: o.Interface, RelayAddr: addrs})
 	n, err := New(o)
 	if err != nil {

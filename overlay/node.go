@@ -40,7 +40,7 @@ type Node struct {
 	o     Options // set by New, then read-only
 	log   *slog.Logger
 	dir   stateDir
-	hub   *Hub      // nil but on the relay's machine
+	hub   *Hub      // nil but on a relay's machine
 	proxy proxyFunc // to coordinator and relays
 
 	bootID  uint64        // tells peers that this is a new start
@@ -49,6 +49,8 @@ type Node struct {
 
 	id    *identity     // set by Run before its goroutines start, then read-only
 	coord *coord.Client // likewise
+
+	offer *coord.RelayOffer // what a relay serves that joined; set before Run
 
 	mu   sync.Mutex // guards view and quit
 	view view
@@ -134,6 +136,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 		return err
 	}
 	if cached != nil {
+		n.heed(cached)
 		n.update(func(v *view) { v.m = cached })
 	}
 	notes, err := journal.Open(n.dir.path)
@@ -311,7 +314,7 @@ func (n *Node) enroll(ctx context.Context, id *identity, link coord.Link) error 
 	n.log.Info("joining", "coordinator", link.Endpoint)
 	in, err := c.Enroll(ctx, coord.EnrollRequest{
 		Invite: link.Invite, Secret: link.Secret, Name: wishedName(n.o.Name), Role: n.o.Role,
-		WireGuard: id.WireGuard.Public(), Advertise: n.o.Advertise,
+		WireGuard: id.WireGuard.Public(), Advertise: n.o.Advertise, Relay: n.offer,
 	})
 	if err != nil {
 		return err
@@ -342,7 +345,10 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 			Have:      cached,
 			BootID:    n.bootID,
 			Advertise: advertise,
+			Relay:     n.offer,
+			Attached:  n.attached,
 			OnMap: func(m *coord.Map) {
+				n.heed(m)
 				n.update(func(v *view) { v.m = m })
 				wake(n.changed)
 				wake(fresh)
@@ -390,7 +396,29 @@ func (n *Node) keepMap(ctx context.Context, fresh <-chan struct{}) error {
 	}
 }
 
-// ownPort is the in-process way to the relay on the relay's own machine.
+// heed lets a relay on this machine take note of a map.
+func (n *Node) heed(m *coord.Map) {
+	if n.hub != nil {
+		n.hub.heed(m)
+	}
+}
+
+// attached says at which relays this node can be reached.
+func (n *Node) attached() []coord.Attachment {
+	v := n.look()
+	if v.live == nil {
+		return nil
+	}
+	var all []coord.Attachment
+	for _, r := range v.live.bind.Relays() {
+		if r.Attached {
+			all = append(all, coord.Attachment{Relay: r.ID, Cost: r.Cost})
+		}
+	}
+	return all
+}
+
+// ownPort is the in-process way to the relay on a relay's own machine.
 func (n *Node) ownPort(m *coord.Map) *relay.Port {
 	if n.hub == nil {
 		return nil

@@ -23,7 +23,6 @@ type planInput struct {
 	Host      routing.Host
 	Interface string
 	RelayAddr map[string][]netip.AddrPort // by relay ID: what its endpoint resolves to
-	OwnRelay  bool                        // this machine is the relay: it needs no session
 	Firewall  bool                        // there is an iptables
 	Endpoints []netip.AddrPort            // that the operator forwards to this machine
 	NoPortmap bool                        // the router is not to be asked for a port
@@ -47,7 +46,8 @@ type PlanPeer struct {
 	Name       string
 	Key        key.Public
 	Label      relay.Label
-	AtRelay    bool // it is a relay's own node
+	AtRelay    bool             // it is a relay's own node
+	At         []underlay.Place // the relays at which it said to be; nil: unknown
 	AllowedIPs []netip.Prefix
 }
 
@@ -254,6 +254,7 @@ func (p *Plan) planPeers(m *coord.Map, carried map[uint32][]netip.Prefix) {
 			Key:        n.WireGuard,
 			Label:      relay.Label(n.Label),
 			AtRelay:    slices.ContainsFunc(m.Relays, func(r coord.Relay) bool { return r.Label == n.Label }),
+			At:         places(m.Relays, n.Attached),
 			AllowedIPs: append(hostPrefixes(n.Addrs), carried[n.Label]...),
 		})
 	}
@@ -309,23 +310,56 @@ func (p *Plan) planLANs(in planInput) {
 	}
 }
 
+// planRelays lists the relays to keep sessions with: all but this machine's own,
+// to which there is a way inside.
 func (p *Plan) planRelays(in planInput) {
-	if in.OwnRelay {
-		return
-	}
+	own := ownRelay(in.Map)
 	for _, r := range in.Map.Relays {
-		addrs := in.RelayAddr[r.ID]
-		for _, a := range addrs {
+		rel := underlay.Relay{ID: r.ID, Name: r.Name, Label: relay.Label(r.Label), Endpoint: r.Endpoint, Pin: r.Pin}
+		if r.ID == own {
+			p.Relays = append(p.Relays, rel)
+			continue
+		}
+		rel.Addrs = in.RelayAddr[r.ID]
+		for _, a := range rel.Addrs {
 			p.Routing.Outer = append(p.Routing.Outer, a.Addr())
 		}
 		for _, pass := range in.Map.Passes {
-			if pass.Relay == r.ID && len(addrs) > 0 {
-				p.Relays = append(p.Relays, underlay.Relay{
-					ID: r.ID, Name: r.Name, Endpoint: r.Endpoint, Addrs: addrs, Ticket: pass.Ticket, Key: pass.Key,
-				})
+			if pass.Relay == r.ID {
+				rel.Ticket, rel.Key = pass.Ticket, pass.Key
+			}
+		}
+		p.Relays = append(p.Relays, rel)
+	}
+}
+
+// ownRelay returns the ID of the relay on this machine, "" when there is none.
+func ownRelay(m *coord.Map) string {
+	for _, r := range m.Relays {
+		if r.Label != 0 && r.Label == m.Self.Label {
+			return r.ID
+		}
+	}
+	return ""
+}
+
+// othersRelays lists the relays that are reached by the network.
+func othersRelays(m *coord.Map) []coord.Relay {
+	own := ownRelay(m)
+	return slices.DeleteFunc(slices.Clone(m.Relays), func(r coord.Relay) bool { return r.ID == own })
+}
+
+// places names relays by their labels, as nodes do among themselves.
+func places(relays []coord.Relay, attached []coord.Attachment) []underlay.Place {
+	var all []underlay.Place
+	for _, a := range attached {
+		for _, r := range relays {
+			if r.ID == a.Relay && r.Label != 0 {
+				all = append(all, underlay.Place{Relay: relay.Label(r.Label), Cost: a.Cost})
 			}
 		}
 	}
+	return all
 }
 
 func hostPrefixes(addrs []netip.Addr) []netip.Prefix { return withLength(addrs, 32) }
@@ -351,7 +385,7 @@ func (p *Plan) tunnelPeers() []tunnel.Peer {
 func (p *Plan) underlayPeers() []underlay.Peer {
 	out := make([]underlay.Peer, 0, len(p.Peers))
 	for _, peer := range p.Peers {
-		out = append(out, underlay.Peer{Key: peer.Key, Label: peer.Label, AtRelay: peer.AtRelay})
+		out = append(out, underlay.Peer{Key: peer.Key, Label: peer.Label, AtRelay: peer.AtRelay, At: peer.At})
 	}
 	return out
 }
@@ -365,7 +399,9 @@ func (p *Plan) String() string {
 		b.WriteString(p.NAT.String())
 	}
 	for _, r := range p.Relays {
-		fmt.Fprintf(&b, "relay %s at %s\n", r.Name, joinText(r.Addrs))
+		if len(r.Ticket) > 0 && len(r.Addrs) > 0 {
+			fmt.Fprintf(&b, "relay %s at %s\n", r.Name, joinText(r.Addrs))
+		}
 	}
 	for _, peer := range p.Peers {
 		fmt.Fprintf(&b, "peer %s %s label %d allowed-ips %s\n", peer.Name, peer.Key, peer.Label, joinText(peer.AllowedIPs))

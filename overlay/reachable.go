@@ -66,7 +66,7 @@ func outward(h routing.Host, l routing.Link) bool {
 // planRouter says whom to ask for a port mapping: the gateway of the preferred
 // IPv4 default route, when that leaves by a link to the outside.
 func (p *Plan) planRouter(in planInput) {
-	if in.OwnRelay || in.NoPortmap {
+	if in.NoPortmap || ownRelay(in.Map) != "" {
 		return
 	}
 	for _, g := range in.Host.Default {

@@ -94,32 +94,35 @@ func TestPlanRouter(t *testing.T) {
 	via := netip.MustParseAddr("10.0.0.1")
 	want := portmap.Target{Gateway: via, Local: netip.MustParseAddr("10.0.0.5"), Link: "eth0"}
 	for _, tt := range []struct {
-		name string
-		host routing.Host
-		in   planInput
-		want portmap.Target
+		name  string
+		host  routing.Host
+		in    planInput
+		want  portmap.Target
+		relay uint32 // the label of the relay's node
 	}{
-		{"a home", host(nil), planInput{}, want},
-		{"switched off", host(nil), planInput{NoPortmap: true}, portmap.Target{}},
-		{"the relay's machine", host(nil), planInput{OwnRelay: true}, portmap.Target{}},
-		{"no default route", host(func(h *routing.Host) { h.Default = nil }), planInput{}, portmap.Target{}},
+		{"a home", host(nil), planInput{}, want, 0},
+		{"switched off", host(nil), planInput{NoPortmap: true}, portmap.Target{}, 0},
+		{name: "the relay's machine", host: host(nil), relay: 11},
+		{name: "another machine than the relay's", host: host(nil), want: want, relay: 10},
+		{"no default route", host(func(h *routing.Host) { h.Default = nil }), planInput{}, portmap.Target{}, 0},
 		{"IPv6 first", host(func(h *routing.Host) {
 			h.Default = append([]routing.Gateway{{Link: "eth0", Via: netip.MustParseAddr("fe80::1"), V6: true}}, h.Default...)
-		}), planInput{}, want},
-		{"no router", host(func(h *routing.Host) { h.Default[0].Via = netip.Addr{} }), planInput{}, portmap.Target{}},
+		}), planInput{}, want, 0},
+		{"no router", host(func(h *routing.Host) { h.Default[0].Via = netip.Addr{} }), planInput{}, portmap.Target{}, 0},
 		{"a VPN goes first", host(func(h *routing.Host) {
 			h.Links = append(h.Links, routing.Link{Name: "corp", Up: true, Virtual: true, Tunnel: true, Addrs: []netip.Prefix{prefix("10.9.0.2/24")}})
 			h.Default = append([]routing.Gateway{{Link: "corp", Via: netip.MustParseAddr("10.9.0.1")}}, h.Default...)
-		}), planInput{}, portmap.Target{}},
-		{"our own interface", host(func(h *routing.Host) { h.Links[0].Name, h.Default[0].Link = "ovl0", "ovl0" }), planInput{}, portmap.Target{}},
-		{"a router elsewhere", host(func(h *routing.Host) { h.Default[0].Via = netip.MustParseAddr("10.5.0.1") }), planInput{}, portmap.Target{}},
+		}), planInput{}, portmap.Target{}, 0},
+		{"our own interface", host(func(h *routing.Host) { h.Links[0].Name, h.Default[0].Link = "ovl0", "ovl0" }), planInput{}, portmap.Target{}, 0},
+		{"a router elsewhere", host(func(h *routing.Host) { h.Default[0].Via = netip.MustParseAddr("10.5.0.1") }), planInput{}, portmap.Target{}, 0},
 		{"two addresses", host(func(h *routing.Host) {
 			h.Links[0].Addrs = append([]netip.Prefix{prefix("192.168.9.9/24"), prefix("fe80::5/64")}, h.Links[0].Addrs...)
-		}), planInput{}, want},
+		}), planInput{}, want, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in := tt.in
 			in.Map, in.Host, in.Interface = testMap(testNode("laptop", 11, coord.RoleMember, true)), tt.host, "ovl0"
+			in.Map.Relays[0].Label = tt.relay
 			if got := plan(in).Router; got != tt.want {
 				t.Errorf("%+v, want %+v", got, tt.want)
 			}

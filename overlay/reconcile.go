@@ -73,22 +73,19 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 		n.update(func(v *view) { v.failed = err })
 		return retryApply, nil
 	}
-	var unknown []coord.Relay
-	if n.hub == nil { // the relay's own node goes no way by the network
-		unknown = r.addrs.resolve(ctx, v.m.Relays, force)
-	}
+	unknown := r.addrs.resolve(ctx, othersRelays(v.m), force)
 	for _, rel := range unknown {
 		n.log.Warn("relay's address cannot be looked up", "relay", rel.Name, "endpoint", rel.Endpoint)
 	}
 	p := plan(planInput{
 		Map: v.m, Host: host, Interface: n.o.Interface, RelayAddr: r.addrs,
-		OwnRelay: n.hub != nil, Firewall: haveIptables(), Endpoints: n.o.Endpoints, NoPortmap: n.o.NoPortmap,
+		Firewall: haveIptables(), Endpoints: n.o.Endpoints, NoPortmap: n.o.NoPortmap,
 	})
 	first := r.live == nil
 	if first {
 		clear(r.boots) // a new tunnel has no session with anybody
 		r.live, err = bringUp(n.log, r.notes, r.kernel, p.Routing, n.id.WireGuard, underlay.Options{
-			Log: n.log, Port: n.o.Port, Mark: routing.Mark, Key: n.id.WireGuard, Own: n.ownPort(v.m), Dial: n.dialRelay,
+			Log: n.log, Port: n.o.Port, Mark: routing.Mark, Key: n.id.WireGuard, Own: n.ownPort(v.m), OwnID: ownRelay(v.m), Dial: n.dialRelay,
 		}, n.hub == nil && !n.o.NoPortmap)
 		if err != nil {
 			return 0, err

@@ -10,9 +10,9 @@ import (
 	"overlayd/overlay/underlay"
 )
 
-// dialRelay makes a TLS connection to a relay, which has the coordinator's key
-// or, where that has none that is pinned, a certificate for its name. The HTTP
-// proxy is the setting's, or the environment's.
+// dialRelay makes a TLS connection to a relay, which has the key that the map
+// says or, where that is none, a certificate for its name. The HTTP proxy is the
+// setting's, or the environment's.
 func (n *Node) dialRelay(ctx context.Context, r underlay.Relay) (*relay.Stream, error) {
 	return n.dialWithin(ctx, r, 0)
 }
@@ -27,7 +27,7 @@ func (n *Node) tryRelay(ctx context.Context, r underlay.Relay) (*relay.Stream, e
 }
 
 func (n *Node) dialWithin(ctx context.Context, r underlay.Relay, limit time.Duration) (*relay.Stream, error) {
-	config, err := coord.ClientTLS(r.Endpoint, n.id.Pin)
+	config, err := coord.ClientTLS(r.Endpoint, r.Pin)
 	if err != nil {
 		return nil, fmt.Errorf("dial relay %s: %w", r.Name, err)
 	}

@@ -19,7 +19,6 @@ type snapshot struct {
 	name     string
 	key      key.Public
 	endpoint string
-	ownRelay bool
 	heard    time.Time // when the coordinator was last heard; zero: not yet
 	relays   []underlay.RelayStatus
 	paths    map[key.Public]underlay.Path
@@ -33,7 +32,7 @@ type snapshot struct {
 func (n *Node) Status() Status {
 	s := snapshot{
 		view: n.look(), options: n.o, name: n.id.Name, key: n.id.WireGuard.Public(),
-		endpoint: n.id.Endpoint, ownRelay: n.hub != nil, heard: n.coord.Heard(), now: time.Now(),
+		endpoint: n.id.Endpoint, heard: n.coord.Heard(), now: time.Now(),
 	}
 	s.counters = n.counters(s.view)
 	if s.live != nil {
@@ -59,7 +58,7 @@ func (n *Node) Status() Status {
 
 // status is pure.
 func (s snapshot) status() Status {
-	items := health(s.view, s.relays, s.ownRelay, s.now)
+	items := health(s.view, s.relays, s.now)
 	out := Status{
 		Schema:  StatusSchema,
 		Version: s.options.Version,
@@ -127,16 +126,14 @@ func (s snapshot) mapAge() *int64 {
 
 func (s snapshot) statusRelays() []StatusRelay {
 	out := []StatusRelay{}
-	if s.ownRelay {
-		for _, r := range s.m.Relays {
-			out = append(out, StatusRelay{Name: r.Name, Endpoint: r.Endpoint, State: "own", Transport: "local"})
-		}
-		return out
-	}
 	for _, r := range s.relays {
+		state := r.State
+		if r.Transport == underlay.TransportLocal {
+			state = "own"
+		}
 		out = append(out, StatusRelay{
-			Name: r.Name, Endpoint: r.Endpoint, State: r.State,
-			Transport: r.Transport, RTTMS: milliseconds(r.RTT), Reason: r.Reason,
+			Name: r.Name, Endpoint: r.Endpoint, State: state,
+			Transport: r.Transport, RTTMS: milliseconds(r.RTT), Reason: r.Reason, Nearest: r.Nearest,
 		})
 	}
 	return out
@@ -146,7 +143,10 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 	path, stat := s.paths[p.WireGuard], s.stats[p.WireGuard]
 	out := StatusPeer{
 		Name: p.Name, IPs: nonNil(p.Addrs), Role: string(p.Role), Online: p.Online,
-		Path:    StatusPath{Kind: path.Kind, Transport: path.Transport, Endpoint: path.Endpoint, Reason: path.Reason, MTUBytes: known(path.MTU)},
+		Path: StatusPath{
+			Kind: path.Kind, Transport: path.Transport, Endpoint: path.Endpoint, Reason: path.Reason,
+			MTUBytes: known(path.MTU), Relay: s.relayName(path),
+		},
 		RTTMS:   milliseconds(path.RTT),
 		RxBytes: stat.RxBytes, TxBytes: stat.TxBytes,
 	}
@@ -169,6 +169,18 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 
 // reasonOffline is why a path to a node that is away is not better.
 const reasonOffline = "peer_offline"
+
+// relayName names the relay that a path leads by.
+func (s snapshot) relayName(p underlay.Path) string {
+	if p.Kind == underlay.KindRelay {
+		for _, r := range s.relays {
+			if r.ID == p.RelayID {
+				return r.Name
+			}
+		}
+	}
+	return ""
+}
 
 // milliseconds rounds to microseconds; an unknown round trip is null.
 func milliseconds(d time.Duration) *float64 {

@@ -218,6 +218,18 @@ func (d stateDir) open() (unlock func(), err error) {
 	return lockDir(d.path, d.file(lockFile))
 }
 
+// has reports whether a file is there.
+func (d stateDir) has(name string) (bool, error) {
+	switch _, err := os.Stat(d.file(name)); {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	default:
+		return false, fmt.Errorf("read state: %w", err)
+	}
+}
+
 // forget removes a file that turned out to be worth nothing.
 func (d stateDir) forget(name string) { os.Remove(d.file(name)) }
 

@@ -76,13 +76,15 @@ type StatusPortMapping struct {
 type StatusRelay struct {
 	Name      string   `json:"name"`
 	Endpoint  string   `json:"endpoint"`
-	State     string   `json:"state"` // attaching, up, lost; own on the relay's machine
+	State     string   `json:"state"` // attaching, up, lost; idle: others are nearer; own on the relay's machine
 	Transport string   `json:"transport"`
 	RTTMS     *float64 `json:"rtt_ms"`
 	// Reason says why it is not reached by UDP: udp_blocked; or not at all, as
 	// far as TLS knows: tls_unreachable, proxy_refused, captive_portal,
 	// tls_intercepted, not_a_relay, relay_full. Empty: there is nothing to say.
 	Reason string `json:"reason"`
+	// Nearest marks the relay with the shortest round trip of those that answer.
+	Nearest bool `json:"nearest"`
 }
 
 // StatusPeer is one other node.
@@ -106,7 +108,8 @@ type StatusPath struct {
 	Reason    string `json:"reason"`
 	// MTUBytes is the longest packet that gets to the peer in one piece, as
 	// measured; longer ones are announced to their senders, or divided.
-	MTUBytes *int `json:"mtu_bytes"`
+	MTUBytes *int   `json:"mtu_bytes"`
+	Relay    string `json:"relay"` // its name; empty: the path leads by none
 }
 
 // StatusRoute is one prefix that a gateway offers or that this node advertises.

@@ -106,8 +106,11 @@ func TestState(t *testing.T) {
 		{"interface not up yet", func(s *snapshot) { s.live = nil }, StateStarting, ""},
 		{"coordinator lost", func(s *snapshot) { s.outage.since = testNow.Add(-time.Minute) }, StateDegraded, "coordinator_unreachable"},
 		{"relay lost", func(s *snapshot) { s.relays[0].State = relay.Lost.String() }, StateDegraded, "relay_unreachable"},
+		{"one relay of two lost", func(s *snapshot) {
+			s.relays = append(s.relays, underlay.RelayStatus{ID: "n2", Name: "vps2", State: relay.Lost.String()})
+		}, StateReady, "relay_unreachable"},
 		{"no relay", func(s *snapshot) { s.relays = nil }, StateDegraded, "relay_unreachable"},
-		{"own relay", func(s *snapshot) { s.relays, s.ownRelay = nil, true }, StateReady, ""},
+		{"own relay", func(s *snapshot) { s.relays[0].Transport = underlay.TransportLocal }, StateReady, ""},
 		{"not applied", func(s *snapshot) { s.failed = errors.New("route add: denied") }, StateDegraded, "host_not_applied"},
 		{"gateway waits", func(s *snapshot) {
 			s.m = testMap(testNode("lab", 200, coord.RoleGateway, true, pending("192.168.1.0/24")))

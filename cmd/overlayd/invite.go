@@ -15,6 +15,7 @@ func (p *program) inviteCommand() *cobra.Command {
 	var (
 		wished  name
 		gateway prefixes
+		relay   bool
 		own     address
 		uses    = number(1)
 		ttl     = span(coord.DefaultInviteTTL)
@@ -27,9 +28,11 @@ output. On the VPS. Who has the link can join, so send it as you would a passwor
 it works once and for a day unless told otherwise.
 
 With --gateway the machine is to run overlayd gateway, and may offer the prefix
-without further approval.`,
+without further approval. With --relay it is to run overlayd relay --join LINK: a
+second VPS.`,
 		Example: `  sudo overlayd invite --name lab-gw --gateway 192.168.1.0/24
   sudo overlayd invite --name laptop --ttl 1h
+  sudo overlayd invite --relay --name vps2
   sudo overlayd invite --uses 20 --ttl 7d
   sudo overlayd invite revoke 7f3k2m`,
 	}
@@ -37,12 +40,15 @@ without further approval.`,
 	f.SortFlags = false
 	f.Var(&wished, "name", "what to call the machine (default: its host name)")
 	f.Var(&gateway, "gateway", "network that the machine may offer; may be given several times")
+	f.BoolVar(&relay, "relay", false, "for a further relay")
 	f.Var(&own, "address", "its address inside (default: the next free one)")
 	f.Var(&uses, "uses", "how many machines may join with it")
 	f.Var(&ttl, "ttl", "for how long it can be used")
 	p.jsonFlag(cmd)
 	return group(cmd, func(cmd *cobra.Command) error {
 		switch {
+		case relay && len(gateway) > 0:
+			return usage("make one invite for the relay and one for the gateway", "--relay and --gateway do not go together")
 		case uses < 1:
 			return usage("", "--uses: at least one machine has to be able to join")
 		case uses > 1 && (wished != "" || own.IsValid()):
@@ -51,9 +57,11 @@ without further approval.`,
 		if a, b, ok := overlapping(gateway); ok {
 			return usage("leave out "+b.String(), "--gateway: %s contains %s", a, b)
 		}
-		return p.invite(cmd.Context(), coord.Invite{
-			Name: string(wished), Address: own.Addr, Routes: gateway, Uses: int(uses), TTL: time.Duration(ttl),
-		})
+		i := coord.Invite{Name: string(wished), Address: own.Addr, Routes: gateway, Uses: int(uses), TTL: time.Duration(ttl)}
+		if relay {
+			i.Role = coord.RoleRelay
+		}
+		return p.invite(cmd.Context(), i)
 	}, p.listInvitesCommand(), p.revokeInviteCommand())
 }
 
@@ -81,9 +89,12 @@ func (p *program) invite(ctx context.Context, i coord.Invite) error {
 
 // inviteText says what to do with a link, without the link.
 func inviteText(i coord.Invite, id string) string {
-	verb, where := "up", "on the machine that is to join"
-	if len(i.Routes) > 0 {
-		verb, where = "gateway", "on a machine in "+joinAny(i.Routes, ", ")
+	command, where := "up LINK", "on the machine that is to join"
+	switch {
+	case len(i.Routes) > 0:
+		command, where = "gateway LINK", "on a machine in "+joinAny(i.Routes, ", ")
+	case i.Role == coord.RoleRelay:
+		command, where = "relay --join LINK --public ADDRESS", "on the second VPS, with its own public address"
 	}
 	times := "once"
 	if i.Uses > 1 {
@@ -92,10 +103,10 @@ func inviteText(i coord.Invite, id string) string {
 	return fmt.Sprintf(`
 %s, within %s, %s:
 
-  sudo overlayd %s LINK
+  sudo overlayd %s
 
 To take it back: sudo overlayd invite revoke %s
-`, where, spanText(i.TTL), times, verb, id)
+`, where, spanText(i.TTL), times, command, id)
 }
 
 func (p *program) listInvitesCommand() *cobra.Command {

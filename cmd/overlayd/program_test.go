@@ -249,6 +249,9 @@ func TestCommandLines(t *testing.T) {
 		{name: "invite", args: "invite", out: link + "\n"},
 		{name: "invite to a person", args: "invite --gateway 192.168.1.0/24", set: func(w *world) { w.terminal = true },
 			out: link + "\n", err: "sudo overlayd gateway LINK"},
+		{name: "invite of a relay", args: "invite --relay --name vps2", set: func(w *world) { w.terminal = true },
+			out: link + "\n", err: "sudo overlayd relay --join LINK --public ADDRESS"},
+		{name: "invite of a relay that is a gateway", args: "invite --relay --gateway 192.168.1.0/24", code: 2, err: "do not go together"},
 		{name: "invite for many with one name", args: "invite --uses 3 --name x", code: 2, err: "3 machines cannot share one name or address"},
 		{name: "invite for none", args: "invite --uses 0", code: 2, err: "--uses"},
 		{name: "invite refused", args: "invite --address 172.18.0.10", set: func(w *world) {
@@ -259,7 +262,7 @@ func TestCommandLines(t *testing.T) {
 		}, code: 3, err: "overlayd: no overlayd answers on "},
 		{name: "invite on a laptop", args: "invite", set: func(w *world) {
 			w.refusal = connect.NewError(connect.CodeUnimplemented, errors.New("404 Not Found"))
-		}, code: 1, err: "overlayd: this machine is not the network's coordinator\nhint: run this command on the relay\n"},
+		}, code: 1, err: "overlayd: this machine is not the network's coordinator\nhint: run this command on the first relay\n"},
 		{name: "revoke", args: "invite revoke abcd2345", out: "revoked abcd2345\n"},
 		{name: "revoke by link", args: "invite revoke " + link, out: "revoked abcd2345\n"},
 		{name: "rename", args: "nodes rename debian lab-gw", out: "debian is now called lab-gw\n"},

@@ -137,7 +137,7 @@ func statusHead(s overlay.Status, st style) []string {
 			add("", "and %d more relays", len(s.Relays)-i)
 			break
 		}
-		add("relay", "%s", relayText(r, st))
+		add("relay", "%s", relayText(r, len(s.Relays) > 1, st))
 	}
 	return lines
 }
@@ -166,7 +166,7 @@ func controlText(c overlay.StatusControl, st style) string {
 	return word + ", " + c.Endpoint
 }
 
-func relayText(r overlay.StatusRelay, st style) string {
+func relayText(r overlay.StatusRelay, several bool, st style) string {
 	state := orUnknown(r.State)
 	switch r.State {
 	case "own":
@@ -182,6 +182,9 @@ func relayText(r overlay.StatusRelay, st style) string {
 	}
 	if r.RTTMS != nil {
 		text += ", " + msText(r.RTTMS)
+	}
+	if r.Nearest && several {
+		text += ", nearest"
 	}
 	return text
 }
@@ -249,7 +252,7 @@ func pathText(p overlay.StatusPeer, relays []overlay.StatusRelay) string {
 	text := strings.TrimSpace(path.Kind + " " + path.Transport)
 	switch {
 	case p.Online && path.Kind == "relay":
-		text = strings.TrimSpace("relay " + relayName(relays, path.Endpoint) + path.Transport)
+		text = strings.TrimSpace("relay " + relayName(relays, path) + path.Transport)
 	case !p.Online:
 		return "offline"
 	case path.Kind == "" || path.Kind == "none":
@@ -269,11 +272,14 @@ func pathText(p overlay.StatusPeer, relays []overlay.StatusRelay) string {
 	return text
 }
 
-// relayName finds the relay at an endpoint, and puts a space behind its name.
-// The only one there is may be known by another address.
-func relayName(relays []overlay.StatusRelay, endpoint string) string {
+// relayName names the relay on a path, and puts a space behind its name. The only
+// one there is may be known by another address.
+func relayName(relays []overlay.StatusRelay, path overlay.StatusPath) string {
+	if path.Relay != "" {
+		return path.Relay + " "
+	}
 	for _, r := range relays {
-		if r.Endpoint == endpoint || len(relays) == 1 {
+		if r.Endpoint == path.Endpoint || len(relays) == 1 {
 			return r.Name + " "
 		}
 	}

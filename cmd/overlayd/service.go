@@ -31,6 +31,7 @@ file, starts the service and says what it did. A link is kept in a file that onl
 root can read, and removed once it has served.`,
 		Example: `  sudo overlayd service install relay --public 203.0.113.10
   sudo overlayd service install gateway LINK
+  sudo overlayd service install relay --join LINK --public 198.51.100.10
   sudo overlayd service install up
   sudo overlayd service status
   sudo overlayd service uninstall`,
@@ -112,11 +113,7 @@ func (p *program) planService(install *cobra.Command, called string, args []stri
 	if err := verb.PreRunE(verb, words); err != nil {
 		return unit{}, "", err
 	}
-	linkFile := ""
-	if f := verb.Flags().Lookup("link-file"); f != nil {
-		linkFile = f.Value.String()
-	}
-	link, err := probe.link(linkFile, words)
+	link, err := probe.serviceLink(verb, words)
 	if err != nil {
 		return unit{}, "", err
 	}
@@ -141,6 +138,20 @@ func noSecretProxy(f *pflag.FlagSet) error {
 	return nil
 }
 
+// serviceLink finds the link that a service needs once.
+func (p *program) serviceLink(verb *cobra.Command, words []string) (string, error) {
+	value := func(flag string) string {
+		if f := verb.Flags().Lookup(flag); f != nil {
+			return f.Value.String()
+		}
+		return ""
+	}
+	if verb.Flags().Lookup("join") != nil {
+		return p.joinLink(value("join"), value("link-file"))
+	}
+	return p.link(value("link-file"), words)
+}
+
 // installedProgram is the path of this program, when it is one to start at boot.
 func (p *program) installedProgram() (string, error) {
 	path, err := p.systemd.executable()
@@ -161,7 +172,7 @@ func (p *program) installedProgram() (string, error) {
 func changedFlags(f *pflag.FlagSet) []string {
 	var words []string
 	f.VisitAll(func(f *pflag.Flag) {
-		if !f.Changed || f.Name == "link-file" {
+		if !f.Changed || f.Name == "link-file" || f.Name == "join" {
 			return
 		}
 		values := []string{f.Value.String()}

@@ -111,6 +111,27 @@ func TestInstallAndUninstall(t *testing.T) {
 	}
 }
 
+// The link of a second relay is no part of the unit either.
+func TestInstallOfAFurtherRelay(t *testing.T) {
+	w := newWorld(t)
+	state := filepath.Join(t.TempDir(), "state")
+	link := testLink.Encode()
+	if code := w.do("service", "install", "--state-dir", state, "relay", "--join", link, "--public", "198.51.100.10"); code != 0 {
+		t.Fatal(&w.err)
+	}
+	text, err := os.ReadFile(filepath.Join(w.systemd.unitDir, "overlayd.service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	saved := filepath.Join(state, "link")
+	if s := string(text); strings.Contains(s, "ovl://") || strings.Contains(s, "--join") || !strings.Contains(s, "--link-file="+saved) {
+		t.Errorf("the unit:\n%s", s)
+	}
+	if b, err := os.ReadFile(saved); err != nil || strings.TrimSpace(string(b)) != link {
+		t.Errorf("the link was not kept: %v", err)
+	}
+}
+
 func TestInstallRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
 		args string

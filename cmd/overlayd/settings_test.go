@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -132,6 +133,21 @@ func TestRelayOptions(t *testing.T) {
 	}
 	if w.do("relay"); w.hub.Overlay.IsValid() || w.hub.Address.IsValid() || w.hub.Public != "" {
 		t.Errorf("a later start should take what is stored: %+v", w.hub)
+	}
+	link := testLink.Encode()
+	if w.do("relay", "--join", link, "--public", "198.51.100.10"); w.hub.Link != link || w.hub.Public != "198.51.100.10" {
+		t.Errorf("a further relay: %+v", w.hub)
+	}
+	w.env["OVERLAYD_LINK"] = link
+	if w.do("relay", "--public", "198.51.100.10"); w.hub.Link != "" {
+		t.Error("a link in the environment is for up and gateway")
+	}
+	delete(w.env, "OVERLAYD_LINK")
+	if code := w.do("relay", "--join", link, "--overlay", "172.18.0.0/24"); code != 2 || !strings.Contains(w.err.String(), "hint: leave out --overlay") {
+		t.Errorf("exit code %d: %s", code, &w.err)
+	}
+	if code := w.do("relay", "--join", "ovl://x"); code != 2 || !strings.Contains(w.err.String(), "mangled") {
+		t.Errorf("exit code %d: %s", code, &w.err)
 	}
 	for public, ok := range map[string]bool{"vpn.example.org": true, "vpn.example.org:8443": true, "[2001:db8::1]:443": true,
 		"2001:db8::1": true, "203.0.113.10:0": false, "a b": false, "": true, "[::]:443": false, "http://x": false} {

@@ -26,6 +26,8 @@ const (
 	// silence is how long data may go unanswered before the session is
 	// doubted. A peer that is away is silent too; a PONG settles it.
 	silence = 2 * time.Second
+	// silenceShort is that where there is another relay to go to.
+	silenceShort = 500 * time.Millisecond
 	// hush is how long traffic that came is followed by none before the relay
 	// is asked: a conversation may be over, or this node's address be another
 	// since a NAT on the way was restarted. Only a datagram of ours shows the
@@ -113,6 +115,7 @@ type Session struct {
 	status  SessionStatus
 	since   time.Time // when attaching began; zero: it has not
 	closely bool      // see Watch
+	silence time.Duration
 	try     try
 	grant   grant
 	ignored uint64
@@ -145,7 +148,7 @@ type grant struct {
 
 // NewSession returns a session that attaches at the first Tick.
 func NewSession(o SessionOptions) *Session {
-	s := &Session{rand: o.Rand, key: o.Key}
+	s := &Session{rand: o.Rand, key: o.Key, silence: silence}
 	if s.rand == nil {
 		s.rand = rand.Reader
 	}
@@ -222,6 +225,17 @@ func (s *Session) Watch(now time.Time, closely bool) {
 	}
 }
 
+// Hurry says whether there is another relay to go to, so that silence is asked
+// about sooner.
+func (s *Session) Hurry(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.silence = silence
+	if on {
+		s.silence = silenceShort
+	}
+}
+
 // nextPing returns when a session that was confirmed just now is asked again.
 func (s *Session) nextPing(now time.Time) time.Time {
 	if s.closely {
@@ -289,7 +303,7 @@ func (s *Session) watch(now time.Time) {
 	if s.hushed(now) && e.gaps == nil {
 		s.ask(now)
 	}
-	if e.gaps == nil && since != 0 && now.Sub(time.Unix(0, since)) >= silence {
+	if e.gaps == nil && since != 0 && now.Sub(time.Unix(0, since)) >= s.silence {
 		e.gaps = doubtPings
 		e.next = now
 	}

@@ -401,7 +401,7 @@ func (b *Bind) Watch(closely bool) {
 func (b *Bind) watch() {
 	now := time.Now()
 	for _, l := range b.legs {
-		l.watch(now, b.closely)
+		l.watch(now, b.closely, len(b.legs) > 1)
 	}
 }
 

@@ -61,6 +61,8 @@ type leg struct {
 	asked   int  // messages sent to all of them since any answered
 	up      bool // there is a session at addrs[at], by UDP
 	resting bool // there is to be no session
+	closely bool // see Bind.Watch
+	several bool // there are other relays
 
 	race race
 	key  key.Secret
@@ -104,7 +106,7 @@ func (l *leg) set(r Relay) {
 		l.session, l.ticket, l.up = nil, nil, false
 		l.hangUp()
 	case l.session == nil && !l.resting:
-		l.session = newSession(r.Ticket, r.Key)
+		l.session = l.newSession(r.Ticket, r.Key)
 	case l.session == nil:
 	case !bytes.Equal(l.ticket, r.Ticket):
 		l.session.Renew(r.Ticket, r.Key)
@@ -115,8 +117,13 @@ func (l *leg) set(r Relay) {
 	l.ticket = slices.Clone(r.Ticket)
 }
 
-func newSession(ticket []byte, k key.Secret) *relay.Session {
-	return relay.NewSession(relay.SessionOptions{Ticket: ticket, Key: k, Rand: rand.Reader})
+// newSession makes a session that is looked after as the leg is; the caller holds
+// mu.
+func (l *leg) newSession(ticket []byte, k key.Secret) *relay.Session {
+	s := relay.NewSession(relay.SessionOptions{Ticket: ticket, Key: k, Rand: rand.Reader})
+	s.Watch(time.Now(), l.closely)
+	s.Hurry(l.several)
+	return s
 }
 
 // addr returns the address in use; the caller holds mu.
@@ -148,7 +155,7 @@ func (l *leg) tick(now time.Time, ls *lines) (t turn) {
 		l.hangUp()
 	}
 	if v.fresh {
-		l.session = newSession(l.ticket, l.key)
+		l.session = l.newSession(l.ticket, l.key)
 		l.up = false
 	}
 	t.next, t.dial = v.next, v.dial
@@ -266,15 +273,17 @@ func (l *leg) check(now time.Time) {
 	}
 }
 
-// watch says whether to look after the session closely.
-func (l *leg) watch(now time.Time, closely bool) {
+// watch says whether to look after the session closely, and whether there are
+// other relays.
+func (l *leg) watch(now time.Time, closely, several bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.session != nil {
-		l.session.Watch(now, closely)
-	}
-	if l.tls.session != nil {
-		l.tls.session.Watch(now, closely)
+	l.closely, l.several = closely, several
+	for _, s := range []*relay.Session{l.session, l.tls.session} {
+		if s != nil {
+			s.Watch(now, closely)
+			s.Hurry(several)
+		}
 	}
 }
 
@@ -291,7 +300,7 @@ func (l *leg) rest(resting bool) bool {
 		l.session, l.up, l.race = nil, false, race{}
 		l.hangUp()
 	} else if len(l.ticket) > 0 {
-		l.session = newSession(l.ticket, l.key)
+		l.session = l.newSession(l.ticket, l.key)
 	}
 	return true
 }

@@ -181,7 +181,7 @@ func (b *Bind) called(ctx context.Context, l *leg, st *relay.Stream, err error) 
 		return false
 	}
 	l.tls.obstacle = nil
-	l.tls.stream, l.tls.session = st, newSession(l.ticket, l.key)
+	l.tls.stream, l.tls.session = st, l.newSession(l.ticket, l.key)
 	return true
 }
 
