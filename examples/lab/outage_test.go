@@ -34,6 +34,7 @@ type status struct {
 			Kind     string `json:"kind"`
 			Endpoint string `json:"endpoint"`
 			Reason   string `json:"reason"`
+			MTU      int    `json:"mtu_bytes"` // null is 0
 		} `json:"path"`
 	} `json:"peers"`
 	Routes []struct {

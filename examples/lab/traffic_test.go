@@ -51,9 +51,10 @@ type stream struct {
 	conn net.Conn
 	wg   sync.WaitGroup
 
-	mu   sync.Mutex // guards what follows
-	last time.Time  // when something came
-	err  error      // what ended it
+	mu   sync.Mutex    // guards what follows
+	last time.Time     // when something came
+	gap  time.Duration // the longest without, see stalled
+	err  error         // what ended it
 }
 
 // streaming opens a stream from the machine, which the test's end closes.
@@ -117,7 +118,11 @@ func (s *stream) read() {
 			return
 		}
 		s.mu.Lock()
-		s.last = time.Now()
+		now := time.Now()
+		if !s.last.IsZero() {
+			s.gap = max(s.gap, now.Sub(s.last))
+		}
+		s.last = now
 		s.mu.Unlock()
 	}
 }
@@ -150,6 +155,15 @@ func (s *stream) flows(ctx context.Context, t *testing.T, after time.Time) time.
 		t.Fatal(err)
 	}
 	return took
+}
+
+// stalled returns how long nothing came, at the most, since the last call.
+func (s *stream) stalled() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	gap := max(s.gap, time.Since(s.last))
+	s.gap = 0
+	return gap
 }
 
 // long is whether the long forms of tests are asked for.

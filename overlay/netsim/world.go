@@ -16,6 +16,10 @@ type World struct {
 	// addresses: 0 is none, 1 a cut. Nil: none.
 	Loss func(from, to netip.Addr) float64
 
+	// MTU returns the longest IP packet that passes between two public addresses;
+	// what is longer is lost without a word. Nil, or 0: any.
+	MTU func(from, to netip.Addr) int
+
 	// Drop loses datagrams by what is in them, on their way between two public
 	// addresses. Nil: none.
 	Drop func(b []byte) bool
@@ -68,9 +72,17 @@ func (w *World) Run(d time.Duration) {
 // Sent is how many datagrams were sent to a public address so far.
 func (w *World) Sent(to netip.AddrPort) int { return w.sent[to] }
 
+// headers are those of IPv4 and UDP.
+const headers = 20 + 8
+
 // carry takes a datagram between two public addresses.
 func (w *World) carry(src, dst netip.AddrPort, b []byte) {
 	w.sent[dst]++
+	if w.MTU != nil {
+		if most := w.MTU(src.Addr(), dst.Addr()); most > 0 && len(b)+headers > most {
+			return
+		}
+	}
 	if w.Loss != nil && w.Rand.Float64() < w.Loss(src.Addr(), dst.Addr()) {
 		return
 	}

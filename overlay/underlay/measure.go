@@ -24,6 +24,7 @@ func (f *finder) Measure(now time.Time, big bool) (out []send, next time.Time) {
 			out = append(out, send{s.addr, t.ping()})
 		}
 		next = sooner(next, at)
+		f.resume(now, s)
 	}
 	return out, next
 }
@@ -75,12 +76,29 @@ func (f *finder) judge(now time.Time, s *spot, v verdict) verdict {
 		return v
 	}
 	if !s.sized(now) {
+		s.stayed, s.stayAt = v, now
 		return verdictSilent
 	}
 	if s == f.use && s.gauge != nil && s.gauge.deaf { // short pings are answered, padded ones not
 		f.narrow = true
 	}
 	return v
+}
+
+// resume passes the verdict that was taken back, if it still holds: the path is
+// as wide as it was.
+func (f *finder) resume(now time.Time, s *spot) {
+	v := s.stayed
+	if v == verdictNone || !s.gauge.changed.After(s.stayAt) && !s.sized(now) {
+		return
+	}
+	s.stayed = verdictNone
+	switch {
+	case s.gauge.changed.After(s.stayAt): // what was lost was too long
+		s.window = window{}
+	case s.usable(now):
+		f.take(now, s, v)
+	}
 }
 
 // settled reports whether an address may be used alone: its width is known, or

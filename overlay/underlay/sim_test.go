@@ -58,6 +58,8 @@ type simNode struct {
 	longest time.Duration
 
 	byRelay, byDirect int // datagrams that left
+	long              int // what every second one would be long, if it fits; 0: all are short
+	big               bool
 	probes            int // that left directly
 	directAt          time.Time
 }
@@ -143,6 +145,10 @@ func (n *simNode) send() {
 	n.number++
 	b := []byte{typeData, 0, 0, 0, byte(n.number), byte(n.number >> 8), byte(n.number >> 16), byte(n.number >> 24)}
 	c := n.finder.choice()
+	if n.long > 0 && n.number%2 == 0 {
+		b = append(b, make([]byte, n.fits(c)-len(b))...)
+		n.big = true
+	}
 	if c.spot == nil || c.both {
 		n.byRelay++
 		n.finder.relay.tally.sent.Add(1)
@@ -237,7 +243,9 @@ func (n *simNode) post(out []send) {
 func (n *simNode) tick() {
 	now := n.sim.w.Now()
 	out, next := n.finder.Tick(now, n.sent)
-	n.sent = false
+	more, at := n.finder.Measure(now, n.big)
+	out, next = append(out, more...), sooner(next, at)
+	n.sent, n.big = false, false
 	n.nextRun = next
 	n.post(out)
 	if !next.IsZero() {

@@ -56,7 +56,9 @@ type spot struct {
 	lossy             bool // it is weighed against the relay before it is used alone
 	sum               loss // in all windows since then
 
-	gauge *gauge // how long a datagram may be; nil: it was never used
+	gauge  *gauge    // how long a datagram may be; nil: it was never used
+	stayed verdict   // of losses, until it is known whether only long ones are lost
+	stayAt time.Time // when it was
 
 	leftUntil time.Time // not used before
 	penalty   time.Duration
