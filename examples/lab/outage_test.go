@@ -31,10 +31,11 @@ type status struct {
 		Name   string `json:"name"`
 		Online bool   `json:"online"`
 		Path   struct {
-			Kind     string `json:"kind"`
-			Endpoint string `json:"endpoint"`
-			Reason   string `json:"reason"`
-			MTU      int    `json:"mtu_bytes"` // null is 0
+			Kind      string `json:"kind"`
+			Transport string `json:"transport"`
+			Endpoint  string `json:"endpoint"`
+			Reason    string `json:"reason"`
+			MTU       int    `json:"mtu_bytes"` // null is 0
 		} `json:"path"`
 	} `json:"peers"`
 	Routes []struct {
