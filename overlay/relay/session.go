@@ -25,7 +25,7 @@ const (
 	closeMax = 800 * time.Millisecond
 	// silence is how long data may go unanswered before the session is
 	// doubted. A peer that is away is silent too; a PONG settles it.
-	silence = 2 * time.Second
+	silence = time.Second
 	// silenceShort is that where there is another relay to go to.
 	silenceShort = 500 * time.Millisecond
 	// hush is how long traffic that came is followed by none before the relay

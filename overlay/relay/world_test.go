@@ -310,9 +310,9 @@ func TestSilenceIsNoticed(t *testing.T) {
 	w.run(100 * time.Millisecond)
 	pings := len(a.pings)
 	w.start()
-	w.run(2500 * time.Millisecond)
+	w.run(silence + pollEvery)
 	if len(a.pings) == pings {
-		t.Error("no PING after 2 s of silence")
+		t.Errorf("no PING after %v of silence", silence)
 	}
 	w.wantUp(a)
 	if a.Status().BootID != w.door.boot {
