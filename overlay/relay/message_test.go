@@ -218,7 +218,7 @@ func TestOutbox(t *testing.T) {
 			t.Fatalf("%d bytes in %d, want %d", o.n, len(o.data), held)
 		}
 		if held > 0 && rnd.IntN(4) == 0 {
-			m, op, ok := o.take(nil)
+			m, op, ok := o.take(nil, usualMessage)
 			if !ok || op != opBinary || len(m) > usualMessage {
 				t.Fatal(len(m), op, ok)
 			}
@@ -252,10 +252,10 @@ func TestOutboxOrder(t *testing.T) {
 	}
 	o.pushPong([]byte("first"))
 	o.pushPong([]byte("second"))
-	if m, op, _ := o.take(nil); op != opPong || string(m) != "second" {
+	if m, op, _ := o.take(nil, usualMessage); op != opPong || string(m) != "second" {
 		t.Errorf("%d %q", op, m)
 	}
-	m, op, _ := o.take(nil)
+	m, op, _ := o.take(nil, usualMessage)
 	got, err := trains(nil, m)
 	if op != opBinary || err != nil || got[0].Size != pingSize || len(got) != 2 || !bytes.Equal(got[1].Buf, data) {
 		t.Errorf("%v: %d trains", err, len(got))
@@ -266,7 +266,7 @@ func TestOutboxOrder(t *testing.T) {
 	if n := o.push(make([]byte, maxDatagram), maxDatagram); n != 0 {
 		t.Error("it did not take the longest")
 	}
-	if m, _, _ := o.take(nil); len(m) != maxMessage {
+	if m, _, _ := o.take(nil, usualMessage); len(m) != maxMessage {
 		t.Errorf("%d bytes", len(m))
 	}
 	o.push(data, len(data))
@@ -274,10 +274,10 @@ func TestOutboxOrder(t *testing.T) {
 	if n := o.push(data, 100); n != 14 {
 		t.Errorf("%d dropped after the end", n)
 	}
-	if _, _, ok := o.take(nil); !ok {
+	if _, _, ok := o.take(nil, usualMessage); !ok {
 		t.Error("what was in it is lost")
 	}
-	if _, _, ok := o.take(nil); ok {
+	if _, _, ok := o.take(nil, usualMessage); ok {
 		t.Error("something comes after the end")
 	}
 }
@@ -291,7 +291,7 @@ func TestOutboxAllocs(t *testing.T) {
 	work := func() {
 		o.push(train, 1400)
 		for o.n > 0 {
-			m, _, _ := o.take(buf)
+			m, _, _ := o.take(buf, usualMessage)
 			cut, _ = trains(cut[:0], m)
 		}
 	}
@@ -308,7 +308,7 @@ func TestTakeWaits(t *testing.T) {
 	o := newOutbox(outboxBytes)
 	got := make(chan bool)
 	go func() {
-		_, _, ok := o.take(nil)
+		_, _, ok := o.take(nil, usualMessage)
 		got <- ok
 	}()
 	select {
@@ -319,5 +319,53 @@ func TestTakeWaits(t *testing.T) {
 	o.drop()
 	if <-got {
 		t.Error("something from nothing")
+	}
+}
+
+func TestPace(t *testing.T) {
+	var p pace
+	for i := range 100 {
+		if i < paceAfter && p.message() != usualMessage {
+			t.Errorf("a long message after %d", i)
+		}
+		p.wrote(usualMessage, 50*time.Microsecond)
+	}
+	if p.message() != longMessage {
+		t.Error("no long message on a fast line")
+	}
+	p.wrote(100, time.Second) // the line was idle
+	if p.message() != longMessage {
+		t.Error("a short message counts")
+	}
+	// 5 Mbit/s: the kernel takes some at once, and then none for long.
+	for i := range 100 {
+		took := 20 * time.Microsecond
+		if i%4 == 3 {
+			took = 100 * time.Millisecond
+		}
+		p.wrote(p.message(), took)
+		if i > 2*paceAfter && p.message() != usualMessage {
+			t.Fatalf("a long message on a slow line, after %d", i)
+		}
+	}
+}
+
+func TestPushEach(t *testing.T) {
+	o := newOutbox(outboxBytes)
+	want := [][]byte{{1, 2, 3}, {4}, bytes.Repeat([]byte{5}, 1500)}
+	if dropped := o.pushEach(append(want, make([]byte, maxDatagram+1))); dropped != 1 {
+		t.Errorf("%d dropped", dropped)
+	}
+	m, _, _ := o.take(nil, longMessage)
+	var message []byte
+	for _, d := range want {
+		message = appendDatagram(message, d)
+	}
+	if !bytes.Equal(m, message) {
+		t.Error("another message came out")
+	}
+	o.close()
+	if dropped := o.pushEach(want); dropped != len(want) {
+		t.Errorf("closed: %d dropped", dropped)
 	}
 }

@@ -49,17 +49,37 @@ func (o *outbox) push(train []byte, size int) (dropped int) {
 	for len(train) > 0 {
 		d := train[:min(size, len(train))]
 		train = train[len(d):]
-		if len(d) > maxDatagram || lengthSize+len(d) > o.most {
-			dropped++
-			continue
-		}
-		dropped += o.room(lengthSize + len(d))
-		var length [lengthSize]byte
-		binary.BigEndian.PutUint16(length[:], uint16(len(d)))
-		o.put(length[:])
-		o.put(d)
+		dropped += o.add(d)
 	}
 	o.filled.Signal()
+	return dropped
+}
+
+// pushEach is push for datagrams that do not lie in a row.
+func (o *outbox) pushEach(datagrams [][]byte) (dropped int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return len(datagrams)
+	}
+	for _, d := range datagrams {
+		dropped += o.add(d)
+	}
+	o.filled.Signal()
+	return dropped
+}
+
+// add takes one datagram and returns how many were dropped: itself, or older
+// ones. mu is held.
+func (o *outbox) add(d []byte) (dropped int) {
+	if len(d) > maxDatagram || lengthSize+len(d) > o.most {
+		return 1
+	}
+	dropped = o.room(lengthSize + len(d))
+	var length [lengthSize]byte
+	binary.BigEndian.PutUint16(length[:], uint16(len(d)))
+	o.put(length[:])
+	o.put(d)
 	return dropped
 }
 
@@ -139,9 +159,10 @@ func (o *outbox) pushPong(payload []byte) {
 	o.filled.Signal()
 }
 
-// take waits for something, and appends it to b: one frame's payload. op says
-// which frame. ok is false when it is closed and empty.
-func (o *outbox) take(b []byte) (m []byte, op byte, ok bool) {
+// take waits for something, and appends it to b: one frame's payload, of most
+// bytes unless one datagram is longer. op says which frame. ok is false when it is
+// closed and empty.
+func (o *outbox) take(b []byte, most int) (m []byte, op byte, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for len(o.urgent) == 0 && !o.pinged && o.n == 0 {
@@ -159,7 +180,7 @@ func (o *outbox) take(b []byte) (m []byte, op byte, ok bool) {
 	o.urgent = o.urgent[:0]
 	for o.n > 0 {
 		k := lengthSize + o.oldest()
-		if used := len(b) - start; used > 0 && used+k > usualMessage {
+		if used := len(b) - start; used > 0 && used+k > most {
 			break
 		}
 		b = slices.Grow(b, k)[:len(b)+k]

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// writeTimeout is how long one message, 16 KiB mostly, may take to leave:
+	// writeTimeout is how long one message, 16 KiB on a slow line, may take to leave:
 	// with less than that the connection is of no use, or dead.
 	writeTimeout = 10 * time.Second
 	// farewellTimeout is how long the last words may take.
@@ -65,6 +65,9 @@ func newStream(conn duplex, raw net.Conn, r io.Reader, client bool) *Stream {
 // shorter, and returns how many datagrams were dropped for it. It copies.
 func (s *Stream) Send(train []byte, size int) (dropped int) { return s.out.push(train, size) }
 
+// SendEach is Send for datagrams that do not lie in a row.
+func (s *Stream) SendEach(datagrams [][]byte) (dropped int) { return s.out.pushEach(datagrams) }
+
 // SendControl takes a control message, which goes before all data. It reports
 // whether there was room.
 func (s *Stream) SendControl(frame []byte) bool { return s.out.pushUrgent(frame) }
@@ -101,14 +104,17 @@ func (s *Stream) write() {
 	defer close(s.gone)
 	defer s.conn.Close()
 	buf := make([]byte, maxFrameHeader, maxFrameHeader+usualMessage)
+	var line pace
 	for {
-		b, op, ok := s.out.take(buf)
+		b, op, ok := s.out.take(buf, line.message())
 		if !ok && s.isEnding() {
 			break
 		}
 		buf = b[:maxFrameHeader]
 		if ok && s.within(writeTimeout) {
+			began := time.Now()
 			if _, err := s.conn.Write(finishFrame(b, op, s.client)); err == nil {
+				line.wrote(len(b)-maxFrameHeader, time.Since(began))
 				continue
 			}
 		}

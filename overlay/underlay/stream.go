@@ -245,7 +245,9 @@ func (c *streamCarrier) send(label relay.Label, bufs [][]byte) (dropped int) {
 	c.leg.note(sentMark)
 	for _, p := range bufs {
 		stamp(p, label)
-		dropped += c.stream.Send(p, len(p))
+	}
+	dropped = c.stream.SendEach(bufs)
+	for _, p := range bufs {
 		stamp(p, 0) // WireGuard may send the same buffer again
 	}
 	return dropped
