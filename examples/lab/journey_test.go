@@ -42,6 +42,10 @@ func copyTo(ctx context.Context, t *testing.T, m *lab.Machine, server net.Listen
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A tenth of a second's worth: the end of the copy is not to be waited for.
+	if err := from.(*net.TCPConn).SetWriteBuffer(256 << 10); err != nil {
+		t.Fatal(err)
+	}
 	to, err := server.Accept()
 	if err != nil {
 		t.Fatal(err)

@@ -44,8 +44,8 @@ var events = []event{
 	{name: "mapping", what: "the NAT maps to another port, direct", on: direct, target: time.Second, do: remap},
 	{name: "mapping-relayed", what: "the NAT maps to another port, relayed", on: relayed, target: time.Second, do: remap},
 
-	{name: "udp-blocked", what: "UDP is blocked, direct before", on: direct, target: 3 * time.Second, do: blocked, undo: passes},
-	{name: "udp-blocked-relayed", what: "UDP is blocked, relayed before", on: relayed, target: 3 * time.Second, do: blocked, undo: passes},
+	{name: "udp-blocked", what: "UDP is blocked, direct before", on: direct, target: 3 * time.Second, do: blocked, undo: unblocked},
+	{name: "udp-blocked-relayed", what: "UDP is blocked, relayed before", on: relayed, target: 3 * time.Second, do: blocked, undo: unblocked},
 	{name: "udp-back", what: "UDP passes again: used", on: relayed, target: noTarget,
 		before: byTLSOnly, do: passes, until: isBy("relay", "udp"), undo: again("client")},
 
@@ -56,6 +56,9 @@ var events = []event{
 		do: unheard, undo: heard},
 	{name: "gateway-restart", what: "the gateway is killed and started, direct", on: direct, target: time.Second, do: killed("gateway")},
 	{name: "gateway-restart-relayed", what: "the gateway is killed and started, relayed", on: relayed, target: time.Second, do: killed("gateway")},
+
+	{name: "suspend", what: "the laptop wakes from a sleep, direct", on: direct, target: 2 * time.Second, before: asleep, do: awake},
+	{name: "suspend-relayed", what: "the laptop wakes from a sleep, relayed", on: relayed, target: 2 * time.Second, before: asleep, do: awake},
 }
 
 func stopped(role string) func(context.Context, *scene, recovery) error {
@@ -116,6 +119,15 @@ func remap(ctx context.Context, s *scene) error {
 func blocked(ctx context.Context, s *scene) error { return s.lab.HomeNAT.BlockUDP(ctx) }
 func passes(ctx context.Context, s *scene) error  { return s.lab.HomeNAT.PassUDP(ctx) }
 
+// unblocked lets UDP pass, and changes an address that nobody uses: the laptop
+// need not find out by itself.
+func unblocked(ctx context.Context, s *scene) error {
+	if err := passes(ctx, s); err != nil {
+		return err
+	}
+	return say(ctx, s.lab.Laptop, "ip addr add 10.254.254.254/32 dev eth0; ip addr del 10.254.254.254/32 dev eth0")
+}
+
 func byTLSOnly(ctx context.Context, s *scene, _ recovery) error {
 	if err := blocked(ctx, s); err != nil {
 		return err
@@ -130,4 +142,18 @@ func unheard(ctx context.Context, s *scene) error {
 
 func heard(ctx context.Context, s *scene) error {
 	return say(ctx, s.lab.VPS, "iptables -w -D INPUT -i eth0 -p tcp --dport 443 -j DROP")
+}
+
+func asleep(ctx context.Context, s *scene, r recovery) error {
+	s.frozen = lab.NewFreezer(s.running["client"])
+	if err := s.frozen.Freeze(ctx); err != nil {
+		return err
+	}
+	return pause(ctx, r.sleep)
+}
+
+func awake(_ context.Context, s *scene) error {
+	f := s.frozen
+	s.frozen = nil
+	return f.Close()
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -15,6 +16,8 @@ type scene struct {
 	overlaid
 	train *lab.Train
 	round int // counts from 1
+
+	frozen *lab.Freezer // nil: nothing is
 }
 
 // trainEvery is how often an echo is asked for: the grain of the figures.
@@ -35,10 +38,14 @@ func (s *scene) begin(ctx context.Context) error {
 }
 
 func (s *scene) close() error {
+	var err error
+	if s.frozen != nil {
+		err = s.frozen.Close()
+	}
 	if s.train != nil {
 		s.train.Close()
 	}
-	return s.overlaid.close()
+	return errors.Join(err, s.overlaid.close())
 }
 
 // who is a role's machine, and how its daemon is started when it has joined.
