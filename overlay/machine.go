@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"reflect"
 	"sync"
 
@@ -41,23 +42,30 @@ func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, s
 	if err != nil {
 		return nil, err
 	}
-	bind := underlay.New(under)
-	dev, err := tunnel.New(tunnel.Options{TUN: tun, Bind: bind, Key: k, Log: log})
+	m := &machine{log: log, kernel: kernel, notes: notes}
+	if maps {
+		m.mapper = portmap.New(portmap.Options{
+			Log: log, Control: markSocket, Changed: func(a netip.AddrPort) { m.bind.SetMapped(a) },
+		})
+		under.Moved = m.mapper.SetPort
+	}
+	m.bind = underlay.New(under)
+	m.dev, err = tunnel.New(tunnel.Options{TUN: tun, Bind: m.bind, Key: k, Log: log})
 	if err != nil {
 		return nil, errors.Join(err, tun.Close())
 	}
 	bind.OnPathMTU(dev.SetPathMTU)
 	ctx, cancel := context.WithCancel(context.Background())
-	m := &machine{log: log, kernel: kernel, notes: notes, bind: bind, dev: dev, stop: cancel}
+	m.stop = cancel
 	m.running.Go(func() {
-		if err := bind.Run(ctx); err != nil && ctx.Err() == nil {
+		if err := m.bind.Run(ctx); err != nil && ctx.Err() == nil {
 			log.Error("underlay stopped", "err", err)
 		}
 	})
-	ctx, m.unmap = context.WithCancel(context.Background())
+	mapping, cancel := context.WithCancel(context.Background())
+	m.unmap = cancel
 	if maps {
-		m.mapper = portmap.New(portmap.Options{Log: log, Control: markSocket, Changed: bind.SetMapped})
-		m.running.Go(func() { m.mapper.Run(ctx) })
+		m.running.Go(func() { m.mapper.Run(mapping) })
 	}
 	return m, nil
 }

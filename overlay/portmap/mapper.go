@@ -72,6 +72,20 @@ func (anyRandom) Uint64() uint64 { return rand.Uint64() }
 func (m *Mapper) SetTarget(t Target) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.setTarget(t)
+}
+
+// SetPort says that our UDP port has changed.
+func (m *Mapper) SetPort(port uint16) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := m.keeper.target
+	t.Port = port
+	m.setTarget(t)
+}
+
+// setTarget is SetTarget; the caller holds mu.
+func (m *Mapper) setTarget(t Target) {
 	if t == m.keeper.target {
 		return
 	}

@@ -39,6 +39,9 @@ type Options struct {
 	// Dial makes a TLS connection to a relay, for when UDP does not get there;
 	// nil: there is only UDP.
 	Dial func(context.Context, Relay) (*relay.Stream, error)
+
+	// Moved is told by Run that the sockets are on another port now. nil: nobody.
+	Moved func(port uint16)
 }
 
 // Bind is WireGuard's conn.Bind: by the relays, and directly where that works.

@@ -120,6 +120,9 @@ func (b *Bind) escape(now time.Time) (next time.Time) {
 		return next
 	}
 	b.log.Info("UDP is not answered: another port is tried", "from", old, "to", b.localPort())
+	if b.o.Moved != nil {
+		b.o.Moved(b.localPort())
+	}
 	for _, l := range b.snapshot() {
 		l.retry(now)
 	}
