@@ -12,6 +12,7 @@ const (
 	wireguard = "golang.zx2c4.com/wireguard"
 	netlink   = "github.com/vishvananda/netlink"
 	iptables  = "github.com/coreos/go-iptables"
+	upnp      = "github.com/huin/goupnp"
 )
 
 // reaches lists, for each of our packages, what it may reach of ours. A package
@@ -49,6 +50,7 @@ var only = map[string]struct {
 }{
 	wireguard + "/device":  {[]string{"overlayd/overlay/tunnel"}, "one package owns the WireGuard device"},
 	netlink:                {[]string{"overlayd/routing"}, "one package changes addresses, routes and rules"},
+	upnp:                   {[]string{"overlayd/overlay/portmap"}, "one package talks to routers"},
 	iptables + "/iptables": {[]string{"overlayd/nat"}, "one package changes netfilter"},
 }
 

@@ -54,7 +54,7 @@ func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, s
 	if err != nil {
 		return nil, errors.Join(err, tun.Close())
 	}
-	bind.OnPathMTU(dev.SetPathMTU)
+	m.bind.OnPathMTU(m.dev.SetPathMTU)
 	ctx, cancel := context.WithCancel(context.Background())
 	m.stop = cancel
 	m.running.Go(func() {

@@ -18,7 +18,7 @@ import (
 func TestPrecedence(t *testing.T) {
 	w := newWorld(t)
 	file := filepath.Join(t.TempDir(), "c.yaml")
-	if err := os.WriteFile(file, []byte("name: from-file\nadvertise: [10.1.0.0/16, 10.2.0.0/16]\nstate-dir: /file\ninvite-ttl: 2h\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("name: from-file\nadvertise: [10.1.0.0/16, 10.2.0.0/16]\nstate-dir: /file\nno-portmap: true\ninvite-ttl: 2h\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	run := func(want string, prefixes int, args ...string) {
@@ -38,8 +38,22 @@ func TestPrecedence(t *testing.T) {
 	if w.member.StateDir != "/file" {
 		t.Errorf("state dir %s", w.member.StateDir)
 	}
+	if !w.member.NoPortmap {
+		t.Error("no-portmap of the file is not taken")
+	}
 	w.env = nil
 	run("", 0)
+	if w.member.NoPortmap {
+		t.Error("a port mapping is not asked for by itself")
+	}
+	w.env = map[string]string{"OVERLAYD_NO_PORTMAP": "true"}
+	if run("", 0); !w.member.NoPortmap {
+		t.Error("OVERLAYD_NO_PORTMAP is not taken")
+	}
+	run("", 0, "--no-portmap=false")
+	if w.member.NoPortmap {
+		t.Error("the flag is weaker than the environment")
+	}
 
 	w.env = map[string]string{"OVERLAYD_CONFIG": file, "OVERLAYD_INVITE_USES": "5", "OVERLAYD_NAME": "not-for-invites"}
 	w.do("invite")

@@ -71,6 +71,10 @@
 //   - Without a relay nothing that answers is left, and what answered within the
 //     last hour is asked every five seconds.
 //
+// No address is taken, whoever names it or sends from it, that lies in the overlay,
+// nor one in a network behind a gateway, but where this machine is on that network
+// itself.
+//
 // What a peer says makes us send no more than a handful of pings (five) to an
 // address that does not answer, then nothing for at least twenty seconds, a
 // pause that doubles up to five minutes. Pings that come from such an address,
