@@ -36,4 +36,25 @@
 // A peer that does not know of our restart goes on with the old session, whose
 // packets nobody can read. So a peer whose first message is data is wanted a
 // handshake with, whether or not anybody told us of it.
+//
+// # Packets that are too long
+//
+// The interface has one MTU, the way to a peer may carry less: SetPathMTU says
+// how much. While it does for any peer, packets are looked at where they pass
+// the TUN, each segment of a train by itself, a few nanoseconds each; else not at
+// all.
+//
+//   - SYNs of TCP, of both directions, have their segment size lowered.
+//   - A packet that is too long and must not be divided makes an ICMP error for
+//     its sender (fragmentation needed, packet too big), which goes back into the
+//     TUN: the kernel takes it for its own connections, makes shorter segments
+//     and trains of those, and passes it on for connections that it forwards.
+//     The packet goes nevertheless, in datagrams that are fragments: a sender
+//     that hears no ICMP is slow then, where the way takes fragments, instead of
+//     dead.
+//   - A packet of IPv4 that may be divided is: the fragments of a datagram are
+//     often lost on the way, those of a packet in the tunnel are not.
+//
+// IPv6 has no path below 1280 bytes, so packets up to that are carried by
+// fragments of datagrams where need be.
 package tunnel

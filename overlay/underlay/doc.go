@@ -86,6 +86,27 @@
 // is held meanwhile, and what they want sent is sent after it. Data never waits
 // for them: it counts (tally) and goes the way that they chose before.
 //
+// # How long a datagram may be
+//
+// Each way has a gauge, another machine without I/O: a direct address while it
+// is used, and the way by the relay, which is measured as a whole, since the
+// peer's end of it may be the narrow one. A gauge sends pings that are padded to
+// the length in question and leave with the don't-fragment bit, also from the
+// relay on; what is answered passes. It begins with the longest that WireGuard
+// makes. Twice a second in which long datagrams leave, it proves its size again,
+// so a way that has become narrow is known in about a second; then it tries
+// several lengths at once, the longest first, until nothing longer passes by 16
+// bytes, which is how WireGuard pads. Longer ones are tried again after 15 s, ever
+// more seldom up to every 10 minutes, and at once when the network changes.
+//
+// OnPathMTU tells what packets fit then; package tunnel sees to it that they do.
+// ICMP has no say: nobody makes a way narrow who cannot drop what is long on it,
+// and no way is narrower than 512 bytes. One that answers no padded ping at all
+// is used as it is, and what is too long for it leaves in fragments. If it loses
+// what is long as well, it is left (mtu). A direct path is used alone only when its gauge
+// has come to a result, and what gets lost is held against a path only when it
+// is not the length that is to blame.
+//
 // # What can be asked
 //
 // Path says how packets reach a peer, with the round trip, which by the relay
