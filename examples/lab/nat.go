@@ -17,6 +17,9 @@ const (
 	// Linux's MASQUERADE does this, and so do most homes. Zero value.
 	Cone NAT = ""
 
+	// FullCone is Cone, and lets in whoever sends to the outer port.
+	FullCone NAT = "full-cone"
+
 	// Hard is symmetric: each destination sees another random port, and what
 	// nobody asked for is dropped. No hole can be punched.
 	Hard NAT = "hard"
@@ -31,10 +34,10 @@ const (
 
 // filters gives the routers and the gateway their iptables rules.
 func (l *Lab) filters(ctx context.Context) error {
-	if err := l.HomeNAT.nat(ctx, l.Options.Home, "eth0", "eth1"); err != nil {
+	if err := l.HomeNAT.nat(ctx, l.Options.Home, "eth0", "eth1", "10.0.77.2"); err != nil {
 		return err
 	}
-	if err := l.LabNAT.nat(ctx, l.Options.Lab, "eth0", "br0"); err != nil {
+	if err := l.LabNAT.nat(ctx, l.Options.Lab, "eth0", "br0", GatewayAddr); err != nil {
 		return err
 	}
 	if l.Options.FilterICMP {
@@ -52,13 +55,23 @@ func (l *Lab) filters(ctx context.Context) error {
 	return nil
 }
 
-// nat makes the machine a NAT router of the kind between wan and lan.
-func (m *Machine) nat(ctx context.Context, kind NAT, wan, lan string) error {
+// nat makes the machine a NAT router of the kind between wan and lan, where
+// node is.
+func (m *Machine) nat(ctx context.Context, kind NAT, wan, lan, node string) error {
 	masquerade := []string{"-t", "nat", "-A", "POSTROUTING", "-o", wan, "-j", "MASQUERADE"}
 	switch kind {
 	case Routed:
 		return nil
 	case Cone:
+	case FullCone:
+		for _, rule := range [][]string{
+			{"-t", "nat", "-A", "PREROUTING", "-i", wan, "-p", "udp", "-j", "DNAT", "--to-destination", node},
+			{"-A", "FORWARD", "-i", wan, "-o", lan, "-p", "udp", "-d", node, "-j", "ACCEPT"},
+		} {
+			if err := m.iptables(ctx, rule...); err != nil {
+				return err
+			}
+		}
 	case NoUDP:
 		if err := m.iptables(ctx, append([]string{"-A"}, udpRule...)...); err != nil {
 			return err

@@ -69,6 +69,9 @@ func (w *World) Run(d time.Duration) {
 	w.now = end
 }
 
+// Pending is how many events are planned.
+func (w *World) Pending() int { return len(w.queue) }
+
 // Sent is how many datagrams were sent to a public address so far.
 func (w *World) Sent(to netip.AddrPort) int { return w.sent[to] }
 
@@ -129,6 +132,9 @@ func (h *Host) Listen(port uint16, receive func(src netip.AddrPort, b []byte)) *
 
 // LocalAddr is the address as the host knows it.
 func (c *Conn) LocalAddr() netip.AddrPort { return netip.AddrPortFrom(c.host.addr, c.port) }
+
+// Close gives the port back. What arrives there is lost.
+func (c *Conn) Close() { delete(c.host.conns, c.port) }
 
 // Send sends one datagram.
 func (c *Conn) Send(dst netip.AddrPort, b []byte) {

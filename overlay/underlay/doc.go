@@ -68,8 +68,8 @@
 //     loses more than the relay, by a twentieth and by more than chance: for 15 s
 //     at first, then for longer. Then it is weighed again, while data goes both
 //     ways. Where both lose alike it stays.
-//   - Without a relay nothing that answers is left, and what answered within the
-//     last hour is asked every five seconds.
+//   - Without a relay nothing that answers is left, and what answered within
+//     five minutes before is asked every five seconds, for an hour.
 //
 // No address is taken, whoever names it or sends from it, that lies in the overlay,
 // nor one in a network behind a gateway, but where this machine is on that network

@@ -75,9 +75,10 @@ type finder struct {
 	spots  []*spot // in the order in which they were learnt
 	proofs int     // changes whenever the set of proved spots does
 
-	relay    *spot // not an address: what is known of the way by the relay
-	noRelay  bool  // there is none at present
-	descends bool  // guesses are made from the last to the first; true on one side
+	relay     *spot     // not an address: what is known of the way by the relay
+	noRelay   bool      // there is none at present
+	noRelayAt time.Time // since when
+	descends  bool      // guesses are made from the last to the first; true on one side
 
 	use         *spot // nil: the relay
 	confirmed   bool  // the peer says that data arrives by use
@@ -306,9 +307,11 @@ func (f *finder) spot(now time.Time, a netip.AddrPort) *spot {
 
 // forget makes room. What was probed in vain stays until it may be probed
 // again and was not, or a peer could have it probed as often as it names it.
+// What answered lately stays as well: see resort.
 func (f *finder) forget(now time.Time) {
 	f.spots = slices.DeleteFunc(f.spots, func(s *spot) bool {
-		return s != f.use && !s.listed && !s.proved() && now.After(s.again.Add(2*s.quiet)) && now.After(s.leftUntil) && now.After(s.favour.until)
+		return s != f.use && !s.listed && !s.proved() && now.After(s.again.Add(2*s.quiet)) && now.After(s.leftUntil) && now.After(s.favour.until) &&
+			!f.resorts(now, s)
 	})
 }
 
@@ -369,24 +372,6 @@ func (f *finder) id() (id probeID) {
 // jitter returns d, give or take a fifth.
 func (f *finder) jitter(d time.Duration) time.Duration {
 	return d*4/5 + time.Duration(f.random.Int64N(int64(d*2/5)))
-}
-
-// Move says where this machine is now. The peer is told when it may be reached
-// elsewhere than before.
-func (f *finder) Move(now time.Time, here *locality) {
-	moved := !slices.Equal(f.here.candidates, here.candidates)
-	f.here = here
-	for _, s := range f.spots {
-		s.rank = here.rank(s.addr.Addr(), s.mapped)
-	}
-	f.expel(now)
-	if moved {
-		f.wait = 0
-		f.nextSearch = now
-		if soonest := f.callAt.Add(callGap); soonest.After(now) {
-			f.nextSearch = soonest
-		}
-	}
 }
 
 // Tick does what is due. sent says whether data was sent to the peer since the

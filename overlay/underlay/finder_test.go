@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
 
@@ -27,43 +26,6 @@ func meets(a, b netsim.Kind) bool {
 		}
 	}
 	return true
-}
-
-// TestPairings runs every kind of NAT against every other.
-func TestPairings(t *testing.T) {
-	var table strings.Builder
-	for _, left := range netsim.Kinds {
-		for _, right := range netsim.Kinds {
-			t.Run(fmt.Sprintf("%s, %s", left, right), func(t *testing.T) {
-				s := newSim(t, 1, left, right)
-				start := s.w.Now()
-				s.w.Run(30 * time.Second)
-				direct := s.a.direct() && s.b.direct()
-				what := "relay " + s.a.finder.reason(s.w.Now())
-				if direct {
-					took := max(s.a.directAt.Sub(start), s.b.directAt.Sub(start))
-					what = fmt.Sprintf("direct after %v", took)
-					limit := time.Second
-					if left == netsim.Symmetric || right == netsim.Symmetric {
-						limit = 2 * time.Second
-					}
-					if took > limit && !lucky(left, right) {
-						t.Errorf("direct after %v", took)
-					}
-				}
-				fmt.Fprintf(&table, "%-16s %-16s %s\n", left, right, what)
-				if direct != meets(left, right) && !lucky(left, right) {
-					t.Errorf("direct: %v, %v; %s", s.a.direct(), s.b.direct(), what)
-				}
-				for _, n := range []*simNode{s.a, s.b} {
-					if n.delivered() < 0.995 {
-						t.Errorf("%.3f arrived", n.delivered())
-					}
-				}
-			})
-		}
-	}
-	t.Log("\n" + table.String())
 }
 
 // TestTheRelayIsLeft: once both sides have confirmed, no data takes the relay.

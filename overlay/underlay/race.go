@@ -23,14 +23,19 @@ const (
 
 	// redialFirst to redialMost bound the gap between two tries of TLS: a random
 	// part of it, so that nodes which lost their relay together come one by one.
+	// While nobody takes the connection redialGone is the most: a try costs some
+	// 60 bytes, and when the relay is back it should be found within seconds.
 	redialFirst = time.Second
 	redialMost  = time.Minute
+	redialGone  = 8 * time.Second
 	redialLeast = 250 * time.Millisecond
 	// tlsProven is how long TLS has to work before its failure starts from
 	// redialFirst again.
-	tlsProven = 30 * time.Second
-	// tlsPatience is how long a connection may be without a session.
+	tlsProven = 5 * time.Second
+	// tlsPatience is how long a new connection may be without a session, and
+	// tlsRelapse how long one that had one: its PINGs went unanswered before.
 	tlsPatience = 5 * time.Second
+	tlsRelapse  = 2 * time.Second
 )
 
 // race decides whether a relay is reached by UDP or by TLS. UDP starts first
@@ -47,8 +52,15 @@ type race struct {
 
 	tlsSince time.Time // when TLS took over
 	openedAt time.Time // when the connection was there without a session; zero: it is not
-	redial   time.Time // not to dial before
-	fails    int
+	dials
+}
+
+// dials is what is remembered of TLS connections, whatever comes of them.
+type dials struct {
+	dialAt    time.Time // the last was begun
+	undecided bool      // how long to wait after it depends on what comes of it
+	redial    time.Time // not to dial before
+	fails     int
 }
 
 // facts are what a leg knows when it asks.
@@ -57,6 +69,7 @@ type facts struct {
 	doubted time.Time // when it was asked what it has not answered; zero: it has
 	rtt     time.Duration
 	dialing bool
+	gone    bool // the last dial found nobody there
 	stream  bool // there is a TLS connection
 	up      bool // and a session in it
 	closed  bool // none may be made: there is no way to dial, or the Bind is closed
@@ -87,7 +100,9 @@ func (r *race) onUDP(now time.Time, f facts, random func(time.Duration) time.Dur
 			r.wasUp, r.udpSince = true, now
 		}
 		r.since = time.Time{}
-		v.hangUp = f.stream
+		if v.hangUp = f.stream; f.stream { // made in case: that did not fail
+			r.fails, r.redial, r.undecided = max(0, r.fails-1), now.Add(redialLeast), false
+		}
 		return v
 	}
 	if r.since.IsZero() {
@@ -127,7 +142,7 @@ func (r *race) takeOver(now time.Time) {
 	case r.wasUp:
 		r.gap = min(2*r.gap, udpMost)
 	}
-	*r = race{tls: true, gap: r.gap, probe: now.Add(r.gap), tlsSince: now, redial: r.redial, fails: r.fails}
+	*r = race{tls: true, gap: r.gap, probe: now.Add(r.gap), tlsSince: now, dials: r.dials}
 }
 
 func (r *race) onTLS(now time.Time, f facts, random func(time.Duration) time.Duration) orders {
@@ -135,12 +150,12 @@ func (r *race) onTLS(now time.Time, f facts, random func(time.Duration) time.Dur
 		r.fails = 0
 	}
 	if r.probing && f.udp {
-		*r = race{wasUp: true, udpSince: now, gap: r.gap, redial: r.redial, fails: r.fails}
+		*r = race{wasUp: true, udpSince: now, gap: r.gap, dials: r.dials}
 		return orders{udp: true, hangUp: true}
 	}
 	if !f.stream {
 		fresh := !r.probing
-		*r = race{since: now.Add(-tlsAfter), gap: r.gap, redial: r.redial, fails: r.fails}
+		*r = race{since: now.Add(-tlsAfter), gap: r.gap, dials: r.dials}
 		v := r.onUDP(now, f, random)
 		v.fresh = fresh
 		return v
@@ -173,6 +188,9 @@ func (r *race) patient(now time.Time, v orders) orders {
 		r.openedAt = now
 	}
 	at := r.openedAt.Add(tlsPatience)
+	if r.tls {
+		at = r.openedAt.Add(tlsRelapse)
+	}
 	if v.hangUp = !now.Before(at); v.hangUp {
 		v.attach = false
 		r.openedAt = time.Time{}
@@ -186,6 +204,9 @@ func (r *race) call(now time.Time, f facts, at time.Time, v orders, random func(
 	if f.dialing || f.closed {
 		return v
 	}
+	if r.undecided {
+		r.decide(f, random)
+	}
 	if at.Before(r.redial) {
 		at = r.redial
 	}
@@ -193,13 +214,25 @@ func (r *race) call(now time.Time, f facts, at time.Time, v orders, random func(
 		return v
 	}
 	v.dial, v.next = true, time.Time{}
-	gap := redialMost
-	if r.fails < 6 { // 64 s
-		gap = min(redialFirst<<r.fails, redialMost)
-	}
 	r.fails++
-	r.redial = now.Add(max(random(gap), redialLeast))
+	r.dialAt, r.undecided = now, true
 	return v
+}
+
+// decide chooses how long after the last dial the next one may be.
+func (r *race) decide(f facts, random func(time.Duration) time.Duration) {
+	most := redialMost
+	if f.gone {
+		most = redialGone
+	}
+	gap := most
+	if before := r.fails - 1; before < 6 { // 64 s
+		gap = min(redialFirst<<max(0, before), most)
+	}
+	r.redial, r.undecided = r.dialAt.Add(max(random(gap), redialLeast)), false
+	if f.gone { // once it is there again, that does not count
+		r.fails = min(r.fails, 3)
+	}
 }
 
 // kick says that the network may have changed: UDP is tried at once.
@@ -207,7 +240,7 @@ func (r *race) kick(now time.Time) {
 	if r.tls && !r.probing {
 		r.probe, r.gap = now, udpFirst
 	}
-	if !r.tls && r.redial.Sub(now) > redialFirst {
+	if !r.tls && !r.undecided && r.redial.Sub(now) > redialFirst {
 		r.redial, r.fails = now.Add(redialFirst), 0
 	}
 }

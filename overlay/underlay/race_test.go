@@ -63,7 +63,7 @@ func (k *track) run(d time.Duration) {
 		k.f.dialing = false
 		if v.dial {
 			k.dials++
-			k.f.stream = k.web
+			k.f.stream, k.f.gone = k.web, !k.web
 		}
 		if v.attach && !v.udp && !k.race.tls {
 			k.t.Fatal("nobody asks UDP any more")
@@ -155,11 +155,11 @@ func TestRace(t *testing.T) {
 	t.Run("nothing passes: no spin", func(t *testing.T) {
 		k := newTrack(t, false, false)
 		k.run(time.Hour)
-		if k.dials < 60 || k.dials > 200 {
+		if k.dials < 600 || k.dials > 1200 { // a random part of redialGone each
 			t.Errorf("%d dials in an hour", k.dials)
 		}
 		k.web = true
-		k.run(redialMost + time.Second)
+		k.run(redialGone + time.Second)
 		k.want(true)
 	})
 	t.Run("TLS breaks again and again", func(t *testing.T) {
@@ -214,7 +214,6 @@ func TestRaceAtRandom(t *testing.T) {
 // only while nothing is known.
 func TestNoSpin(t *testing.T) {
 	for name, change := range map[string]func(*track){
-		"refused":          func(*track) {},
 		"broken at once":   func(k *track) { k.web, k.breaks = true, true },
 		"nobody is behind": func(k *track) { k.web, k.mute = true, true },
 	} {
