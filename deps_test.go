@@ -31,6 +31,8 @@ var reaches = map[string][]string{
 	"overlayd/overlay/coord/storetest": {"overlay/key", "overlay/coord", "overlay/coord/api"},
 	"overlayd/overlay/local":           {},
 	"overlayd/overlay/netsim":          {},
+	"overlayd/overlay/filter":          {},
+	"overlayd/overlay/policy":          {},
 	"overlayd/overlay/portmap":         {},
 	"overlayd/overlay/relay":           {"internal/bell", "overlay/key", "overlay/udp"},
 	"overlayd/overlay/underlay":        {"internal/bell", "overlay/key", "overlay/udp", "overlay/relay"},
