@@ -163,6 +163,28 @@ func TestSwapRefuses(t *testing.T) {
 	}
 }
 
+// A route to all of one family is none to the other, and what is no prefix is
+// an error and not everything.
+func TestFamilies(t *testing.T) {
+	rules := labRules()
+	rules.To[0].Prefixes = ips("::/0")
+	g := newRig(t, rules, Options{})
+	g.in(Pass, tcpPacket(alice6, "2001:db8::1", 1, 22, syn, 1, 0, 0))
+	g.in(DropDenied, tcpPacket(alice, nas, 1, 22, syn, 1, 0, 0))
+	rules.To[0].Prefixes = ips("0.0.0.0/0")
+	g.swap(rules)
+	g.in(Pass, tcpPacket(alice, "8.8.8.8", 1, 22, syn, 1, 0, 0))
+	g.in(DropDenied, tcpPacket(alice6, nas6, 1, 22, syn, 1, 0, 0))
+	for _, bad := range []netip.Prefix{{}, netip.MustParsePrefix("::ffff:0:0/96")} {
+		for _, r := range []Rules{{To: []Set{{"x", []netip.Prefix{bad}}}}, {From: []Set{{"x", []netip.Prefix{bad}}}}, {Routes: []netip.Prefix{bad}},
+			{Self: []netip.Addr{bad.Addr()}}, {Sources: []Source{{Address: bad.Addr()}}}} {
+			if _, err := g.f.Swap(g.now, r); err == nil {
+				t.Errorf("%+v is taken", r)
+			}
+		}
+	}
+}
+
 // A filter without rules lets nothing in.
 func TestNoRules(t *testing.T) {
 	f := New(Options{}, start)

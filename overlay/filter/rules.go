@@ -144,8 +144,33 @@ type entry struct {
 	rule        uint32
 }
 
+// validate refuses what has no meaning, as it might get one by accident.
+func (r Rules) validate() error {
+	for _, a := range r.Self {
+		if !a.IsValid() || a.Is4In6() || a.Zone() != "" {
+			return fmt.Errorf("read rules: %s is no address of this node", a)
+		}
+	}
+	for _, s := range r.Sources {
+		if a := s.Address; !a.IsValid() || a.Is4In6() || a.Zone() != "" {
+			return fmt.Errorf("read rules: %s is no address of node %s", a, s.Node)
+		}
+	}
+	for _, s := range slices.Concat([]Set{{ID: "routes", Prefixes: r.Routes}}, r.From, r.To) {
+		for _, p := range s.Prefixes {
+			if !p.IsValid() || p.Addr().Is4In6() {
+				return fmt.Errorf("read rules: %s is no prefix for %s", p, s.ID)
+			}
+		}
+	}
+	return nil
+}
+
 // newIndex builds an index; what old knows of the same sources is kept.
 func newIndex(r Rules, old *index, wall int64) (*index, error) {
+	if err := r.validate(); err != nil {
+		return nil, err
+	}
 	x := &index{routes: r.Routes, sources: make(map[addr]*source, len(r.Sources)), to: map[dstKey][]group{}}
 	for _, a := range r.Self {
 		x.self = append(x.self, addrOf(a))
@@ -236,10 +261,13 @@ func addRule(groups map[dstKey]map[uint32][]entry, number uint32, r Rule, from m
 	return nil
 }
 
+// bits4 is where an IPv4 address begins when it is mapped.
+const bits4 = 96
+
 func keyOf(p netip.Prefix) dstKey {
 	bits := p.Bits()
 	if p.Addr().Is4() {
-		bits += 96
+		bits += bits4
 	}
 	return dstKey{addrOf(p.Addr()).mask(bits), bits}
 }
@@ -278,6 +306,9 @@ func (x *index) find(s *source, dst addr, proto uint8, port uint16, wall int64) 
 	}
 	best := uint32(math.MaxUint32)
 	for _, bits := range x.lengths {
+		if bits < bits4 && dst.is4() {
+			continue // ::/0 is all of IPv6, and nothing of IPv4
+		}
 		groups := x.to[dstKey{dst.mask(bits), bits}]
 		if len(groups) == 0 {
 			continue

@@ -406,3 +406,53 @@ func BenchmarkDelta(b *testing.B) {
 	}
 	b.ReportMetric(float64(size), "bytes")
 }
+
+// FuzzRuleset: whatever reads as a ruleset or a delta is written and read again
+// as the same, and applying it to anything never panics.
+func FuzzRuleset(f *testing.F) {
+	p, err := Parse([]byte(labText))
+	if err != nil {
+		f.Fatal(err)
+	}
+	s := Compile(p, labWorld(), "gw", nil)
+	for _, v := range []any{s, s.Diff(Ruleset{Node: "gw"}), Ruleset{Node: "gw"}.Diff(s)} {
+		b, err := json.Marshal(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var set Ruleset
+		if json.Unmarshal(b, &set) == nil {
+			again, err := json.Marshal(set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var second Ruleset
+			if err := json.Unmarshal(again, &second); err != nil || second.Digest() != set.Digest() {
+				t.Fatalf("%v: %s becomes %s", err, b, again)
+			}
+		}
+		var d Delta
+		if json.Unmarshal(b, &d) == nil {
+			d.Base = set.Digest()
+			_, _ = set.Apply(d)
+		}
+	})
+}
+
+func FuzzTarget(f *testing.F) {
+	for _, s := range []string{"nas:22", "192.168.1.0/24:80,443/udp", "[fd00::1]:22", "tag:x:1-2/tcp", "*", "fd00::/8", "routes/icmp"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		target, err := ParseTarget(s)
+		if err != nil {
+			return
+		}
+		if again, err := ParseTarget(target.String()); err != nil || again.String() != target.String() {
+			t.Fatalf("%q is %s, which is %s, %v", s, target, again, err)
+		}
+	})
+}
