@@ -15,14 +15,17 @@ import (
 )
 
 // adminService is the Admin service.
-type adminService struct{ *Server }
+type adminService struct {
+	*Server
+	api.UnimplementedAdminHandler
+}
 
 var _ api.AdminHandler = adminService{}
 
 // AdminHandler serves the Admin service. It asks nobody who he is: serve it
 // only where the operator alone can reach it.
 func (s *Server) AdminHandler() http.Handler {
-	path, h := api.NewAdminHandler(adminService{s}, connect.WithReadMaxBytes(maxRequest), uncompressed, connect.WithInterceptors(s.adminErrors()))
+	path, h := api.NewAdminHandler(adminService{Server: s}, connect.WithReadMaxBytes(maxRequest), uncompressed, connect.WithInterceptors(s.adminErrors()))
 	mux := http.NewServeMux()
 	mux.Handle(path, h)
 	return mux

@@ -1,10 +1,12 @@
 package coord
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 
 	"overlayd/overlay/coord/api"
+	"overlayd/overlay/policy"
 )
 
 // apply returns the map after a delta. The map itself stays as it is; the two
@@ -55,6 +57,32 @@ func (m *Map) apply(d *api.Delta) (*Map, error) {
 		if next.Passes, err = passesFromWire(d.Passes.Passes); err != nil {
 			return nil, err
 		}
+	}
+	next.Ruleset, err = nextRuleset(m.Ruleset, d)
+	if err != nil {
+		return nil, err
+	}
+	return &next, nil
+}
+
+// nextRuleset returns the ruleset after a delta. When it fails, the node follows
+// anew and gets a whole map.
+func nextRuleset(have *policy.Ruleset, d *api.Delta) (*policy.Ruleset, error) {
+	switch {
+	case len(d.Ruleset) > 0:
+		return rulesetFromWire(d.Ruleset)
+	case len(d.RulesetDelta) == 0:
+		return have, nil
+	case have == nil:
+		return nil, policy.ErrBase
+	}
+	var change policy.Delta
+	if err := json.Unmarshal(d.RulesetDelta, &change); err != nil {
+		return nil, fmt.Errorf("the change of the ruleset is malformed: %w", err)
+	}
+	next, err := have.Apply(change)
+	if err != nil {
+		return nil, err
 	}
 	return &next, nil
 }

@@ -19,6 +19,8 @@ type FollowOptions struct {
 	BootID    uint64                // random for each start of the daemon
 	Advertise func() []netip.Prefix // asked before each report; nil: leave it as it is
 	Attached  func() []Attachment   // asked before each report; nil: say nothing
+	Applied   func() Applied        // asked before each report; nil: say nothing
+	Report    <-chan struct{}       // a report is due at once; nil: none ever is
 	Relay     *RelayOffer           // of a relay that joined
 	OnMap     func(*Map)            // the whole new map, to read and keep; required
 	OnState   func(ControlState)    // may be nil
@@ -109,7 +111,7 @@ func (f *follower) attempt(ctx context.Context) error {
 	}
 	defer in.Close()
 
-	reports := &reporter{c: f.c, node: line.node, advertise: f.o.Advertise, attached: f.o.Attached, fail: cancel}
+	reports := &reporter{c: f.c, node: line.node, o: &f.o, fail: cancel}
 	defer reports.wait()
 	defer cancel(nil)
 	for in.Receive() {
@@ -164,12 +166,11 @@ func (f *follower) take(ctx context.Context, m *api.WatchResponse, reports *repo
 
 // reporter is a node's heartbeat on one connection.
 type reporter struct {
-	c         *Client
-	node      api.NodeClient
-	advertise func() []netip.Prefix
-	attached  func() []Attachment
-	fail      func(error) // ends the attempt
-	done      chan struct{}
+	c    *Client
+	node api.NodeClient
+	o    *FollowOptions
+	fail func(error) // ends the attempt
+	done chan struct{}
 }
 
 // start reports at once and then regularly, until ctx ends.
@@ -191,6 +192,7 @@ func (r *reporter) start(ctx context.Context, session uint64) {
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
+			case <-r.o.Report:
 			}
 		}
 	}()
@@ -209,11 +211,15 @@ func (r *reporter) report(ctx context.Context, session uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, beatEvery)
 	defer cancel()
 	req := connect.NewRequest(&api.ReportRequest{Session: session})
-	if r.advertise != nil {
-		req.Msg.Advertise = &api.PrefixList{Prefixes: prefixesToWire(r.advertise())}
+	if r.o.Advertise != nil {
+		req.Msg.Advertise = &api.PrefixList{Prefixes: prefixesToWire(r.o.Advertise())}
 	}
-	if r.attached != nil {
-		req.Msg.Attached = &api.AttachmentList{Attached: attachedToWire(r.attached())}
+	if r.o.Attached != nil {
+		req.Msg.Attached = &api.AttachmentList{Attached: attachedToWire(r.o.Attached())}
+	}
+	if r.o.Applied != nil {
+		a := r.o.Applied()
+		req.Msg.Applied = &api.Applied{MapVersion: a.MapVersion, FlowsCut: uint32(max(a.FlowsCut, 0))}
 	}
 	if err := r.c.authorize(req.Header()); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"overlayd/overlay/key"
+	"overlayd/overlay/policy"
 )
 
 // Map is everything that one node should know of its network.
@@ -23,6 +24,10 @@ type Map struct {
 
 	// Revoked is for relays only: the passes that they have to refuse.
 	Revoked []Removal
+
+	// Ruleset is what this node lets in, to read and keep. Nil: the coordinator
+	// has no policy, and nothing is refused.
+	Ruleset *policy.Ruleset
 }
 
 // Node is a member of the network.
@@ -37,6 +42,31 @@ type Node struct {
 	BootID    uint64       // random for each start of the node's daemon; 0: not seen yet
 	Routes    []Route      // a peer's are approved; one's own may wait
 	Attached  []Attachment // the relays at which it can be reached, as it last reported; nil: unknown
+	User      string       // whose it is; empty: nobody's, as a gateway or a relay
+	Tags      []string     // in order
+	Expires   time.Time    // of its key; zero: never
+	State     NodeState
+}
+
+// NodeState says whether a node may take part.
+type NodeState string
+
+// The states of a node. One that is not active has no peers and no passes.
+const (
+	NodeActive   NodeState = "active"
+	NodePending  NodeState = "pending"  // an admin has to approve it
+	NodeDisabled NodeState = "disabled" // itself, or its user
+	NodeExpired  NodeState = "expired"  // its key; see Node.Expires
+)
+
+func (s NodeState) valid() bool {
+	return s == NodeActive || s == NodePending || s == NodeDisabled || s == NodeExpired
+}
+
+// Applied says which map a node enforces.
+type Applied struct {
+	MapVersion uint64
+	FlowsCut   int // on the way there from the version before
 }
 
 // Role is what a node is for.

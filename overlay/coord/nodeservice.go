@@ -174,6 +174,9 @@ func (s nodeService) Report(ctx context.Context, req *connect.Request[api.Report
 			return nil, s.refuse("report", err)
 		}
 	}
+	if a := req.Msg.Applied; a != nil {
+		s.presence.apply(n.ID, Applied{a.MapVersion, int(a.FlowsCut)})
+	}
 	if a := req.Msg.Attached; a != nil {
 		now := s.o.Now()
 		if s.presence.attach(n.ID, attachedFromWire(a.Attached)) {

@@ -20,6 +20,7 @@ type presence struct {
 	revoked  []Removal          // of the last passLife
 	revision uint64             // of revoked
 	closed   error              // why no watcher is taken any more
+	heard    chan struct{}      // closed when a node applied a map, came or went; then replaced
 }
 
 // sighting is what a node's Watch told.
@@ -29,6 +30,7 @@ type sighting struct {
 	last   time.Time
 
 	attached []Attachment // as the node last reported
+	applied  Applied      // likewise
 }
 
 // passFor names a pass.
@@ -41,7 +43,7 @@ type issued struct {
 }
 
 func newPresence() *presence {
-	return &presence{watchers: map[string]*watcher{}, seen: map[string]sighting{}, passes: map[passFor]issued{}}
+	return &presence{watchers: map[string]*watcher{}, seen: map[string]sighting{}, passes: map[passFor]issued{}, heard: make(chan struct{})}
 }
 
 // errReplaced ends a stream whose node opened another.
@@ -132,6 +134,25 @@ func (p *presence) attach(node string, as []Attachment) bool {
 	s.attached = as
 	p.seen[node] = s
 	return true
+}
+
+// apply takes which map a node enforces. What it cut on the way counts once.
+func (p *presence) apply(node string, a Applied) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s, ok := p.seen[node]
+	if !ok || s.applied == a {
+		return
+	}
+	s.applied = a
+	p.seen[node] = s
+	p.stir()
+}
+
+// stir wakes those who wait for nodes. The caller holds mu.
+func (p *presence) stir() {
+	close(p.heard)
+	p.heard = make(chan struct{})
 }
 
 // close ends all streams and takes no more.

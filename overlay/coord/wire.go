@@ -1,6 +1,7 @@
 package coord
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"overlayd/overlay/coord/api"
 	"overlayd/overlay/key"
+	"overlayd/overlay/policy"
 )
 
 // Append appends the map's encoding, which holds the secrets of its passes.
@@ -40,6 +42,9 @@ func mapToWire(m *Map) *api.Map {
 		w.Peers = append(w.Peers, nodeToWire(n))
 	}
 	w.Relays, w.Passes, w.Revoked = relaysToWire(m.Relays), passesToWire(m.Passes), revokedToWire(m.Revoked)
+	if m.Ruleset != nil {
+		w.Ruleset = rulesetToWire(m.Ruleset)
+	}
 	return w
 }
 
@@ -73,6 +78,11 @@ func mapFromWire(w *api.Map) (*Map, error) {
 		return nil, err
 	}
 	m.Revoked = revokedFromWire(w.Revoked)
+	if len(w.Ruleset) > 0 {
+		if m.Ruleset, err = rulesetFromWire(w.Ruleset); err != nil {
+			return nil, err
+		}
+	}
 	m.Passes, err = passesFromWire(w.Passes)
 	return m, err
 }
@@ -81,6 +91,7 @@ func nodeToWire(n Node) *api.Member {
 	w := &api.Member{
 		Id: n.ID, Name: n.Name, Label: n.Label, Role: string(n.Role), Wireguard: n.WireGuard.Bytes(),
 		Online: n.Online, BootId: n.BootID, Attached: attachedToWire(n.Attached),
+		User: n.User, Tags: n.Tags, ExpiresAt: timeToWire(n.Expires), State: string(n.State),
 	}
 	for _, a := range n.Addrs {
 		w.Addrs = append(w.Addrs, a.String())
@@ -95,6 +106,13 @@ func nodeFromWire(w *api.Member) (Node, error) {
 	n := Node{
 		ID: w.GetId(), Name: w.GetName(), Label: w.GetLabel(), Role: Role(w.GetRole()),
 		Online: w.GetOnline(), BootID: w.GetBootId(), Attached: attachedFromWire(w.GetAttached()),
+		User: w.GetUser(), Tags: w.GetTags(), Expires: timeFromWire(w.GetExpiresAt()), State: NodeState(w.GetState()),
+	}
+	if n.State == "" { // of a coordinator, or a file, from before there were states
+		n.State = NodeActive
+	}
+	if !n.State.valid() {
+		return Node{}, fmt.Errorf("the node %.80q has the unknown state %.80q", n.ID, string(n.State))
 	}
 	if !validID(n.ID) || checkName(n.Name) != nil || n.Label < 1 || n.Label >= 1<<maxLabelBits {
 		return Node{}, fmt.Errorf("the node %.80q with label %d is malformed", n.ID, n.Label)
@@ -137,6 +155,22 @@ func nodeIn(w *api.Member, overlay netip.Prefix) (Node, error) {
 		}
 	}
 	return n, nil
+}
+
+func rulesetToWire(r *policy.Ruleset) []byte {
+	b, err := json.Marshal(r)
+	if err != nil {
+		panic("internal error: a ruleset does not marshal: " + err.Error())
+	}
+	return b
+}
+
+func rulesetFromWire(b []byte) (*policy.Ruleset, error) {
+	r := new(policy.Ruleset)
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("the ruleset is malformed: %w", err)
+	}
+	return r, nil
 }
 
 func passesToWire(ps []Pass) (w []*api.Pass) {
