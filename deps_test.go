@@ -37,7 +37,7 @@ var reaches = map[string][]string{
 	"overlayd/overlay/record":          {},
 	"overlayd/overlay/relay":           {"internal/bell", "overlay/key", "overlay/udp"},
 	"overlayd/overlay/underlay":        {"internal/bell", "overlay/key", "overlay/udp", "overlay/relay"},
-	"overlayd/overlay/tunnel":          {"internal/bell", "overlay/key", "overlay/tun"},
+	"overlayd/overlay/tunnel":          {"internal/bell", "overlay/filter", "overlay/key", "overlay/tun"},
 	"overlayd/overlay":                 {"internal/bell", "journal", "routing", "nat", "overlay/key", "overlay/tun", "overlay/udp", "overlay/coord", "overlay/coord/api", "overlay/local", "overlay/relay", "overlay/underlay", "overlay/tunnel", "overlay/portmap", "overlay/policy", "overlay/filter", "overlay/record"},
 	"overlayd/cmd/overlayd":            {"*"},
 	"overlayd/examples/lab":            {},

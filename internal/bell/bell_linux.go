@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -52,12 +53,24 @@ func New(fd int, name string) (*Bell, error) {
 }
 
 // Wait calls try until it returns true, at once and then whenever something may
-// have come. Its only error is os.ErrClosed.
+// have come. Its error is os.ErrClosed, or os.ErrDeadlineExceeded after an
+// Interrupt.
 func (b *Bell) Wait(try func(epoll uintptr) bool) error {
-	if b.ring.Read(try) != nil { // there is no deadline to miss
-		return os.ErrClosed
+	switch err := b.ring.Read(try); {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		if b.epoll.SetReadDeadline(time.Time{}) == nil {
+			return os.ErrDeadlineExceeded
+		}
 	}
-	return nil
+	return os.ErrClosed
+}
+
+// Interrupt ends the Wait that is going on, or the next one. What the caller
+// did before, the one who waits sees after.
+func (b *Bell) Interrupt() {
+	_ = b.epoll.SetReadDeadline(time.Unix(1, 0)) // long past; an error means that it is closed
 }
 
 // Fd returns the descriptor. It is valid within Wait and Control.

@@ -81,3 +81,28 @@ func TestClose(t *testing.T) {
 		t.Error("Control on a closed bell")
 	}
 }
+
+// TestInterrupt ends a Wait that goes on or the next one, once, and loses no
+// message.
+func TestInterrupt(t *testing.T) {
+	b, other := pair(t)
+	for i := range 500 {
+		var done sync.WaitGroup
+		done.Go(b.Interrupt)
+		if i%2 == 0 {
+			done.Wait()
+		}
+		if _, err := receive(b, false); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("interrupt %d: %v", i, err)
+		}
+		done.Wait()
+		if err := unix.Send(other, []byte("ding"), 0); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := receive(b, false); got != "ding" || err != nil {
+			t.Fatalf("message %d: %q, %v", i, got, err)
+		}
+	}
+	b.Close()
+	b.Interrupt()
+}

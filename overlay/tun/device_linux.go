@@ -1,6 +1,7 @@
 package tun
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -118,8 +119,9 @@ func link(name string, what uint, before, after func(*unix.Ifreq)) error {
 	return nil
 }
 
-// Read waits for packets and writes each to one of bufs, from offset on. Its
-// only error is os.ErrClosed: the device was closed, or removed.
+// Read waits for packets and writes each to one of bufs, from offset on. After
+// an Interrupt there may be none. Its only error is os.ErrClosed: the device was
+// closed, or removed.
 func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) {
 	for n < len(bufs) {
 		if !d.split.more() {
@@ -127,7 +129,11 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
 				break
 			}
 			d.wait = n == 0
-			if d.bell.Wait(d.try) != nil || d.readErr == unix.EBADFD {
+			err := d.bell.Wait(d.try)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+			if err != nil || d.readErr == unix.EBADFD {
 				if n > 0 {
 					break // the next call finds out again
 				}
@@ -149,6 +155,9 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
 	}
 	return n, nil
 }
+
+// Interrupt makes a Read that waits return, or the next one.
+func (d *Device) Interrupt() { d.bell.Interrupt() }
 
 // receive reads one frame, or nothing if it is not to wait. The call does not
 // block, so the scheduler is not told of it.

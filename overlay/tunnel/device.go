@@ -67,6 +67,7 @@ func New(o Options) (*Device, error) {
 func (d *Device) SetPeers(want []Peer) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.tun.guard.back.flush()
 	have, err := d.config()
 	if err != nil {
 		return err

@@ -37,6 +37,18 @@
 // packets nobody can read. So a peer whose first message is data is wanted a
 // handshake with, whether or not anybody told us of it.
 //
+// # Who may pass
+//
+// SetFilter puts an overlay/filter between WireGuard and the TUN: each batch is
+// shown to it whole, right after decryption and right after the read. What it
+// refuses does not go on. Its answers to peers never see the kernel: they wait
+// in a ring, the reader is woken, and WireGuard gets them from the next Read as
+// if the kernel had sent them. Answers to this side are written to the TUN.
+//
+// Tell does the same with the resets of cut flows, and SetPeers lets them leave
+// before it takes peers away, for at most a tenth of a second. Nothing is
+// allocated for a packet; BenchmarkGuard has 62 ns for one in a batch.
+//
 // # Packets that are too long
 //
 // The interface has one MTU, the way to a peer may carry less: SetPathMTU says

@@ -15,7 +15,9 @@ type gatedTUN struct {
 	tun.Device
 	out, in *gate
 	narrow  *narrows
-	fitter  *fitter      // of the one goroutine that reads, as the next two
+	guard   *guard
+	fitter  *fitter // of the one goroutine that reads, as the next three
+	sieve   *sieve
 	tell    func([]byte) // writes one packet
 	timer   *time.Timer
 	events  chan tun.Event
@@ -23,7 +25,14 @@ type gatedTUN struct {
 }
 
 func newGatedTUN(t tun.Device, out, in *gate, narrow *narrows) *gatedTUN {
-	g := &gatedTUN{Device: t, out: out, in: in, narrow: narrow, fitter: newFitter(), timer: time.NewTimer(0), events: make(chan tun.Event, 1), ended: make(chan struct{})}
+	wake := func() {}
+	if i, ok := t.(interface{ Interrupt() }); ok {
+		wake = i.Interrupt // without it, answers leave with the next packet
+	}
+	g := &gatedTUN{
+		Device: t, out: out, in: in, narrow: narrow, guard: newGuard(wake), fitter: newFitter(), sieve: &sieve{}, timer: time.NewTimer(0),
+		events: make(chan tun.Event, 1), ended: make(chan struct{}),
+	}
 	one := make([][]byte, 1)
 	g.tell = func(b []byte) {
 		one[0] = b
@@ -48,22 +57,67 @@ func (t *gatedTUN) Events() <-chan tun.Event { return t.events }
 
 func (t *gatedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	t.out.wait(t.timer)
+	n := t.guard.back.take(bufs, sizes, offset)
+	if n > 0 {
+		t.out.enter(n, time.Now().UnixNano())
+		return n, nil
+	}
 	n, err := t.Device.Read(bufs, sizes, offset)
 	now := time.Now()
+	if f := t.guard.filter.Load(); f != nil && n > 0 {
+		t.guard.out(now, f, t.sieve, bufs, sizes, n, offset, t.tell)
+	}
 	if table := t.narrow.table.Load(); table != nil {
 		n = t.fitter.fit(now, table, bufs, sizes, n, offset, t.tell)
 	}
-	t.out.enter(n, now.UnixNano())
+	t.out.enter(count(sizes[:n]), now.UnixNano())
 	return n, err
 }
 
+// count returns how many packets there are among what was read.
+func count(sizes []int) (n int) {
+	for _, size := range sizes {
+		if size > 0 {
+			n++
+		}
+	}
+	return n
+}
+
 func (t *gatedTUN) Write(bufs [][]byte, offset int) (int, error) {
+	defer t.in.leave(len(bufs))
+	f := t.guard.filter.Load()
+	if f == nil {
+		return t.pass(bufs, offset)
+	}
+	s := t.guard.sieves.Get().(*sieve)
+	defer t.guard.sieves.Put(s)
+	defer s.reset()
+	kept := t.guard.in(time.Now(), f, s, bufs, offset)
+	if len(kept) == 0 {
+		return 0, nil
+	}
+	return t.pass(kept, offset)
+}
+
+// pass gives packets to this side.
+func (t *gatedTUN) pass(bufs [][]byte, offset int) (int, error) {
 	if table := t.narrow.table.Load(); table != nil {
 		table.clampFrom(bufs, offset)
 	}
-	n, err := t.Device.Write(bufs, offset)
-	t.in.leave(len(bufs))
-	return n, err
+	return t.Device.Write(bufs, offset)
+}
+
+// writeAll gives packets of our own making to this side.
+func (t *gatedTUN) writeAll(list [][]byte) {
+	one, b := make([][]byte, 1), []byte(nil)
+	for _, p := range list {
+		b = append(append(b[:0], room[:]...), p...)
+		one[0] = b
+		if _, err := t.Device.Write(one, tellOffset); err != nil {
+			return // it is closed
+		}
+	}
 }
 
 // gatedBind is the Bind as WireGuard sees it.
