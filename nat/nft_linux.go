@@ -20,7 +20,7 @@ const (
 // policyAccept is NF_ACCEPT.
 const policyAccept = 1
 
-// nfnetlink is a connection to the kernel's nftables.
+// nfnetlink is a connection to the kernel's netfilter.
 type nfnetlink struct{ fd int }
 
 // dialNFT opens a connection in the calling thread's network namespace.

@@ -8,6 +8,9 @@ import (
 // relayPrefix begins the names of what the relay on this machine counts.
 const relayPrefix = "relay_"
 
+// filterPrefix begins the names of what the filter counts.
+const filterPrefix = "filter_"
+
 // counters lists what the daemon has counted since it started, by name.
 func (n *Node) counters(v view) []Counter {
 	all := []Counter{}
@@ -21,6 +24,9 @@ func (n *Node) counters(v view) []Counter {
 			all = append(all, Counter{relayPrefix + name, value})
 		}
 	}
+	all = append(all, n.guard.status(v.m).counters...)
+	lost, _ := n.flows.status()
+	all = append(all, Counter{"record_lines_lost", lost})
 	slices.SortFunc(all, func(a, b Counter) int { return cmp.Compare(a.Name, b.Name) })
 	return all
 }

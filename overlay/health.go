@@ -57,6 +57,32 @@ func health(v view, relays []underlay.RelayStatus, now time.Time) []HealthItem {
 	return items
 }
 
+// health lists what is wrong with a node's policy and its record.
+func (e enforced) health() (items []HealthItem) {
+	if e.failed != nil {
+		items = append(items, HealthItem{
+			ID: "policy_not_applied", Severity: SeverityError,
+			Title: "the newest policy cannot be used, so the one before is in force: " + oneLine(e.failed.Error()),
+			Fix:   "bring overlayd to the same version here and on the relay",
+		})
+	}
+	if e.absent {
+		items = append(items, HealthItem{
+			ID: "policy_absent", Severity: SeverityWarning,
+			Title: "the coordinator has no policy: every member may reach everything",
+			Fix:   "bring overlayd on the relay to this version",
+		})
+	}
+	if e.unkept != nil {
+		items = append(items, HealthItem{
+			ID: "record_stopped", Severity: SeverityError,
+			Title: "flows are not recorded: " + oneLine(e.unkept.Error()),
+			Fix:   "make room in the state directory; traffic and policy go on, and the record as soon as it can be written",
+		})
+	}
+	return items
+}
+
 func anyUp(relays []underlay.RelayStatus) bool {
 	for _, r := range relays {
 		if r.State == relay.Up.String() {

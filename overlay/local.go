@@ -76,6 +76,45 @@ func (l *Local) Netcheck(ctx context.Context) (Netcheck, error) {
 	return c, nil
 }
 
+// Audit hands the lines of the daemon's record that are asked for to each, as
+// JSON, the oldest first; with Follow until ctx ends.
+func (l *Local) Audit(ctx context.Context, q AuditQuery, each func(line []byte) error) error {
+	req := &local.AuditRequest{Follow: q.Follow, User: q.User, Host: q.Host, Denied: q.Denied}
+	if !q.Since.IsZero() {
+		req.SinceNs = q.Since.UnixNano()
+	}
+	stream, err := l.api.Audit(ctx, connect.NewRequest(req))
+	if err != nil {
+		return l.fault(err)
+	}
+	defer stream.Close()
+	for stream.Receive() {
+		if len(stream.Msg().Line) == 0 {
+			continue
+		}
+		if err := each(stream.Msg().Line); err != nil {
+			return err
+		}
+	}
+	if err := stream.Err(); err != nil && ctx.Err() == nil {
+		return l.fault(err)
+	}
+	return nil
+}
+
+// Whois asks the daemon who is behind an address, or one with a port.
+func (l *Local) Whois(ctx context.Context, target string) (Whois, error) {
+	var w Whois
+	res, err := l.api.Whois(ctx, connect.NewRequest(&local.WhoisRequest{Target: target}))
+	if err != nil {
+		return w, l.fault(err)
+	}
+	if err := json.Unmarshal(res.Msg.Json, &w); err != nil {
+		return w, fmt.Errorf("read whois: %w", err)
+	}
+	return w, nil
+}
+
 // Down asks the daemon to stop, and returns when it has.
 func (l *Local) Down(ctx context.Context) error {
 	if _, err := l.api.Down(ctx, connect.NewRequest(&local.DownRequest{})); err != nil {
@@ -117,7 +156,7 @@ func (l *Local) Ping(ctx context.Context, target string, count int, interval tim
 		p := Pong{Seq: int(m.Seq), Addr: addr, Lost: m.RttNs == nil, Path: PongPath{
 			Direct: m.Direct, Kind: m.Kind, Transport: m.Transport, Relay: m.Relay,
 			Endpoint: m.Endpoint, Via: m.Via, Reason: m.Reason,
-		}}
+		}, Refused: m.RefusedBy}
 		if m.RttNs != nil {
 			p.RTT = time.Duration(*m.RttNs)
 		}

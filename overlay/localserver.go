@@ -148,6 +148,32 @@ func (s localService) Netcheck(ctx context.Context, _ *connect.Request[local.Net
 	return connect.NewResponse(&local.NetcheckResponse{Json: b}), nil
 }
 
+func (s localService) Audit(ctx context.Context, req *connect.Request[local.AuditRequest], stream *connect.ServerStream[local.AuditResponse]) error {
+	q := AuditQuery{Follow: req.Msg.Follow, User: req.Msg.User, Host: req.Msg.Host, Denied: req.Msg.Denied}
+	if ns := req.Msg.SinceNs; ns != 0 {
+		q.Since = time.Unix(0, ns)
+	}
+	if err := stream.Send(&local.AuditResponse{}); err != nil { // the caller sees that it is answered, though nothing may come for long
+		return err
+	}
+	return s.n.audit(ctx, q, func(line []byte) error { return stream.Send(&local.AuditResponse{Line: line}) })
+}
+
+func (s localService) Whois(_ context.Context, req *connect.Request[local.WhoisRequest]) (*connect.Response[local.WhoisResponse], error) {
+	w, err := s.n.whois(req.Msg.Target, time.Now())
+	if f, ok := errors.AsType[*Fault](err); ok && f.Code == ExitUsage {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(w)
+	if err != nil {
+		return nil, fmt.Errorf("encode whois: %w", err)
+	}
+	return connect.NewResponse(&local.WhoisResponse{Json: b}), nil
+}
+
 func (s localService) Ping(ctx context.Context, req *connect.Request[local.PingRequest], stream *connect.ServerStream[local.PingResponse]) error {
 	v := s.n.look()
 	if v.m == nil || v.live == nil || v.plan == nil {
@@ -174,7 +200,7 @@ func (s localService) Ping(ctx context.Context, req *connect.Request[local.PingR
 		out := &local.PingResponse{
 			Seq: uint32(p.Seq), Addr: p.Addr.String(), Path: p.Path.String(),
 			Direct: p.Path.Direct, Kind: p.Path.Kind, Transport: p.Path.Transport, Relay: p.Path.Relay,
-			Endpoint: p.Path.Endpoint, Via: p.Path.Via, Reason: p.Path.Reason,
+			Endpoint: p.Path.Endpoint, Via: p.Path.Via, Reason: p.Path.Reason, RefusedBy: nameOf(v.m, p.Refused),
 		}
 		if !p.Lost {
 			ns := p.RTT.Nanoseconds()

@@ -29,6 +29,7 @@ type machine struct {
 	bind   *underlay.Bind
 	mapper *portmap.Mapper // nil: the router is not asked for a port
 	dev    *tunnel.Device
+	peered bool // dev's peers are those of the plan
 
 	running sync.WaitGroup // bind.Run and mapper.Run
 	stop    context.CancelFunc
@@ -85,6 +86,7 @@ func (m *machine) apply(ctx context.Context, p *Plan, force bool) error {
 		m.mapper.SetTarget(target)
 	}
 	errs := []error{m.dev.SetPeers(p.tunnelPeers())}
+	m.peered = errs[0] == nil
 	if force || m.last == nil || !reflect.DeepEqual(m.last.NAT, p.NAT) {
 		err := m.applyNAT(ctx, p.NAT) // before forwarding is turned on
 		m.fenced = m.fenced || err == nil && p.NAT != nil

@@ -40,6 +40,8 @@ type Node struct {
 	o     Options // set by New, then read-only
 	log   *slog.Logger
 	dir   stateDir
+	guard *enforcer // of the map's rules
+	flows *flowRecord
 	hub   *Hub      // nil but on a relay's machine
 	proxy proxyFunc // to coordinator and relays
 
@@ -60,6 +62,7 @@ type Node struct {
 // view is what the goroutines of a node know, for status and for each other.
 type view struct {
 	m       *coord.Map
+	fresh   bool // m has come since the start
 	control coord.ControlState
 	outage  outage
 	plan    *Plan    // nil until one was made
@@ -102,6 +105,8 @@ func New(o Options) (*Node, error) {
 		o:       o,
 		proxy:   proxy,
 		log:     o.Log,
+		guard:   newEnforcer(o.Log),
+		flows:   newFlowRecord(o.Log, o.StateDir),
 		dir:     stateDir{o.StateDir},
 		bootID:  rand.Uint64(),
 		changed: make(chan struct{}, 1),
@@ -162,11 +167,23 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.follow(ctx, cached) })
 	g.Go(func() error { return n.reconcile(ctx, kernel, notes) })
+	g.Go(func() error { return n.watchFlows(ctx) })
 	g.Go(func() error { return routing.Watch(ctx, func() { wake(n.host) }) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	return nil
+}
+
+// watchFlows records what the filter sees until ctx ends, its last words
+// included.
+func (n *Node) watchFlows(ctx context.Context) error {
+	writing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var g errgroup.Group
+	g.Go(func() error { return n.flows.run(writing) })
+	err := n.guard.run(ctx, n.flows.note)
+	stop()
+	return errors.Join(err, g.Wait())
 }
 
 // Stop makes Run return.
@@ -347,9 +364,11 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 			Advertise: advertise,
 			Relay:     n.offer,
 			Attached:  n.attached,
+			Applied:   n.guard.tells,
+			Report:    n.guard.report,
 			OnMap: func(m *coord.Map) {
 				n.heed(m)
-				n.update(func(v *view) { v.m = m })
+				n.update(func(v *view) { v.m, v.fresh = m, true })
 				wake(n.changed)
 				wake(fresh)
 			},
@@ -360,6 +379,7 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 		})
 		if _, final := coord.AsProblem(err); final {
 			n.log.Error("the coordinator refuses this node", "err", err)
+			n.guard.end(time.Now())
 			return err
 		}
 		return ctx.Err()
@@ -396,8 +416,10 @@ func (n *Node) keepMap(ctx context.Context, fresh <-chan struct{}) error {
 	}
 }
 
-// heed lets a relay on this machine take note of a map.
+// heed puts a map's rules into force, and lets a relay on this machine take note
+// of it.
 func (n *Node) heed(m *coord.Map) {
+	n.guard.heed(m, time.Now())
 	if n.hub != nil {
 		n.hub.heed(m)
 	}

@@ -35,7 +35,10 @@ type Pong struct {
 	Addr netip.Addr
 	RTT  time.Duration
 	Lost bool
-	Path PongPath
+	// Refused says who answered that it is not allowed, a node's name or an
+	// address; empty: nobody. Such an echo is lost as well.
+	Refused string
+	Path    PongPath
 }
 
 // PongPath is the way of an echo request. When it changed before the answer
@@ -153,9 +156,13 @@ func (p *pinger) echo(seq int) (Pong, error) {
 	}
 	buf := make([]byte, 1500)
 	for {
-		size, _, err := p.conn.ReadFrom(buf)
+		size, from, err := p.conn.ReadFrom(buf)
 		if err != nil {
 			return pong, nil // the deadline: lost
+		}
+		if p.refuses(buf[:size], seq&0xffff) {
+			pong.Refused = from.String()
+			return pong, nil
 		}
 		if p.answers(buf[:size], nonce) {
 			pong.RTT, pong.Lost = time.Since(sent), false
@@ -172,6 +179,29 @@ func (p *pinger) answers(b []byte, nonce uint64) bool {
 	}
 	e, ok := m.Body.(*icmp.Echo)
 	return ok && e.ID == p.id && len(e.Data) >= 8 && binary.BigEndian.Uint64(e.Data) == nonce
+}
+
+// prohibited are the codes of "destination unreachable" by which a machine says
+// that it must not pass something (RFC 1812 section 5.2.7.1).
+var prohibited = []int{9, 10, 13}
+
+// refuses reports whether b says that the request with this number is not
+// allowed.
+func (p *pinger) refuses(b []byte, seq int) bool {
+	m, err := icmp.ParseMessage(1, b)
+	if err != nil || m.Type != ipv4.ICMPTypeDestinationUnreachable || !slices.Contains(prohibited, m.Code) {
+		return false
+	}
+	body, ok := m.Body.(*icmp.DstUnreach)
+	if !ok {
+		return false
+	}
+	h, err := ipv4.ParseHeader(body.Data)
+	if err != nil || len(body.Data) < h.Len+8 || !h.Dst.Equal(p.addr.AsSlice()) {
+		return false
+	}
+	echo := body.Data[h.Len:]
+	return int(binary.BigEndian.Uint16(echo[4:])) == p.id && int(binary.BigEndian.Uint16(echo[6:])) == seq
 }
 
 // errOutside means that no peer carries an address.
@@ -243,4 +273,18 @@ func (p *PlanPeer) owns(addr netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// nameOf returns the name of the node that has an address, or the address.
+func nameOf(m *coord.Map, addr string) string {
+	a, err := netip.ParseAddr(addr)
+	if err != nil {
+		return addr
+	}
+	for _, n := range m.Peers {
+		if slices.Contains(n.Addrs, a) {
+			return n.Name
+		}
+	}
+	return addr
 }

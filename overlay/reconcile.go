@@ -14,7 +14,7 @@ import (
 // makes it true. It alone touches the kernel, and takes everything back before
 // it returns.
 func (n *Node) reconcile(ctx context.Context, kernel *routing.Kernel, notes *journal.Journal) (err error) {
-	r := reconciler{node: n, kernel: kernel, notes: notes, boots: boots{}, addrs: resolver{}}
+	r := reconciler{began: time.Now(), node: n, kernel: kernel, notes: notes, boots: boots{}, addrs: resolver{}}
 	defer func() {
 		if cerr := r.close(); err == nil {
 			err = cerr
@@ -42,6 +42,10 @@ func (n *Node) reconcile(ctx context.Context, kernel *routing.Kernel, notes *jou
 		if v.m == nil {
 			continue
 		}
+		if wait := askFirst(v, time.Since(r.began)); wait > 0 {
+			timer.Reset(wait)
+			continue
+		}
 		next, err := r.step(ctx, v, force)
 		if err != nil {
 			return err
@@ -52,6 +56,7 @@ func (n *Node) reconcile(ctx context.Context, kernel *routing.Kernel, notes *jou
 
 // reconciler is what the reconcile loop remembers between steps.
 type reconciler struct {
+	began  time.Time
 	node   *Node
 	kernel *routing.Kernel
 	notes  *journal.Journal
@@ -61,6 +66,28 @@ type reconciler struct {
 	boots   boots
 	control coord.ControlState
 	addrs   resolver
+}
+
+// askWithin is how long a node that lets others in waits for the coordinator
+// before it works by the map of its last run: somebody may have been revoked
+// meanwhile. A connection and an answer take two round trips.
+const askWithin = time.Second
+
+// askFirst returns how long to wait for the coordinator before anything is
+// served.
+func askFirst(v view, since time.Duration) time.Duration {
+	if v.fresh || v.live != nil || v.control.Phase == coord.PhaseLost || !letsIn(v.m) {
+		return 0
+	}
+	return askWithin - since
+}
+
+// letsIn reports whether others may begin flows to a node, or through it.
+func letsIn(m *coord.Map) bool {
+	if m.Ruleset == nil {
+		return m.Self.Role == coord.RoleGateway
+	}
+	return len(m.Ruleset.Rules) > 0
 }
 
 // step makes one plan and applies it. It returns when to do so again, or an
@@ -90,8 +117,12 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 		if err != nil {
 			return 0, err
 		}
+		n.guard.attach(r.live.dev)
 	}
 	failed := r.live.apply(ctx, p, force)
+	if r.live.peered {
+		n.guard.peered(v.m.Version)
+	}
 	if failed != nil && ctx.Err() == nil {
 		n.log.Error("this machine does not match its plan", "err", failed)
 	}
@@ -168,6 +199,7 @@ func (r *reconciler) close() error {
 	}
 	live := r.live
 	r.live = nil
+	r.node.guard.attach(nil)
 	r.node.update(func(v *view) { v.live = nil })
 	ctx, cancel := context.WithTimeout(context.Background(), clearTimeout)
 	defer cancel()

@@ -24,6 +24,7 @@ type snapshot struct {
 	paths    map[key.Public]underlay.Path
 	stats    map[key.Public]tunnel.Stat
 	counters []Counter
+	guard    enforced
 	mapping  *portmap.Status // nil: the router is not asked
 	now      time.Time
 }
@@ -34,7 +35,8 @@ func (n *Node) Status() Status {
 		view: n.look(), options: n.o, name: n.id.Name, key: n.id.WireGuard.Public(),
 		endpoint: n.id.Endpoint, heard: n.coord.Heard(), now: time.Now(),
 	}
-	s.counters = n.counters(s.view)
+	s.counters, s.guard = n.counters(s.view), n.guard.status(s.m)
+	_, s.guard.unkept = n.flows.status()
 	if s.live != nil {
 		s.relays = s.live.bind.Relays()
 		if s.live.mapper != nil {
@@ -58,7 +60,7 @@ func (n *Node) Status() Status {
 
 // status is pure.
 func (s snapshot) status() Status {
-	items := health(s.view, s.relays, s.now)
+	items := append(health(s.view, s.relays, s.now), s.guard.health()...)
 	out := Status{
 		Schema:  StatusSchema,
 		Version: s.options.Version,

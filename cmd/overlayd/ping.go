@@ -28,7 +28,8 @@ func (p *program) pingCommand() *cobra.Command {
 		Use:   "ping NAME|IP",
 		Short: "try the way to a machine, or to a host behind a gateway",
 		Long: `Send echo requests to a machine of the network, or to a host behind a gateway, and
-print with each answer the way it took. Ends with 7 when nothing answered.
+print with each answer the way it took. Ends with 7 when nothing answered,
+and with 6 when the policy refuses it.
 
 With --until-direct it goes on until an answer came with no relay in between, and
 ends with 0 then; with 7 and the reason, when none did in time.`,
@@ -103,7 +104,10 @@ func pongText(p overlay.Pong) string {
 	if p.Path.Reason != "" && !p.Path.Direct {
 		path += " (" + reasonOf(p.Path.Reason, p.Path.Transport).short + ")"
 	}
-	if p.Lost {
+	switch {
+	case p.Refused != "":
+		return fmt.Sprintf("refused by policy of %s: seq %d to %s, %s", p.Refused, p.Seq, p.Addr, path)
+	case p.Lost:
 		return fmt.Sprintf("no answer from %s: seq %d, %s", p.Addr, p.Seq, path)
 	}
 	return fmt.Sprintf("pong from %s: seq %d, %s, %s", p.Addr, p.Seq, rttText(p.RTT), path)
@@ -123,7 +127,8 @@ type pingTally struct {
 	target           string
 	sent, answered   int
 	least, most, sum time.Duration
-	direct           bool // an answer came with nobody in between
+	direct           bool   // an answer came with nobody in between
+	refused          string // who said that it is not allowed
 	last             overlay.PongPath
 	pongs            []pongJSON // the newest
 }
@@ -131,6 +136,9 @@ type pingTally struct {
 func (t *pingTally) add(p overlay.Pong) {
 	t.sent++
 	t.last = p.Path
+	if p.Refused != "" {
+		t.refused = p.Refused
+	}
 	if p.Lost {
 		return
 	}
@@ -155,6 +163,9 @@ func (t *pingTally) text() string {
 // verdict is how the run ends.
 func (t *pingTally) verdict(untilDirect bool) error {
 	switch {
+	case t.answered == 0 && t.refused != "":
+		return failure(overlay.ExitDenied, "ask for access with overlayd request "+t.target,
+			"%s is refused by the policy that %s enforces", t.target, t.refused)
 	case t.answered == 0:
 		return failure(overlay.ExitUnreachable, "look at the path and the health items of overlayd status",
 			"%s does not answer", t.target)
@@ -173,6 +184,8 @@ type pongJSON struct {
 	Seq   int      `json:"seq"`
 	RTTMS *float64 `json:"rtt_ms"` // null: none came
 	Path  pathJSON `json:"path"`
+	// RefusedBy says whose policy refused it; null: nobody's.
+	RefusedBy *string `json:"refused_by"`
 }
 
 // pathJSON is the way that it took.
@@ -189,6 +202,9 @@ type pathJSON struct {
 // keep remembers a pong for report.
 func (t *pingTally) keep(p overlay.Pong) {
 	j := pongJSON{Seq: p.Seq, Path: pathJSON(p.Path)}
+	if p.Refused != "" {
+		j.RefusedBy = &p.Refused
+	}
 	if !p.Lost {
 		j.RTTMS = inMilliseconds(p.RTT)
 	}

@@ -40,6 +40,10 @@ const (
 	LocalPingProcedure = "/overlayd.local.v1.Local/Ping"
 	// LocalNetcheckProcedure is the fully-qualified name of the Local's Netcheck RPC.
 	LocalNetcheckProcedure = "/overlayd.local.v1.Local/Netcheck"
+	// LocalAuditProcedure is the fully-qualified name of the Local's Audit RPC.
+	LocalAuditProcedure = "/overlayd.local.v1.Local/Audit"
+	// LocalWhoisProcedure is the fully-qualified name of the Local's Whois RPC.
+	LocalWhoisProcedure = "/overlayd.local.v1.Local/Whois"
 	// LocalDownProcedure is the fully-qualified name of the Local's Down RPC.
 	LocalDownProcedure = "/overlayd.local.v1.Local/Down"
 )
@@ -54,6 +58,10 @@ type LocalClient interface {
 	Ping(context.Context, *connect.Request[PingRequest]) (*connect.ServerStreamForClient[PingResponse], error)
 	// Netcheck measures what the network lets through; it takes seconds.
 	Netcheck(context.Context, *connect.Request[NetcheckRequest]) (*connect.Response[NetcheckResponse], error)
+	// Audit streams lines of this node's record, the oldest first.
+	Audit(context.Context, *connect.Request[AuditRequest]) (*connect.ServerStreamForClient[AuditResponse], error)
+	// Whois says whose a connection is.
+	Whois(context.Context, *connect.Request[WhoisRequest]) (*connect.Response[WhoisResponse], error)
 	// Down asks the daemon to stop. It answers before the daemon has stopped.
 	Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error)
 }
@@ -93,6 +101,18 @@ func NewLocalClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(localMethods.ByName("Netcheck")),
 			connect.WithClientOptions(opts...),
 		),
+		audit: connect.NewClient[AuditRequest, AuditResponse](
+			httpClient,
+			baseURL+LocalAuditProcedure,
+			connect.WithSchema(localMethods.ByName("Audit")),
+			connect.WithClientOptions(opts...),
+		),
+		whois: connect.NewClient[WhoisRequest, WhoisResponse](
+			httpClient,
+			baseURL+LocalWhoisProcedure,
+			connect.WithSchema(localMethods.ByName("Whois")),
+			connect.WithClientOptions(opts...),
+		),
 		down: connect.NewClient[DownRequest, DownResponse](
 			httpClient,
 			baseURL+LocalDownProcedure,
@@ -108,6 +128,8 @@ type localClient struct {
 	plan     *connect.Client[PlanRequest, PlanResponse]
 	ping     *connect.Client[PingRequest, PingResponse]
 	netcheck *connect.Client[NetcheckRequest, NetcheckResponse]
+	audit    *connect.Client[AuditRequest, AuditResponse]
+	whois    *connect.Client[WhoisRequest, WhoisResponse]
 	down     *connect.Client[DownRequest, DownResponse]
 }
 
@@ -131,6 +153,16 @@ func (c *localClient) Netcheck(ctx context.Context, req *connect.Request[Netchec
 	return c.netcheck.CallUnary(ctx, req)
 }
 
+// Audit calls overlayd.local.v1.Local.Audit.
+func (c *localClient) Audit(ctx context.Context, req *connect.Request[AuditRequest]) (*connect.ServerStreamForClient[AuditResponse], error) {
+	return c.audit.CallServerStream(ctx, req)
+}
+
+// Whois calls overlayd.local.v1.Local.Whois.
+func (c *localClient) Whois(ctx context.Context, req *connect.Request[WhoisRequest]) (*connect.Response[WhoisResponse], error) {
+	return c.whois.CallUnary(ctx, req)
+}
+
 // Down calls overlayd.local.v1.Local.Down.
 func (c *localClient) Down(ctx context.Context, req *connect.Request[DownRequest]) (*connect.Response[DownResponse], error) {
 	return c.down.CallUnary(ctx, req)
@@ -146,6 +178,10 @@ type LocalHandler interface {
 	Ping(context.Context, *connect.Request[PingRequest], *connect.ServerStream[PingResponse]) error
 	// Netcheck measures what the network lets through; it takes seconds.
 	Netcheck(context.Context, *connect.Request[NetcheckRequest]) (*connect.Response[NetcheckResponse], error)
+	// Audit streams lines of this node's record, the oldest first.
+	Audit(context.Context, *connect.Request[AuditRequest], *connect.ServerStream[AuditResponse]) error
+	// Whois says whose a connection is.
+	Whois(context.Context, *connect.Request[WhoisRequest]) (*connect.Response[WhoisResponse], error)
 	// Down asks the daemon to stop. It answers before the daemon has stopped.
 	Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error)
 }
@@ -181,6 +217,18 @@ func NewLocalHandler(svc LocalHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(localMethods.ByName("Netcheck")),
 		connect.WithHandlerOptions(opts...),
 	)
+	localAuditHandler := connect.NewServerStreamHandler(
+		LocalAuditProcedure,
+		svc.Audit,
+		connect.WithSchema(localMethods.ByName("Audit")),
+		connect.WithHandlerOptions(opts...),
+	)
+	localWhoisHandler := connect.NewUnaryHandler(
+		LocalWhoisProcedure,
+		svc.Whois,
+		connect.WithSchema(localMethods.ByName("Whois")),
+		connect.WithHandlerOptions(opts...),
+	)
 	localDownHandler := connect.NewUnaryHandler(
 		LocalDownProcedure,
 		svc.Down,
@@ -197,6 +245,10 @@ func NewLocalHandler(svc LocalHandler, opts ...connect.HandlerOption) (string, h
 			localPingHandler.ServeHTTP(w, r)
 		case LocalNetcheckProcedure:
 			localNetcheckHandler.ServeHTTP(w, r)
+		case LocalAuditProcedure:
+			localAuditHandler.ServeHTTP(w, r)
+		case LocalWhoisProcedure:
+			localWhoisHandler.ServeHTTP(w, r)
 		case LocalDownProcedure:
 			localDownHandler.ServeHTTP(w, r)
 		default:
@@ -222,6 +274,14 @@ func (UnimplementedLocalHandler) Ping(context.Context, *connect.Request[PingRequ
 
 func (UnimplementedLocalHandler) Netcheck(context.Context, *connect.Request[NetcheckRequest]) (*connect.Response[NetcheckResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.Netcheck is not implemented"))
+}
+
+func (UnimplementedLocalHandler) Audit(context.Context, *connect.Request[AuditRequest], *connect.ServerStream[AuditResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.Audit is not implemented"))
+}
+
+func (UnimplementedLocalHandler) Whois(context.Context, *connect.Request[WhoisRequest]) (*connect.Response[WhoisResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.Whois is not implemented"))
 }
 
 func (UnimplementedLocalHandler) Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error) {

@@ -266,7 +266,9 @@ type PingResponse struct {
 	// The node that carries the target, when it is another one.
 	Via string `protobuf:"bytes,10,opt,name=via,proto3" json:"via,omitempty"`
 	// Why the way is not better.
-	Reason        string `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who refused the request: a node's name, or an address.
+	RefusedBy     string `protobuf:"bytes,12,opt,name=refused_by,json=refusedBy,proto3" json:"refused_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -378,6 +380,229 @@ func (x *PingResponse) GetReason() string {
 	return ""
 }
 
+func (x *PingResponse) GetRefusedBy() string {
+	if x != nil {
+		return x.RefusedBy
+	}
+	return ""
+}
+
+type AuditRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Go on with what comes until the caller hangs up.
+	Follow bool `protobuf:"varint,1,opt,name=follow,proto3" json:"follow,omitempty"`
+	// Only lines of this user.
+	User string `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	// Only lines about this node or address.
+	Host string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	// Only lines after this time, in nanoseconds since 1970; 0 means all.
+	SinceNs int64 `protobuf:"varint,4,opt,name=since_ns,json=sinceNs,proto3" json:"since_ns,omitempty"`
+	// Only what was refused.
+	Denied        bool `protobuf:"varint,5,opt,name=denied,proto3" json:"denied,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRequest) Reset() {
+	*x = AuditRequest{}
+	mi := &file_local_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRequest) ProtoMessage() {}
+
+func (x *AuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
+func (*AuditRequest) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *AuditRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+func (x *AuditRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *AuditRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *AuditRequest) GetSinceNs() int64 {
+	if x != nil {
+		return x.SinceNs
+	}
+	return 0
+}
+
+func (x *AuditRequest) GetDenied() bool {
+	if x != nil {
+		return x.Denied
+	}
+	return false
+}
+
+type AuditResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A JSON object.
+	Line          []byte `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditResponse) Reset() {
+	*x = AuditResponse{}
+	mi := &file_local_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditResponse) ProtoMessage() {}
+
+func (x *AuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
+func (*AuditResponse) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *AuditResponse) GetLine() []byte {
+	if x != nil {
+		return x.Line
+	}
+	return nil
+}
+
+type WhoisRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ADDR or ADDR:PORT.
+	Target        string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoisRequest) Reset() {
+	*x = WhoisRequest{}
+	mi := &file_local_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoisRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoisRequest) ProtoMessage() {}
+
+func (x *WhoisRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoisRequest.ProtoReflect.Descriptor instead.
+func (*WhoisRequest) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *WhoisRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+type WhoisResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A JSON object that names its own schema.
+	Json          []byte `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoisResponse) Reset() {
+	*x = WhoisResponse{}
+	mi := &file_local_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoisResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoisResponse) ProtoMessage() {}
+
+func (x *WhoisResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoisResponse.ProtoReflect.Descriptor instead.
+func (*WhoisResponse) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WhoisResponse) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
 type NetcheckRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -386,7 +611,7 @@ type NetcheckRequest struct {
 
 func (x *NetcheckRequest) Reset() {
 	*x = NetcheckRequest{}
-	mi := &file_local_proto_msgTypes[6]
+	mi := &file_local_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -398,7 +623,7 @@ func (x *NetcheckRequest) String() string {
 func (*NetcheckRequest) ProtoMessage() {}
 
 func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_local_proto_msgTypes[6]
+	mi := &file_local_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -411,7 +636,7 @@ func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckRequest.ProtoReflect.Descriptor instead.
 func (*NetcheckRequest) Descriptor() ([]byte, []int) {
-	return file_local_proto_rawDescGZIP(), []int{6}
+	return file_local_proto_rawDescGZIP(), []int{10}
 }
 
 type NetcheckResponse struct {
@@ -424,7 +649,7 @@ type NetcheckResponse struct {
 
 func (x *NetcheckResponse) Reset() {
 	*x = NetcheckResponse{}
-	mi := &file_local_proto_msgTypes[7]
+	mi := &file_local_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +661,7 @@ func (x *NetcheckResponse) String() string {
 func (*NetcheckResponse) ProtoMessage() {}
 
 func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_local_proto_msgTypes[7]
+	mi := &file_local_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +674,7 @@ func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckResponse.ProtoReflect.Descriptor instead.
 func (*NetcheckResponse) Descriptor() ([]byte, []int) {
-	return file_local_proto_rawDescGZIP(), []int{7}
+	return file_local_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NetcheckResponse) GetJson() []byte {
@@ -467,7 +692,7 @@ type DownRequest struct {
 
 func (x *DownRequest) Reset() {
 	*x = DownRequest{}
-	mi := &file_local_proto_msgTypes[8]
+	mi := &file_local_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +704,7 @@ func (x *DownRequest) String() string {
 func (*DownRequest) ProtoMessage() {}
 
 func (x *DownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_local_proto_msgTypes[8]
+	mi := &file_local_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +717,7 @@ func (x *DownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownRequest.ProtoReflect.Descriptor instead.
 func (*DownRequest) Descriptor() ([]byte, []int) {
-	return file_local_proto_rawDescGZIP(), []int{8}
+	return file_local_proto_rawDescGZIP(), []int{12}
 }
 
 type DownResponse struct {
@@ -503,7 +728,7 @@ type DownResponse struct {
 
 func (x *DownResponse) Reset() {
 	*x = DownResponse{}
-	mi := &file_local_proto_msgTypes[9]
+	mi := &file_local_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +740,7 @@ func (x *DownResponse) String() string {
 func (*DownResponse) ProtoMessage() {}
 
 func (x *DownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_local_proto_msgTypes[9]
+	mi := &file_local_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +753,7 @@ func (x *DownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownResponse.ProtoReflect.Descriptor instead.
 func (*DownResponse) Descriptor() ([]byte, []int) {
-	return file_local_proto_rawDescGZIP(), []int{9}
+	return file_local_proto_rawDescGZIP(), []int{13}
 }
 
 var File_local_proto protoreflect.FileDescriptor
@@ -546,7 +771,7 @@ const file_local_proto_rawDesc = "" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x1f\n" +
 	"\vinterval_ms\x18\x03 \x01(\rR\n" +
-	"intervalMs\"\x95\x02\n" +
+	"intervalMs\"\xb4\x02\n" +
 	"\fPingResponse\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\rR\x03seq\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x1a\n" +
@@ -559,18 +784,34 @@ const file_local_proto_rawDesc = "" +
 	"\bendpoint\x18\t \x01(\tR\bendpoint\x12\x10\n" +
 	"\x03via\x18\n" +
 	" \x01(\tR\x03via\x12\x16\n" +
-	"\x06reason\x18\v \x01(\tR\x06reasonB\t\n" +
-	"\a_rtt_ns\"\x11\n" +
+	"\x06reason\x18\v \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"refused_by\x18\f \x01(\tR\trefusedByB\t\n" +
+	"\a_rtt_ns\"\x81\x01\n" +
+	"\fAuditRequest\x12\x16\n" +
+	"\x06follow\x18\x01 \x01(\bR\x06follow\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x12\x19\n" +
+	"\bsince_ns\x18\x04 \x01(\x03R\asinceNs\x12\x16\n" +
+	"\x06denied\x18\x05 \x01(\bR\x06denied\"#\n" +
+	"\rAuditResponse\x12\x12\n" +
+	"\x04line\x18\x01 \x01(\fR\x04line\"&\n" +
+	"\fWhoisRequest\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\"#\n" +
+	"\rWhoisResponse\x12\x12\n" +
+	"\x04json\x18\x01 \x01(\fR\x04json\"\x11\n" +
 	"\x0fNetcheckRequest\"&\n" +
 	"\x10NetcheckResponse\x12\x12\n" +
 	"\x04json\x18\x01 \x01(\fR\x04json\"\r\n" +
 	"\vDownRequest\"\x0e\n" +
-	"\fDownResponse2\x92\x03\n" +
+	"\fDownResponse2\xb0\x04\n" +
 	"\x05Local\x12O\n" +
 	"\x06Status\x12 .overlayd.local.v1.StatusRequest\x1a!.overlayd.local.v1.StatusResponse\"\x00\x12I\n" +
 	"\x04Plan\x12\x1e.overlayd.local.v1.PlanRequest\x1a\x1f.overlayd.local.v1.PlanResponse\"\x00\x12K\n" +
 	"\x04Ping\x12\x1e.overlayd.local.v1.PingRequest\x1a\x1f.overlayd.local.v1.PingResponse\"\x000\x01\x12U\n" +
-	"\bNetcheck\x12\".overlayd.local.v1.NetcheckRequest\x1a#.overlayd.local.v1.NetcheckResponse\"\x00\x12I\n" +
+	"\bNetcheck\x12\".overlayd.local.v1.NetcheckRequest\x1a#.overlayd.local.v1.NetcheckResponse\"\x00\x12N\n" +
+	"\x05Audit\x12\x1f.overlayd.local.v1.AuditRequest\x1a .overlayd.local.v1.AuditResponse\"\x000\x01\x12L\n" +
+	"\x05Whois\x12\x1f.overlayd.local.v1.WhoisRequest\x1a .overlayd.local.v1.WhoisResponse\"\x00\x12I\n" +
 	"\x04Down\x12\x1e.overlayd.local.v1.DownRequest\x1a\x1f.overlayd.local.v1.DownResponse\"\x00B\x1eZ\x1coverlayd/overlay/local;localb\x06proto3"
 
 var (
@@ -585,7 +826,7 @@ func file_local_proto_rawDescGZIP() []byte {
 	return file_local_proto_rawDescData
 }
 
-var file_local_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_local_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_local_proto_goTypes = []any{
 	(*StatusRequest)(nil),    // 0: overlayd.local.v1.StatusRequest
 	(*StatusResponse)(nil),   // 1: overlayd.local.v1.StatusResponse
@@ -593,27 +834,35 @@ var file_local_proto_goTypes = []any{
 	(*PlanResponse)(nil),     // 3: overlayd.local.v1.PlanResponse
 	(*PingRequest)(nil),      // 4: overlayd.local.v1.PingRequest
 	(*PingResponse)(nil),     // 5: overlayd.local.v1.PingResponse
-	(*NetcheckRequest)(nil),  // 6: overlayd.local.v1.NetcheckRequest
-	(*NetcheckResponse)(nil), // 7: overlayd.local.v1.NetcheckResponse
-	(*DownRequest)(nil),      // 8: overlayd.local.v1.DownRequest
-	(*DownResponse)(nil),     // 9: overlayd.local.v1.DownResponse
+	(*AuditRequest)(nil),     // 6: overlayd.local.v1.AuditRequest
+	(*AuditResponse)(nil),    // 7: overlayd.local.v1.AuditResponse
+	(*WhoisRequest)(nil),     // 8: overlayd.local.v1.WhoisRequest
+	(*WhoisResponse)(nil),    // 9: overlayd.local.v1.WhoisResponse
+	(*NetcheckRequest)(nil),  // 10: overlayd.local.v1.NetcheckRequest
+	(*NetcheckResponse)(nil), // 11: overlayd.local.v1.NetcheckResponse
+	(*DownRequest)(nil),      // 12: overlayd.local.v1.DownRequest
+	(*DownResponse)(nil),     // 13: overlayd.local.v1.DownResponse
 }
 var file_local_proto_depIdxs = []int32{
-	0, // 0: overlayd.local.v1.Local.Status:input_type -> overlayd.local.v1.StatusRequest
-	2, // 1: overlayd.local.v1.Local.Plan:input_type -> overlayd.local.v1.PlanRequest
-	4, // 2: overlayd.local.v1.Local.Ping:input_type -> overlayd.local.v1.PingRequest
-	6, // 3: overlayd.local.v1.Local.Netcheck:input_type -> overlayd.local.v1.NetcheckRequest
-	8, // 4: overlayd.local.v1.Local.Down:input_type -> overlayd.local.v1.DownRequest
-	1, // 5: overlayd.local.v1.Local.Status:output_type -> overlayd.local.v1.StatusResponse
-	3, // 6: overlayd.local.v1.Local.Plan:output_type -> overlayd.local.v1.PlanResponse
-	5, // 7: overlayd.local.v1.Local.Ping:output_type -> overlayd.local.v1.PingResponse
-	7, // 8: overlayd.local.v1.Local.Netcheck:output_type -> overlayd.local.v1.NetcheckResponse
-	9, // 9: overlayd.local.v1.Local.Down:output_type -> overlayd.local.v1.DownResponse
-	5, // [5:10] is the sub-list for method output_type
-	0, // [0:5] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	0,  // 0: overlayd.local.v1.Local.Status:input_type -> overlayd.local.v1.StatusRequest
+	2,  // 1: overlayd.local.v1.Local.Plan:input_type -> overlayd.local.v1.PlanRequest
+	4,  // 2: overlayd.local.v1.Local.Ping:input_type -> overlayd.local.v1.PingRequest
+	10, // 3: overlayd.local.v1.Local.Netcheck:input_type -> overlayd.local.v1.NetcheckRequest
+	6,  // 4: overlayd.local.v1.Local.Audit:input_type -> overlayd.local.v1.AuditRequest
+	8,  // 5: overlayd.local.v1.Local.Whois:input_type -> overlayd.local.v1.WhoisRequest
+	12, // 6: overlayd.local.v1.Local.Down:input_type -> overlayd.local.v1.DownRequest
+	1,  // 7: overlayd.local.v1.Local.Status:output_type -> overlayd.local.v1.StatusResponse
+	3,  // 8: overlayd.local.v1.Local.Plan:output_type -> overlayd.local.v1.PlanResponse
+	5,  // 9: overlayd.local.v1.Local.Ping:output_type -> overlayd.local.v1.PingResponse
+	11, // 10: overlayd.local.v1.Local.Netcheck:output_type -> overlayd.local.v1.NetcheckResponse
+	7,  // 11: overlayd.local.v1.Local.Audit:output_type -> overlayd.local.v1.AuditResponse
+	9,  // 12: overlayd.local.v1.Local.Whois:output_type -> overlayd.local.v1.WhoisResponse
+	13, // 13: overlayd.local.v1.Local.Down:output_type -> overlayd.local.v1.DownResponse
+	7,  // [7:14] is the sub-list for method output_type
+	0,  // [0:7] is the sub-list for method input_type
+	0,  // [0:0] is the sub-list for extension type_name
+	0,  // [0:0] is the sub-list for extension extendee
+	0,  // [0:0] is the sub-list for field type_name
 }
 
 func init() { file_local_proto_init() }
@@ -628,7 +877,7 @@ func file_local_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_local_proto_rawDesc), len(file_local_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

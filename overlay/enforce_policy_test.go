@@ -1,4 +1,4 @@
-package filter_test
+package overlay
 
 import (
 	"encoding/binary"
@@ -10,32 +10,7 @@ import (
 	"overlayd/overlay/policy"
 )
 
-// rulesOf is a policy's ruleset in the words of the filter.
-func rulesOf(s policy.Ruleset) filter.Rules {
-	r := filter.Rules{Self: s.Self, Routes: s.Routes}
-	for _, x := range s.Sources {
-		r.Sources = append(r.Sources, filter.Source{Address: x.Address, Node: x.Node, User: x.User})
-	}
-	for _, x := range s.From {
-		r.From = append(r.From, filter.Set{ID: x.ID, Prefixes: x.Prefixes})
-	}
-	for _, x := range s.To {
-		r.To = append(r.To, filter.Set{ID: x.ID, Prefixes: x.Prefixes})
-	}
-	for _, x := range s.Rules {
-		v := filter.Rule{Name: x.Name, From: x.From, To: x.To}
-		for _, p := range x.Services {
-			v.Services = append(v.Services, filter.Service{Proto: uint8(p.Proto), First: p.First, Last: p.Last})
-		}
-		if x.When != nil {
-			v.When = x.When
-		}
-		r.Rules = append(r.Rules, v)
-	}
-	return r
-}
-
-const text = `
+const agreedPolicy = `
 groups: {students: [alice]}
 hosts: {nas: 192.168.1.201}
 rules:
@@ -47,7 +22,7 @@ rules:
 // TestPolicyAndFilterAgree: what a policy says of a person, the filter does to
 // their packets, under the same rule's name.
 func TestPolicyAndFilterAgree(t *testing.T) {
-	p, err := policy.Parse([]byte(text))
+	p, err := policy.Parse([]byte(agreedPolicy))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +57,7 @@ func TestPolicyAndFilterAgree(t *testing.T) {
 						target := policy.Target{Dst: policy.Term{Kind: policy.KindPrefix, Prefix: netip.PrefixFrom(a(dst), 32)},
 							Services: []policy.Service{{Proto: proto, First: port, Last: port}}}
 						v := r.Reaches(policy.Term{Kind: policy.KindUser, Name: n.User}, target, now)
-						f.In(now, [][]byte{packet(n.Addresses[0], a(dst), uint8(proto), port)}, &b)
+						f.In(now, [][]byte{firstPacket(n.Addresses[0], a(dst), uint8(proto), port)}, &b)
 						if pass := b.Verdicts[0] == filter.Pass; pass != v.Allowed {
 							t.Errorf("%s to %s at %s: the policy says %+v, the filter %s", n.User, target, now, v, b.Verdicts[0])
 						}
@@ -111,8 +86,8 @@ func lastEvent(f *filter.Filter) (last filter.Event) {
 	return last
 }
 
-// packet is a SYN or a datagram.
-func packet(src, dst netip.Addr, proto uint8, port uint16) []byte {
+// firstPacket is a SYN or a datagram.
+func firstPacket(src, dst netip.Addr, proto uint8, port uint16) []byte {
 	length := 28
 	if proto == uint8(policy.ProtoTCP) {
 		length = 40
