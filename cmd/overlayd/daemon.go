@@ -15,6 +15,8 @@ type daemon interface {
 	Plan(context.Context) (string, error)
 	Down(context.Context) error
 	Netcheck(context.Context) (overlay.Netcheck, error)
+	Audit(ctx context.Context, q overlay.AuditQuery, each func(line []byte) error) error
+	Whois(ctx context.Context, target string) (overlay.Whois, error)
 	Ping(ctx context.Context, target string, count int, interval time.Duration, each func(overlay.Pong)) error
 }
 

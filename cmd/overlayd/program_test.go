@@ -32,6 +32,8 @@ type world struct {
 	status  overlay.Status
 	pongs   []overlay.Pong
 	check   overlay.Netcheck
+	record  []string // its lines
+	whois   overlay.Whois
 	alone   error // of a netcheck without a daemon
 	down    error // of the daemon's every call, when it does not run
 	nodes   []coord.NodeInfo
@@ -138,6 +140,21 @@ func (w *world) Ping(_ context.Context, target string, count int, interval time.
 }
 
 func (w *world) Netcheck(context.Context) (overlay.Netcheck, error) { return w.check, w.down }
+
+func (w *world) Audit(_ context.Context, q overlay.AuditQuery, each func([]byte) error) error {
+	w.calls = append(w.calls, fmt.Sprintf("audit %+v", q))
+	for _, l := range w.record {
+		if err := each([]byte(l)); err != nil {
+			return err
+		}
+	}
+	return w.down
+}
+
+func (w *world) Whois(_ context.Context, target string) (overlay.Whois, error) {
+	w.whois.Target = target
+	return w.whois, w.down
+}
 
 // fakeCoordinator keeps the members in the world.
 type fakeCoordinator struct{ *world }

@@ -37,6 +37,8 @@ Admit, on the VPS
   nodes     rename, remove         cleanup   undo what a crash left
   routes    approve, withdraw      service   start at boot
                                    version, completion
+Ask the record
+  audit     who did what           whois     who is behind a connection
 
 Help on one:  overlayd help VERB
 `
@@ -68,6 +70,7 @@ func (p *program) rootCommand() *cobra.Command {
 		p.relayCommand(), p.gatewayCommand(), p.upCommand(), p.downCommand(),
 		p.inviteCommand(), p.nodesCommand(), p.routesCommand(),
 		p.statusCommand(), p.peersCommand(), p.pingCommand(), p.netcheckCommand(), p.planCommand(),
+		p.auditCommand(), p.whoisCommand(),
 		p.cleanupCommand(), p.serviceCommand(), p.versionCommand(), p.completionCommand(),
 	)
 	return root

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"overlayd/overlay"
+)
+
+var (
+	lineBegan  = `{"time":"2026-05-01T10:00:00Z","event":"flow_began","user":"alice","node":"laptop","source":"172.18.0.11:40000","target":"192.168.1.201:22","protocol":"tcp","verdict":"allowed","rule":"ssh","began_at":"2026-05-01T10:00:00Z","seen_as":"192.168.1.200:40000"}`
+	lineEnded  = `{"time":"2026-05-01T10:00:07Z","event":"flow_ended","user":"alice","node":"laptop","source":"172.18.0.11:40000","target":"192.168.1.201:22","protocol":"tcp","verdict":"allowed","rule":"ssh","why":"cut","began_at":"2026-05-01T10:00:00Z","in_bytes":1200,"out_bytes":10}`
+	lineDenied = `{"time":"2026-05-01T10:00:00Z","event":"flow_denied","user":"alice","node":"laptop","source":"172.18.0.11:40001","target":"192.168.1.201:80","protocol":"tcp","verdict":"denied","why":"policy"}`
+	lineChange = `{"seq":3,"prev":"00","time":"2026-05-01T10:00:00Z","who":"bob","node":"bob-1","call":"Revoke","request":{"what":"alice"},"refused":"bob is no admin","undo":[{"key":"x"}]}`
+)
+
+func TestAudit(t *testing.T) {
+	w := newWorld(t)
+	w.record = []string{lineBegan, lineEnded, lineDenied, lineChange}
+	if code := w.do("audit", "--user", "alice", "--since", "2h", "--denied", "-f", "--host", "192.168.1.0/24"); code != 0 {
+		t.Fatalf("exit %d: %s", code, &w.err)
+	}
+	for _, want := range []string{
+		"alice on laptop  172.18.0.11:40000 (there 192.168.1.200:40000) to 192.168.1.201:22 tcp  allowed by ssh, began\n",
+		"allowed by ssh, ended after 7 s (cut), 1.2 kB in, 10 B out\n",
+		"alice on laptop  172.18.0.11:40001 to 192.168.1.201:80 tcp  denied: policy\n",
+		`bob on bob-1  Revoke {"what":"alice"}  refused: bob is no admin` + "\n",
+	} {
+		if !strings.Contains(w.out.String(), want) {
+			t.Errorf("it lacks %q:\n%s", want, &w.out)
+		}
+	}
+	call := w.calls[len(w.calls)-1]
+	if want := "audit {Follow:true User:alice Host:192.168.1.0/24 Since:" + testNow.Add(-2*time.Hour).String() + " Denied:true}"; call != want {
+		t.Errorf("asked %s, want %s", call, want)
+	}
+	if w.do("audit", "--json"); w.out.String() != strings.Join(w.record, "\n")+"\n" {
+		t.Errorf("--json is not the record:\n%s", &w.out)
+	}
+	if code := w.do("audit", "--since", "yesterday"); code != overlay.ExitUsage {
+		t.Errorf("exit %d of a time that is none", code)
+	}
+	w.record = []string{"{"}
+	if code := w.do("audit"); code != overlay.ExitFailure {
+		t.Errorf("exit %d of a line that is none", code)
+	}
+}
+
+func TestMoment(t *testing.T) {
+	for text, want := range map[string]time.Time{
+		"2h":                   testNow.Add(-2 * time.Hour),
+		"7d":                   testNow.Add(-7 * 24 * time.Hour),
+		"2026-05-01T08:00:00Z": testNow.Add(-2 * time.Hour),
+		"2026-04-01":           time.Date(2026, 4, 1, 0, 0, 0, 0, time.Local),
+		"2026-04-01 12:30":     time.Date(2026, 4, 1, 12, 30, 0, 0, time.Local),
+	} {
+		var m moment
+		if err := m.Set(text); err != nil || !m.before(testNow).Equal(want) {
+			t.Errorf("%s: %v, %v", text, m.before(testNow), err)
+		}
+	}
+	if m := (moment{}); !m.before(testNow).IsZero() {
+		t.Error("nothing set is not all there is")
+	}
+}
+
+func TestWhois(t *testing.T) {
+	w := newWorld(t)
+	if code := w.do("whois", "192.168.1.200:1"); code != overlay.ExitFailure || !strings.Contains(w.err.String(), "nobody was found behind 192.168.1.200:1") {
+		t.Errorf("exit %d: %s", code, &w.err)
+	}
+	w.whois = overlay.Whois{
+		Person: &overlay.WhoisPerson{User: "alice", Node: "laptop"},
+		Live: []overlay.FlowLine{{BeganAt: testNow, Event: overlay.EventFlowBegan, User: "alice", Node: "laptop",
+			Source: "172.18.0.11:40000", Target: "192.168.1.201:22", Protocol: "tcp", Rule: "ssh", InBytes: 5}},
+		Recorded: []overlay.FlowLine{{Event: overlay.EventFlowDenied, User: "alice", Node: "laptop", Why: "policy"}},
+	}
+	if code := w.do("whois", "172.18.0.11"); code != 0 {
+		t.Errorf("exit %d: %s", code, &w.err)
+	}
+	for _, want := range []string{"172.18.0.11 is the node laptop of alice\n", "allowed by ssh, began, 5 B in, 0 B out\n", "denied: policy\n"} {
+		if !strings.Contains(w.out.String(), want) {
+			t.Errorf("it lacks %q:\n%s", want, &w.out)
+		}
+	}
+}
