@@ -7,6 +7,7 @@ import (
 
 	"overlayd/overlay/coord"
 	"overlayd/overlay/key"
+	"overlayd/overlay/record"
 	"overlayd/overlay/relay"
 	"overlayd/routing"
 )
@@ -14,12 +15,15 @@ import (
 const (
 	relayID   = "1" // of the relay beside the coordinator; others have their node's
 	relayName = "vps"
+
+	eventsName = "control" // the record of what was changed, in the state directory
 )
 
 // coordinator is what the first relay of a network has and the others have not.
 type coordinator struct {
 	*coord.Server
-	pin key.Pin // of this machine's TLS key
+	pin    key.Pin // of this machine's TLS key
+	events *record.Log
 }
 
 // bookkeeping is the coordinator's store, and the prefix of a network that is to
@@ -63,11 +67,16 @@ func (h *Hub) newCoordinator(store *bookkeeping, state *hubState, pin key.Pin) (
 	if unpinned {
 		own.Pin = key.Pin{}
 	}
+	events, err := record.Open(h.dir.path, eventsName, record.Options{Chain: true, Log: h.log})
+	if err != nil {
+		return nil, err
+	}
 	passes := &passes{}
 	server, err := coord.NewServer(coord.ServerOptions{
 		Store: store.Store, Log: h.log, Overlay: store.number,
 		Relay: own, Secret: state.relay,
 		Endpoint: state.public, Pin: pin, Unpinned: unpinned, Passes: passes,
+		Events:  &coord.Events{Dir: h.dir.path, Name: eventsName, Log: events},
 		Removed: func(r coord.Removal) { h.relay.Disconnect(passes.network, relay.Label(r.Label), r.Serial) },
 	})
 	if err != nil {
@@ -77,7 +86,7 @@ func (h *Hub) newCoordinator(store *bookkeeping, state *hubState, pin key.Pin) (
 	for _, r := range server.Removals() { // the relay forgets with each start, and passes live for days
 		h.relay.Disconnect(passes.network, relay.Label(r.Label), r.Serial)
 	}
-	return &coordinator{server, pin}, nil
+	return &coordinator{server, pin, events}, nil
 }
 
 // selfInvite gives the hub's own node what every other gets: an invite, here

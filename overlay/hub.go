@@ -161,6 +161,10 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener, cert tls.Certificate) 
 	runtime.GOMAXPROCS(2 * usual)
 	defer runtime.GOMAXPROCS(usual)
 
+	if h.coord != nil { // the record goes last: what ends below is still written
+		stop := h.keepEvents()
+		defer stop()
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.relay.Run(ctx) })
 	if h.coord != nil {
@@ -190,6 +194,20 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener, cert tls.Certificate) 
 		return err
 	}
 	return nil
+}
+
+// keepEvents writes the coordinator's record until the function is called that
+// it returns.
+func (h *Hub) keepEvents() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- h.coord.events.Run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			h.log.Error("the record of changes ended", "err", err)
+		}
+	}
 }
 
 func listenFault(err error, network string, at netip.AddrPort) error {

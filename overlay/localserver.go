@@ -60,6 +60,8 @@ func (n *Node) listenLocal(ctx context.Context) (*localServer, error) {
 	mux.Handle(local.NewLocalHandler(localService{n}))
 	if n.hub != nil && n.hub.coord != nil {
 		mux.Handle("/", n.hub.coord.AdminHandler())
+	} else {
+		mux.Handle(n.coord.AdminProxy())
 	}
 	s := &localServer{
 		path: path,

@@ -30,6 +30,9 @@ type Invite struct {
 	Routes  []netip.Prefix // approved from the start
 	Uses    int            // 0: one
 	TTL     time.Duration  // 0: DefaultInviteTTL
+
+	User          string // whose nodes it admits; empty: each becomes the node of a user of its own
+	NeedsApproval bool   // a node that joins with it waits for an admin
 }
 
 // DefaultInviteTTL is for how long an invite holds when nobody says.
@@ -77,7 +80,7 @@ type RouteInfo struct {
 func (a *Admin) Invite(ctx context.Context, i Invite) (Link, error) {
 	resp, err := a.c.CreateInvite(ctx, connect.NewRequest(&api.CreateInviteRequest{
 		Name: i.Name, Role: string(i.Role), Address: addrToWire(i.Address), Routes: prefixesToWire(i.Routes),
-		Uses: uint32(max(i.Uses, 0)), TtlMs: i.TTL.Milliseconds(),
+		Uses: uint32(max(i.Uses, 0)), TtlMs: i.TTL.Milliseconds(), User: i.User, NeedsApproval: i.NeedsApproval,
 	}))
 	if err != nil {
 		return Link{}, called("make invite", err)

@@ -25,28 +25,23 @@ var _ api.AdminHandler = adminService{}
 // AdminHandler serves the Admin service. It asks nobody who he is: serve it
 // only where the operator alone can reach it.
 func (s *Server) AdminHandler() http.Handler {
-	path, h := api.NewAdminHandler(adminService{Server: s}, connect.WithReadMaxBytes(maxRequest), uncompressed, connect.WithInterceptors(s.adminErrors()))
 	mux := http.NewServeMux()
-	mux.Handle(path, h)
+	mux.Handle(s.adminRoute(true))
 	return mux
 }
 
-// adminErrors makes all errors ready for the wire.
-func (s *Server) adminErrors() connect.UnaryInterceptorFunc {
-	return func(next connect.UnaryFunc) connect.UnaryFunc {
-		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-			resp, err := next(ctx, req)
-			if err == nil {
-				return resp, nil
-			}
-			return nil, s.refuse(req.Spec().Procedure, err)
-		}
-	}
+// adminRoute is the Admin service, for the operator or for members.
+func (s *Server) adminRoute(local bool) (string, http.Handler) {
+	return api.NewAdminHandler(adminService{Server: s}, connect.WithReadMaxBytes(maxAdminRequest), uncompressed, connect.WithInterceptors(s.guard(local)))
 }
+
+// maxAdminRequest holds the longest policy.
+const maxAdminRequest = maxPolicy + maxRequest
 
 func (s adminService) CreateInvite(ctx context.Context, req *connect.Request[api.CreateInviteRequest]) (*connect.Response[api.CreateInviteResponse], error) {
 	m := req.Msg
-	want := Invite{Name: m.Name, Role: Role(m.Role), Uses: int(m.Uses), TTL: time.Duration(m.TtlMs) * time.Millisecond}
+	want := Invite{Name: m.Name, Role: Role(m.Role), Uses: int(m.Uses), TTL: time.Duration(m.TtlMs) * time.Millisecond,
+		User: m.User, NeedsApproval: m.NeedsApproval}
 	var err error
 	if m.Address != "" {
 		if want.Address, err = netip.ParseAddr(m.Address); err != nil {
@@ -60,14 +55,15 @@ func (s adminService) CreateInvite(ctx context.Context, req *connect.Request[api
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&api.CreateInviteResponse{Link: link.Encode(), Invite: inviteToWire(rec.info(s.o.Now()))}), nil
+	return connect.NewResponse(&api.CreateInviteResponse{Link: link.Encode(), Invite: inviteToWire(s.ledger.now().inviteInfo(&rec, s.o.Now()))}), nil
 }
 
 func (s adminService) ListInvites(context.Context, *connect.Request[api.ListInvitesRequest]) (*connect.Response[api.ListInvitesResponse], error) {
 	now := s.o.Now()
 	var infos []InviteInfo
-	for _, i := range s.ledger.now().invites {
-		infos = append(infos, i.info(now))
+	snap := s.ledger.now()
+	for _, i := range snap.invites {
+		infos = append(infos, snap.inviteInfo(i, now))
 	}
 	slices.SortFunc(infos, func(a, b InviteInfo) int {
 		if c := a.Created.Compare(b.Created); c != 0 {
@@ -184,17 +180,30 @@ func (s adminService) WithdrawRoute(ctx context.Context, req *connect.Request[ap
 	return connect.NewResponse(&api.WithdrawRouteResponse{Route: s.routeInfo(&n, p)}), nil
 }
 
+func (s adminService) UpdateNode(ctx context.Context, req *connect.Request[api.UpdateNodeRequest]) (*connect.Response[api.UpdateNodeResponse], error) {
+	m := req.Msg
+	n, err := s.changeNode(ctx, func(snap *snapshot) (nodeRecord, []Record, error) {
+		return snap.updateNode(m.Node, nodeUpdate{
+			disabled: m.Disabled, approve: m.Approve, user: m.User, addTags: m.AddTags, noTags: m.RemoveTags,
+		}, s.o.Now().UTC())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&api.UpdateNodeResponse{Node: s.nodeInfo(s.ledger.now(), &n)}), nil
+}
+
 func inviteToWire(i InviteInfo) *api.InviteInfo {
 	return &api.InviteInfo{
 		Id: i.ID, Name: i.Name, Role: string(i.Role), Address: addrToWire(i.Address), Routes: prefixesToWire(i.Routes),
 		Uses: uint32(i.Uses), Used: uint32(i.Used), CreatedAt: timeToWire(i.Created), ExpiresAt: timeToWire(i.Expires),
-		State: string(i.State),
+		State: string(i.State), User: i.User, NeedsApproval: i.NeedsApproval,
 	}
 }
 
 func inviteFromWire(w *api.InviteInfo) (InviteInfo, error) {
 	i := InviteInfo{
-		Invite: Invite{Name: w.Name, Role: Role(w.Role), Uses: int(w.Uses)},
+		Invite: Invite{Name: w.Name, Role: Role(w.Role), Uses: int(w.Uses), User: w.User, NeedsApproval: w.NeedsApproval},
 		ID:     w.Id, Used: int(w.Used), Created: timeFromWire(w.CreatedAt), Expires: timeFromWire(w.ExpiresAt),
 		State: InviteState(w.State),
 	}

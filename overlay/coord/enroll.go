@@ -109,8 +109,21 @@ func (s *snapshot) admit(i inviteRecord, m key.MachinePublic, r EnrollRequest, a
 	if s.nodes[id] != nil {
 		return nodeRecord{}, nil, problem(KindConflict, "try again", "the node id %s is taken", id)
 	}
+	n.Pending = i.NeedsApproval
 	i.Used++
-	changes := []Record{putInvite(i), putNode(n)}
+	changes := []Record{putInvite(i)}
+	switch u := s.users[i.User]; {
+	case n.Role != RoleMember:
+	case i.User == "":
+		own := s.ownUser(n.Name, "u"+id[1:], now)
+		n.User = own.ID
+		changes = append(changes, putUser(own))
+	case u == nil || u.Disabled:
+		return nodeRecord{}, nil, problem(KindDenied, "ask for a new link: overlayd invite", "the user whom the invite %s is for is disabled, or gone", i.ID)
+	default:
+		n.User = u.ID
+	}
+	changes = append(changes, putNode(n))
 	if _, ok := s.retired[label]; ok {
 		changes = append(changes, drop(retiredKey(label)))
 	}

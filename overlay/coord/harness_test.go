@@ -85,6 +85,11 @@ func (testPasses) Pass(_ key.Secret, label uint32, serial uint64, notAfter time.
 	return []byte("relay " + addrOf(testOverlay, label).String() + " " + notAfter.UTC().Format(time.RFC3339)), key.NewSecret()
 }
 
+// openPolicy lets every node see every other.
+const openPolicy = `rules:
+  - {name: open, src: "*", dst: "*"}
+`
+
 func newNetwork(t testing.TB) *network {
 	t.Helper()
 	store, err := OpenBolt(filepath.Join(t.TempDir(), "coord.db"))
@@ -112,7 +117,7 @@ func startNetwork(t testing.TB, store Store, ln net.Listener, machine key.Machin
 	n.server, err = NewServer(ServerOptions{
 		Store: store, Log: log, Overlay: testOverlay, Endpoint: n.addr, Pin: pin, Passes: testPasses{},
 		Relay: Relay{ID: "r1", Name: "vps", Endpoint: n.addr}, Now: n.now.Now,
-		Removed: func(r Removal) { n.removed <- r },
+		Removed: func(r Removal) { n.removed <- r }, Policy: openPolicy,
 	})
 	if err != nil {
 		t.Fatal(err)

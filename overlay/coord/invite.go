@@ -18,11 +18,24 @@ const (
 func (s *snapshot) invite(want Invite, id string, secret key.Secret, now time.Time) (inviteRecord, []Record, error) {
 	rec := inviteRecord{
 		ID: id, Name: want.Name, Role: want.Role, Address: want.Address, Uses: want.Uses, Created: now,
+		NeedsApproval: want.NeedsApproval,
 	}
 	hash := secret.Hash()
 	rec.Hash = hash[:]
 	if err := rec.fill(want); err != nil {
 		return rec, nil, err
+	}
+	if want.User != "" {
+		u, err := s.user(want.User)
+		switch {
+		case err != nil:
+			return rec, nil, err
+		case u.Disabled:
+			return rec, nil, problem(KindConflict, "overlayd users enable "+u.Name, "the user %s is disabled", u.Name)
+		case rec.Role != RoleMember:
+			return rec, nil, problem(KindInvalid, "leave --user out", "a %s is nobody's own machine", rec.Role)
+		}
+		rec.User = u.ID
 	}
 	rec.Expires = now.Add(ttlOf(want))
 	var err error
@@ -116,9 +129,13 @@ func (s *snapshot) revoke(id string) ([]Record, error) {
 	return []Record{putInvite(r)}, nil
 }
 
-func (i *inviteRecord) info(now time.Time) InviteInfo {
+func (s *snapshot) inviteInfo(i *inviteRecord, now time.Time) InviteInfo {
+	user := ""
+	if u := s.users[i.User]; u != nil {
+		user = u.Name
+	}
 	return InviteInfo{
-		Invite: Invite{Name: i.Name, Role: i.Role, Address: i.Address, Routes: i.Routes, Uses: i.Uses, TTL: i.Expires.Sub(i.Created)},
+		Invite: Invite{User: user, NeedsApproval: i.NeedsApproval, Name: i.Name, Role: i.Role, Address: i.Address, Routes: i.Routes, Uses: i.Uses, TTL: i.Expires.Sub(i.Created)},
 		ID:     i.ID, Used: i.Used, Created: i.Created, Expires: i.Expires, State: i.state(now),
 	}
 }

@@ -12,14 +12,20 @@ import (
 // lock; changes are made one after the other.
 type ledger struct {
 	store   Store
-	changed func(old, next *snapshot) // called in order, before the change returns
+	changed func(context.Context, change) // called in order, before the change returns
 
 	mu   sync.Mutex // held while changing
 	snap atomic.Pointer[snapshot]
 }
 
+// change is a commit that was made.
+type change struct {
+	old, next *snapshot
+	records   []Record // nil: somebody else's, who keeps the record of it
+}
+
 // openLedger loads the store.
-func openLedger(ctx context.Context, store Store, changed func(old, next *snapshot)) (*ledger, error) {
+func openLedger(ctx context.Context, store Store, changed func(context.Context, change)) (*ledger, error) {
 	l := &ledger{store: store, changed: changed}
 	records, rev, err := store.Load(ctx)
 	if err != nil {
@@ -67,7 +73,7 @@ func (l *ledger) change(ctx context.Context, decide func(*snapshot) ([]Record, e
 		if err != nil {
 			return fmt.Errorf("commit %d: %w", rev, err)
 		}
-		l.show(old, next)
+		l.show(ctx, change{old, next, changes})
 		return nil
 	}
 }
@@ -105,11 +111,11 @@ func (l *ledger) reload(ctx context.Context) error {
 		return err
 	}
 	next.keepSame(old)
-	l.show(old, next)
+	l.show(ctx, change{old: old, next: next})
 	return nil
 }
 
-func (l *ledger) show(old, next *snapshot) {
-	l.snap.Store(next)
-	l.changed(old, next)
+func (l *ledger) show(ctx context.Context, c change) {
+	l.snap.Store(c.next)
+	l.changed(ctx, c)
 }

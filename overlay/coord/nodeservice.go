@@ -25,10 +25,12 @@ type nodeService struct{ *Server }
 
 var _ api.NodeHandler = nodeService{}
 
-// Handler serves the Node service, for the TLS port.
+// Handler serves the Node service, and the Admin service to those members who
+// may call it, for the TLS port.
 func (s *Server) Handler() http.Handler {
 	path, h := api.NewNodeHandler(nodeService{s}, connect.WithReadMaxBytes(maxRequest), uncompressed)
 	mux := http.NewServeMux()
+	mux.Handle(s.adminRoute(false))
 	mux.Handle(path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		deadline := time.Now().Add(requestTime)
@@ -108,6 +110,7 @@ func (s nodeService) enrollCaller(ctx context.Context, req *connect.Request[api.
 	}
 	var node nodeRecord
 	id, known := newID("n", 11), false
+	ctx = withAct(ctx, act{who: "invite:" + want.Invite, from: peerAddr(req.Peer().Addr).String(), call: "Enroll"})
 	err = s.ledger.change(ctx, func(snap *snapshot) (changes []Record, err error) {
 		known = snap.byMachine[machine] != nil
 		if err := snap.checkOffer(s.o.Relay, machine, want.Relay); err != nil {
@@ -170,6 +173,7 @@ func (s nodeService) Report(ctx context.Context, req *connect.Request[api.Report
 		return nil, wireError(problem(KindNotFound, "", "there is no such session"))
 	}
 	if a := req.Msg.Advertise; a != nil {
+		ctx := withAct(ctx, act{who: "node:" + n.Name, node: n.Name, from: peerAddr(req.Peer().Addr).String(), call: "Report"})
 		if err := s.advertise(ctx, n.ID, a.Prefixes); err != nil {
 			return nil, s.refuse("report", err)
 		}
@@ -192,6 +196,7 @@ func (s nodeService) offer(ctx context.Context, n *nodeRecord, w *api.RelayOffer
 	if err != nil {
 		return err
 	}
+	ctx = withAct(ctx, act{who: "node:" + n.Name, node: n.Name, call: "Offer"})
 	return s.ledger.change(ctx, func(snap *snapshot) ([]Record, error) {
 		if err := snap.checkOffer(s.o.Relay, n.Machine, o); err != nil {
 			return nil, err

@@ -63,6 +63,7 @@ func (p *presence) join(node string, bootID uint64, now time.Time) (*watcher, er
 	}
 	p.watchers[node] = w
 	p.seen[node] = sighting{online: true, bootID: bootID, last: now, attached: p.seen[node].attached}
+	p.stir()
 	return w, nil
 }
 
@@ -79,6 +80,7 @@ func (p *presence) leave(w *watcher, now time.Time) bool {
 		s.online, s.last = false, now
 		p.seen[w.node] = s
 	}
+	p.stir()
 	return true
 }
 
@@ -120,6 +122,7 @@ func (p *presence) forget(node string, why error) {
 		w.stop(why)
 	}
 	delete(p.seen, node)
+	p.stir()
 	maps.DeleteFunc(p.passes, func(f passFor, _ issued) bool { return f.node == node || f.relay == node })
 }
 
@@ -180,9 +183,10 @@ func serialAt(t time.Time) uint64 { return uint64(t.UnixMicro()) }
 
 // revoke makes worthless all passes for a label that there are, and none of
 // those that will be made.
-func (p *presence) revoke(label uint32, now time.Time) Removal {
+func (p *presence) revoke(node string, label uint32, now time.Time) Removal {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	maps.DeleteFunc(p.passes, func(f passFor, _ issued) bool { return f.node == node })
 	p.serial = max(p.serial, serialAt(now))
 	r := Removal{label, p.serial}
 	oldest := serialAt(now.Add(-passLife))

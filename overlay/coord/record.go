@@ -19,12 +19,21 @@ const (
 	keyNode    = "node/"    // and the node's id
 	keyInvite  = "invite/"  // and the invite's id
 	keyRetired = "retired/" // and the label of a removed node
+	keyUser    = "user/"    // and the user's id
+	keyGroup   = "group/"   // and the group's id
+	keyPolicy  = "policy/"  // and the version, in eight digits
+	keyGrant   = "grant/"   // and the grant's id
+	keyRequest = "request/" // and the request's id
 )
+
+// networkSchema says what a store has: 0 has no users and no policy.
+const networkSchema = 1
 
 type networkRecord struct {
 	ID      NetworkID    `json:"id"`
 	Overlay netip.Prefix `json:"overlay"`
 	Created time.Time    `json:"created"`
+	Schema  int          `json:"schema,omitempty"`
 }
 
 type nodeRecord struct {
@@ -39,6 +48,12 @@ type nodeRecord struct {
 	Joined     time.Time         `json:"joined"`
 	Invite     string            `json:"invite"`          // the id of the one it came with
 	Relay      *relayRecord      `json:"relay,omitempty"` // of a relay that joined; nil: none, or the coordinator's own
+
+	User     string    `json:"user,omitempty"` // its id; empty: nobody's
+	Tags     []string  `json:"tags,omitempty"` // in order
+	Pending  bool      `json:"pending,omitempty"`
+	Disabled bool      `json:"disabled,omitempty"`
+	Barred   time.Time `json:"barred,omitzero"` // when its passes became worthless; zero: never
 }
 
 // inviteRecord keeps of the secret only its hash.
@@ -54,6 +69,9 @@ type inviteRecord struct {
 	Created time.Time      `json:"created"`
 	Expires time.Time      `json:"expires"`
 	Revoked bool           `json:"revoked,omitempty"`
+
+	User          string `json:"user,omitempty"` // the id of whom it is for
+	NeedsApproval bool   `json:"needs_approval,omitempty"`
 }
 
 // admits compares in constant time.

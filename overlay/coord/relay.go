@@ -144,15 +144,19 @@ func (s *snapshot) joinedRelays() []*nodeRecord {
 }
 
 // passesFor returns a node's passes, one for each relay, renewed when they are
-// due, and none for a node that was removed meanwhile: its Removal may not cover
-// them.
+// due, and none for a node that is not active, or was removed meanwhile: its Removal
+// may not cover them.
 func (s *Server) passesFor(n *nodeRecord, now time.Time) []Pass {
-	if s.o.Passes == nil {
+	if s.o.Passes == nil || s.ledger.now().stateOf(n) != NodeActive {
 		return nil
+	}
+	since := n.Joined
+	if n.Barred.After(since) {
+		since = n.Barred
 	}
 	var all []Pass
 	add := func(id string, secret key.Secret) {
-		all = append(all, s.presence.pass(n.ID, id, secret, n.Joined, now, func(serial uint64, notAfter time.Time) Pass {
+		all = append(all, s.presence.pass(n.ID, id, secret, since, now, func(serial uint64, notAfter time.Time) Pass {
 			ticket, k := s.o.Passes.Pass(secret, n.Label, serial, notAfter)
 			return Pass{Relay: id, Ticket: ticket, Key: k, NotAfter: notAfter}
 		}))
@@ -166,7 +170,7 @@ func (s *Server) passesFor(n *nodeRecord, now time.Time) []Pass {
 			add(r.ID, r.Relay.secret())
 		}
 	}
-	if s.ledger.now().nodes[n.ID] == nil {
+	if m := s.ledger.now().nodes[n.ID]; m == nil || s.ledger.now().stateOf(m) != NodeActive {
 		return nil
 	}
 	return all

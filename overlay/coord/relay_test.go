@@ -184,15 +184,15 @@ func TestRelaySecretIsNotTold(t *testing.T) {
 // the last of each label, and told once.
 func TestRevocations(t *testing.T) {
 	p, now := newPresence(), time.Unix(1e9, 0)
-	first := p.revoke(5, now)
+	first := p.revoke("", 5, now)
 	before, at := p.revocations()
-	p.revoke(6, now.Add(time.Hour))
-	again := p.revoke(5, now.Add(2*time.Hour))
+	p.revoke("", 6, now.Add(time.Hour))
+	again := p.revoke("", 5, now.Add(2*time.Hour))
 	rs, revision := p.revocations()
 	if len(rs) != 2 || again.Serial <= first.Serial || revision == at || len(before) != 1 || before[0] != first {
 		t.Errorf("%v, then %v", before, rs)
 	}
-	p.revoke(7, now.Add(passLife+90*time.Minute))
+	p.revoke("", 7, now.Add(passLife+90*time.Minute))
 	if rs, _ := p.revocations(); len(rs) != 2 || rs[0].Label != 5 || rs[1].Label != 7 {
 		t.Errorf("a week later %v", rs)
 	}

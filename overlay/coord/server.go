@@ -9,9 +9,11 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"overlayd/overlay/key"
+	"overlayd/overlay/policy"
 )
 
 // Server is a coordinator.
@@ -21,6 +23,7 @@ type Server struct {
 	ledger    *ledger
 	presence  *presence
 	limiter   *limiter
+	refusals  *limiter // of recorded refusals, by node
 }
 
 // ServerOptions say what a Server serves.
@@ -36,6 +39,8 @@ type ServerOptions struct {
 	Passes   Passes           // nil: nodes get none
 	Removed  func(Removal)    // called for each node that was removed, after that is kept; must not call the Server; may be nil
 	Now      func() time.Time // nil: time.Now
+	Policy   string           // of a new network; "": policy.Default
+	Events   *Events          // where changes are recorded; nil: nowhere
 }
 
 // Passes makes the tickets that let nodes attach to the relay with a secret. A
@@ -72,6 +77,9 @@ func (o *ServerOptions) validate() error {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Policy == "" {
+		o.Policy = policy.Default
+	}
 	return nil
 }
 
@@ -85,6 +93,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 		audiences: []string{audience(key.Pin{}, o.Endpoint)},
 		presence:  newPresence(),
 		limiter:   newLimiter(),
+		refusals:  newLimiter(),
 	}
 	if !o.Pin.IsZero() {
 		s.audiences = append(s.audiences, audience(o.Pin, o.Endpoint))
@@ -93,7 +102,9 @@ func NewServer(o ServerOptions) (*Server, error) {
 	if s.ledger, err = openLedger(context.Background(), o.Store, s.changed); err != nil {
 		return nil, err
 	}
-	if err := s.ledger.change(context.Background(), s.found); err != nil {
+	s.noteGap()
+	founding := withAct(context.Background(), act{who: byCoordinator, call: "Found"})
+	if err := s.ledger.change(founding, s.found); err != nil {
 		return nil, err
 	}
 	s.presence.revoked = s.removals()
@@ -105,17 +116,25 @@ func NewServer(o ServerOptions) (*Server, error) {
 	return s, nil
 }
 
-// found decides how a new store becomes a network.
+// found decides how a new store becomes a network, and an older one one of
+// today.
 func (s *Server) found(snap *snapshot) ([]Record, error) {
-	if snap.network.Overlay.IsValid() {
+	switch {
+	case snap.network.Schema > networkSchema:
+		return nil, problem(KindConflict, "use the version of overlayd that wrote it",
+			"the coordinator's database has the schema %d, and this version knows %d", snap.network.Schema, networkSchema)
+	case snap.network.Overlay.IsValid() && snap.network.Schema == networkSchema:
 		return nil, nil
+	case snap.network.Overlay.IsValid():
+		return snap.upgrade(s.o.Policy, s.o.Now().UTC()), nil
 	}
 	if !s.o.Overlay.IsValid() {
 		return nil, problem(KindInvalid, "name one: --overlay 172.18.0.0/24", "a new network needs an overlay prefix")
 	}
-	n := networkRecord{Overlay: s.o.Overlay, Created: s.o.Now().UTC()}
+	now := s.o.Now().UTC()
+	n := networkRecord{Overlay: s.o.Overlay, Created: now, Schema: networkSchema}
 	rand.Read(n.ID[:])
-	return []Record{put(keyNetwork, n)}, nil
+	return []Record{put(keyNetwork, n), putPolicy(policyRecord{Version: 1, Text: s.o.Policy, By: byCoordinator, At: now})}, nil
 }
 
 // Network returns the network's id.
@@ -130,7 +149,12 @@ var errStopping = problem(KindUnreachable, "", "the coordinator is stopping")
 // Run follows the store until ctx ends, and then ends all streams: the HTTP
 // server that carries them can be shut down. The handlers work before it too.
 func (s *Server) Run(ctx context.Context) error {
+	var sweeper sync.WaitGroup
+	sweep, stop := context.WithCancel(ctx)
+	sweeper.Go(func() { s.sweep(sweep) })
 	err := s.ledger.follow(ctx)
+	stop()
+	sweeper.Wait()
 	s.presence.close(errStopping)
 	if ctx.Err() != nil {
 		return nil
@@ -138,17 +162,51 @@ func (s *Server) Run(ctx context.Context) error {
 	return fmt.Errorf("follow store: %w", err)
 }
 
+// sweepEvery is how often what time has ended is cleared away; nobody waits for
+// it: a grant ends at the node that enforces it.
+const sweepEvery = time.Minute
+
+// sweep clears away what time has ended, until ctx ends.
+func (s *Server) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		ctx := withAct(ctx, act{who: byCoordinator, call: "Sweep"})
+		err := s.ledger.change(ctx, func(snap *snapshot) ([]Record, error) { return snap.overdue(s.o.Now().UTC()), nil })
+		if err != nil && ctx.Err() == nil {
+			s.o.Log.Error("old grants are not cleared away", "err", err)
+		}
+	}
+}
+
 // changed tells everybody what a commit changed.
-func (s *Server) changed(old, next *snapshot) {
+func (s *Server) changed(ctx context.Context, c change) {
+	old, next := c.old, c.next
 	labels, gone := changedLabels(old, next)
 	for _, n := range gone {
 		s.presence.forget(n.ID, errNotMember)
-		s.o.Removed(s.presence.revoke(n.Label, s.o.Now()))
+		s.o.Removed(s.presence.revoke(n.ID, n.Label, s.o.Now()))
 		s.o.Log.Info("node removed", "node", n.Name, "addr", addrOf(next.network.Overlay, n.Label))
 	}
-	if relays := !slices.Equal(s.relays(old), s.relays(next)); relays || len(labels) > 0 {
+	for id, n := range next.nodes {
+		if o := old.nodes[id]; o != nil && !o.Barred.Equal(n.Barred) {
+			s.o.Removed(s.presence.revoke(id, n.Label, s.o.Now()))
+			s.o.Log.Info("node barred", "node", n.Name, "addr", addrOf(next.network.Overlay, n.Label))
+		}
+		if u := next.users[n.User]; n.User != "" && u != old.users[n.User] { // its name or state may be another
+			labels = append(labels, n.Label)
+		}
+	}
+	relays := !slices.Equal(s.relays(old), s.relays(next))
+	if relays || len(labels) > 0 || old.standing != next.standing {
 		s.presence.mark(s.o.Now(), relays, labels)
 	}
+	s.recordChange(ctx, c)
 }
 
 // Removals returns what Removed was told, also before this start, as far as the
@@ -169,6 +227,9 @@ func (s *Server) removals() (rs []Removal) {
 	for label, n := range snap.byLabel { // which may have been another's before
 		if now.Sub(n.Joined) <= passLife {
 			rs = append(rs, Removal{label, serialAt(n.Joined)})
+		}
+		if !n.Barred.IsZero() && now.Sub(n.Barred) <= passLife {
+			rs = append(rs, Removal{label, serialAt(n.Barred)})
 		}
 	}
 	return rs

@@ -104,7 +104,8 @@ func TestFiveHundred(t *testing.T) {
 	}
 	t.Logf("one change reached all %d in %s", count-1, time.Since(changed).Round(time.Millisecond))
 	snap := n.server.ledger.now()
-	d := n.server.delta(snap, snap.nodes[nodes[1].NodeID], dirt{labels: map[uint32]struct{}{nodes[0].Label: {}}})
+	sight := snap.sightOf(snap.nodes[nodes[1].NodeID], nil)
+	d := n.server.delta(snap, snap.nodes[nodes[1].NodeID], sight, sight, dirt{labels: map[uint32]struct{}{nodes[0].Label: {}}})
 	if size := proto.Size(d); size >= 1000 {
 		t.Errorf("a change of one node costs %d bytes for each other", size)
 	} else {

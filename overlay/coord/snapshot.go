@@ -26,6 +26,16 @@ type snapshot struct {
 	byMachine   map[key.MachinePublic]*nodeRecord
 	byWireGuard map[key.Public]*nodeRecord
 	relays      map[string]*nodeRecord // by id, those that joined
+
+	users       map[string]*userRecord
+	groups      map[string]*groupRecord
+	policies    map[uint64]*policyRecord
+	grants      map[string]*grantRecord
+	requests    map[string]*requestRecord
+	userByName  map[string]*userRecord
+	groupByName map[string]*groupRecord
+
+	standing *standing // who may reach what; the same as long as nothing of it changed
 }
 
 // newSnapshot reads all records of a store.
@@ -39,6 +49,11 @@ func newSnapshot(rev uint64, records []Record) (*snapshot, error) {
 		byMachine:   map[key.MachinePublic]*nodeRecord{},
 		byWireGuard: map[key.Public]*nodeRecord{},
 		relays:      map[string]*nodeRecord{},
+		users:       map[string]*userRecord{},
+		groups:      map[string]*groupRecord{},
+		policies:    map[uint64]*policyRecord{},
+		grants:      map[string]*grantRecord{},
+		requests:    map[string]*requestRecord{},
 	}
 	return empty.with(rev, records)
 }
@@ -55,6 +70,12 @@ func (s *snapshot) with(rev uint64, changes []Record) (*snapshot, error) {
 		byMachine:   maps.Clone(s.byMachine),
 		byWireGuard: maps.Clone(s.byWireGuard),
 		relays:      maps.Clone(s.relays),
+		users:       maps.Clone(s.users),
+		groups:      maps.Clone(s.groups),
+		policies:    maps.Clone(s.policies),
+		grants:      maps.Clone(s.grants),
+		requests:    maps.Clone(s.requests),
+		standing:    s.standing,
 	}
 	// What goes makes room first: two nodes may swap a name in one commit.
 	for _, r := range changes {
@@ -67,7 +88,24 @@ func (s *snapshot) with(rev uint64, changes []Record) (*snapshot, error) {
 			return nil, err
 		}
 	}
+	next.indexPeople()
+	if next.standing == nil || slices.ContainsFunc(changes, bearsOnAccess) {
+		if err := next.stand(); err != nil {
+			return nil, err
+		}
+	}
 	return next, nil
+}
+
+// indexPeople finds users and groups by name.
+func (s *snapshot) indexPeople() {
+	s.userByName, s.groupByName = make(map[string]*userRecord, len(s.users)), make(map[string]*groupRecord, len(s.groups))
+	for _, u := range s.users {
+		s.userByName[u.Name] = u
+	}
+	for _, g := range s.groups {
+		s.groupByName[g.Name] = g
+	}
 }
 
 func (s *snapshot) dropNode(id string) {
@@ -126,6 +164,9 @@ func (s *snapshot) apply(r Record) error {
 		}
 		return err
 	}
+	if known, err := s.applyPeople(r); known {
+		return err
+	}
 	if r.Key == keyNetwork && r.Value != nil {
 		n, err := decode[networkRecord](r)
 		if err == nil {
@@ -134,6 +175,43 @@ func (s *snapshot) apply(r Record) error {
 		return err
 	}
 	return fmt.Errorf("record %s: of a kind that this version does not know", r.Key)
+}
+
+// applyPeople is apply for the records of users and of what they may reach.
+func (s *snapshot) applyPeople(r Record) (known bool, err error) {
+	if id, ok := recordID(r, keyUser); ok {
+		return true, keep(s.users, id, r)
+	}
+	if id, ok := recordID(r, keyGroup); ok {
+		return true, keep(s.groups, id, r)
+	}
+	if id, ok := recordID(r, keyGrant); ok {
+		return true, keep(s.grants, id, r)
+	}
+	if id, ok := recordID(r, keyRequest); ok {
+		return true, keep(s.requests, id, r)
+	}
+	if id, ok := recordID(r, keyPolicy); ok {
+		v, err := strconv.ParseUint(id, 10, 64)
+		if err != nil {
+			return true, fmt.Errorf("record %s: %w", r.Key, err)
+		}
+		return true, keep(s.policies, v, r)
+	}
+	return false, nil
+}
+
+// keep puts a record's value into a map, or takes it out.
+func keep[K comparable, V any](m map[K]*V, k K, r Record) error {
+	if r.Value == nil {
+		delete(m, k)
+		return nil
+	}
+	v, err := decode[V](r)
+	if err == nil {
+		m[k] = v
+	}
+	return err
 }
 
 // occupancy returns what an allocation has to respect now.

@@ -18,6 +18,7 @@ type stream struct {
 	passes []Pass    // that were sent last
 	told   uint64    // the number of the revocations that were sent last
 	paced  time.Time // when the last delta was sent
+	sight  *sight    // what the node was last let see
 }
 
 // Watch streams a node's map until either side is gone.
@@ -117,7 +118,8 @@ func (st *stream) sendWhole(ctx context.Context) error {
 	}
 	st.passes = st.s.passesFor(n, st.s.o.Now())
 	_, st.told = st.s.presence.revocations()
-	m := mapToWire(st.s.wholeMap(snap, n, st.passes))
+	st.sight = snap.sightOf(n, st.sight)
+	m := mapToWire(st.s.wholeMap(snap, n, st.sight, st.passes))
 	return st.send(ctx, &api.WatchResponse{Session: st.w.session, Event: &api.WatchResponse_Map{Map: m}})
 }
 
@@ -131,7 +133,9 @@ func (st *stream) sendDirty(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return st.sendDelta(ctx, st.renew(n, st.s.delta(snap, n, d)))
+	was := st.sight
+	st.sight = snap.sightOf(n, was)
+	return st.sendDelta(ctx, st.renew(n, st.s.delta(snap, n, was, st.sight, d)))
 }
 
 // renew adds new passes to a delta when they are due, and for a relay what it

@@ -1,9 +1,11 @@
 package coord
 
 import (
+	"encoding/json"
 	"net/netip"
 
 	"overlayd/overlay/coord/api"
+	"overlayd/overlay/policy"
 )
 
 // node returns a node as the one at label self sees it: of a peer, only the
@@ -14,6 +16,7 @@ func (s *Server) node(snap *snapshot, n *nodeRecord, self bool) Node {
 		ID: n.ID, Name: n.Name, Label: n.Label, Role: n.Role, WireGuard: n.WireGuard,
 		Addrs:  []netip.Addr{addrOf(snap.network.Overlay, n.Label)},
 		Online: seen.online, BootID: seen.bootID, Attached: seen.attached,
+		User: snap.userOf(n), Tags: n.Tags, State: snap.stateOf(n),
 	}
 	for _, r := range n.routes() {
 		if self || r.Approved {
@@ -23,34 +26,71 @@ func (s *Server) node(snap *snapshot, n *nodeRecord, self bool) Node {
 	return v
 }
 
-// wholeMap returns what one node should know. Peers are all others.
-func (s *Server) wholeMap(snap *snapshot, self *nodeRecord, passes []Pass) *Map {
+// wholeMap returns what one node should know.
+func (s *Server) wholeMap(snap *snapshot, self *nodeRecord, seen *sight, passes []Pass) *Map {
 	m := &Map{
 		Version: snap.rev, Network: snap.network.ID, Overlay: snap.network.Overlay,
-		Self: s.node(snap, self, true), Relays: s.relays(snap), Passes: passes,
+		Self: s.node(snap, self, true), Relays: s.relays(snap), Passes: passes, Ruleset: seen.ruleset,
 	}
 	if self.Relay != nil {
 		m.Revoked, _ = s.presence.revocations()
 	}
 	for _, n := range snap.nodesByLabel() {
-		if n != self {
+		if seen.peers[n.Label] != nil {
 			m.Peers = append(m.Peers, s.node(snap, n, false))
 		}
 	}
 	return m
 }
 
-// delta returns what is dirty for one node.
-func (s *Server) delta(snap *snapshot, self *nodeRecord, d dirt) *api.Delta {
+// sight is what the standing lets one node see. It never changes.
+type sight struct {
+	standing *standing
+	state    NodeState
+	peers    map[uint32]*nodeRecord
+	ruleset  *policy.Ruleset
+}
+
+// sightOf returns what a node may see, and the old sight when nothing bears on
+// it.
+func (snap *snapshot) sightOf(self *nodeRecord, old *sight) *sight {
+	state := snap.stateOf(self)
+	if old != nil && old.standing == snap.standing && old.state == state {
+		return old
+	}
+	return &sight{standing: snap.standing, state: state, peers: snap.peersOf(self), ruleset: snap.rulesetOf(self)}
+}
+
+// delta returns what is dirty for one node, and what it sees from now on and no
+// more.
+func (s *Server) delta(snap *snapshot, self *nodeRecord, was, is *sight, d dirt) *api.Delta {
 	w := &api.Delta{Version: snap.rev}
 	for l := range d.labels {
-		switch n := snap.byLabel[l]; n {
-		case nil:
-			w.Removed = append(w.Removed, l)
-		case self:
+		if n := snap.byLabel[l]; n == self {
 			w.Self = nodeToWire(s.node(snap, n, true))
-		default:
+		} else if n != nil && is.peers[l] != nil {
 			w.Peers = append(w.Peers, nodeToWire(s.node(snap, n, false)))
+		}
+	}
+	if was != is {
+		for l := range is.peers {
+			if _, sent := d.labels[l]; !sent && was.peers[l] == nil {
+				w.Peers = append(w.Peers, nodeToWire(s.node(snap, snap.byLabel[l], false)))
+			}
+		}
+		for l := range was.peers {
+			if is.peers[l] == nil {
+				w.Removed = append(w.Removed, l)
+			}
+		}
+		if was.ruleset.Node != is.ruleset.Node { // a delta is within one node
+			w.Ruleset = rulesetToWire(is.ruleset)
+		} else if change := was.ruleset.Diff(*is.ruleset); change.Base != change.Next {
+			b, err := json.Marshal(change)
+			if err != nil {
+				panic("internal error: a change of a ruleset does not marshal: " + err.Error())
+			}
+			w.RulesetDelta = b
 		}
 	}
 	if d.relays {

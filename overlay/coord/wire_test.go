@@ -99,6 +99,7 @@ var cmpSecrets = cmp.Options{
 
 func testNode(label uint32) Node {
 	return Node{
+		State: NodeActive, User: "alice", Tags: []string{"a", "b"},
 		ID: fmt.Sprint("n", label), Name: fmt.Sprint("host-", label), Label: label, Role: RoleMember,
 		Addrs: []netip.Addr{addrOf(testOverlay, label)}, WireGuard: key.NewPrivate().Public(), BootID: rand.Uint64(),
 	}

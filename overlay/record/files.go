@@ -117,6 +117,7 @@ func (s *files) recover() error {
 	}
 	last := all[:whole-1]
 	last = last[bytes.LastIndexByte(last, '\n')+1:]
+	s.last = bytes.Clone(last)
 	var l linked
 	if json.Unmarshal(last, &l) == nil && l.Seq > s.head.Seq { // written, but the head was not
 		s.head = head{First: max(s.head.First, 1), Seq: l.Seq, Hash: hashLine(last)}

@@ -34,6 +34,7 @@ type Log struct {
 	log   *slog.Logger
 	files files
 	queue chan any // never closed
+	last  []byte
 
 	dropped atomic.Uint64
 
@@ -72,8 +73,13 @@ func Open(dir, name string, o Options) (*Log, error) {
 	if err := l.files.open(); err != nil {
 		return nil, fmt.Errorf("open record %s: %w", name, err)
 	}
+	l.last = l.files.last
 	return l, nil
 }
+
+// Last returns the last line that was in the newest file of a chained record
+// when it was opened; nil: there was none.
+func (l *Log) Last() []byte { return l.last }
 
 // Append writes a value that marshals to a JSON object, soon. It must not change
 // any more.
@@ -223,5 +229,6 @@ type files struct {
 
 	f    *os.File // nil after a failure
 	size int64    // of whole lines in f
+	last []byte   // of a chained f when it was opened; nil: it was empty
 	head head
 }
