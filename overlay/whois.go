@@ -108,25 +108,34 @@ func (n *Node) whois(target string, now time.Time) (Whois, error) {
 			return w, r.err
 		}
 		var l FlowLine
-		if json.Unmarshal(r.line, &l) != nil || !t.matches(&l) || live[l.identity()] {
-			continue
+		if json.Unmarshal(r.line, &l) == nil && !live[l.identity()] {
+			w.remember(t, l)
 		}
-		// The line of the end replaces that of the beginning, and keeps what
-		// only that one could know.
-		at := slices.IndexFunc(w.Recorded, func(o FlowLine) bool { return o.identity() == l.identity() })
-		if l.Event == EventFlowEnded && at >= 0 {
+	}
+	return w, nil
+}
+
+// remember adds a line of the record if it is about the target. That of an end
+// replaces that of its beginning, and keeps what only that one could know.
+func (w *Whois) remember(t whoisTarget, l FlowLine) {
+	if l.Event == EventFlowEnded {
+		id := l.identity()
+		at := slices.IndexFunc(w.Recorded, func(o FlowLine) bool { return o.identity() == id })
+		if at >= 0 {
 			if l.SeenAs == "" {
 				l.SeenAs = w.Recorded[at].SeenAs
 			}
 			w.Recorded[at] = l
-			continue
-		}
-		w.Recorded = append(w.Recorded, l)
-		if len(w.Recorded) > mostWhois {
-			w.Recorded = w.Recorded[1:]
+			return
 		}
 	}
-	return w, nil
+	if !t.matches(&l) {
+		return
+	}
+	w.Recorded = append(w.Recorded, l)
+	if len(w.Recorded) > mostWhois {
+		w.Recorded = w.Recorded[1:]
+	}
 }
 
 // identity tells the flows of a record apart.
