@@ -44,6 +44,7 @@ With --json every line is one object, as it stands in the record.`,
 	flags.Var(&f.since, "since", "only after a time, or for so long: 2h, 7d, 2026-05-01, 2026-05-01T10:00:00Z")
 	flags.BoolVar(&f.denied, "denied", false, "only what was refused")
 	p.jsonFlag(cmd)
+	cmd.AddCommand(p.verifyRecordCommand())
 	return cmd
 }
 

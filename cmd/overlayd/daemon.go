@@ -20,8 +20,16 @@ type daemon interface {
 	Ping(ctx context.Context, target string, count int, interval time.Duration, each func(overlay.Pong)) error
 }
 
-// coordinator decides who may do what. It runs in the relay's daemon.
+// coordinator decides who may do what. It runs in the first relay's daemon;
+// elsewhere the daemon passes calls on to it.
 type coordinator interface {
+	members
+	people
+	access
+}
+
+// members are the machines of the network.
+type members interface {
 	Invite(context.Context, coord.Invite) (coord.Link, error)
 	Invites(context.Context) ([]coord.InviteInfo, error)
 	RevokeInvite(ctx context.Context, id string) error
@@ -31,6 +39,36 @@ type coordinator interface {
 	Routes(context.Context) ([]coord.RouteInfo, error)
 	ApproveRoute(ctx context.Context, node string, p netip.Prefix) (coord.RouteInfo, error)
 	WithdrawRoute(ctx context.Context, node string, p netip.Prefix) (coord.RouteInfo, error)
+}
+
+// people are whose machines they are.
+type people interface {
+	UpdateNode(ctx context.Context, node string, up coord.NodeUpdate) (coord.NodeInfo, error)
+	Users(context.Context) ([]coord.User, error)
+	AddUser(ctx context.Context, name string, groups, tags []string) (coord.User, error)
+	UpdateUser(ctx context.Context, user string, up coord.UserUpdate) (coord.User, error)
+	RemoveUser(ctx context.Context, user string) (coord.User, error)
+	Groups(context.Context) ([]coord.Group, error)
+	AddGroup(ctx context.Context, name string, members []string) (coord.Group, error)
+	UpdateGroup(ctx context.Context, group string, up coord.GroupUpdate) (coord.Group, error)
+	RemoveGroup(ctx context.Context, group string) (coord.Group, error)
+}
+
+// access is what they may reach, and the record of it.
+type access interface {
+	Policy(ctx context.Context, version uint64) (coord.StoredPolicy, error)
+	TryPolicy(ctx context.Context, text string) (coord.PolicyChange, error)
+	ApplyPolicy(ctx context.Context, text string) (coord.PolicyChange, error)
+	Grant(ctx context.Context, user, target string, span time.Duration) (coord.Grant, error)
+	Grants(context.Context) ([]coord.Grant, error)
+	Request(ctx context.Context, target string, span time.Duration) (coord.Request, error)
+	Requests(context.Context) ([]coord.Request, error)
+	ApproveRequest(ctx context.Context, id string, span time.Duration) (coord.Grant, error)
+	DenyRequest(ctx context.Context, id string) error
+	Revoke(ctx context.Context, what string) (coord.Revoked, error)
+	Access(ctx context.Context, target string, at time.Time) (coord.Access, error)
+	Explain(ctx context.Context, who, target string) ([]coord.Step, bool, error)
+	VerifyRecord(context.Context) (coord.Verified, error)
 }
 
 // callTimeout bounds a call that the daemon answers from memory or its disk.

@@ -19,6 +19,8 @@ func (p *program) inviteCommand() *cobra.Command {
 		own     address
 		uses    = number(1)
 		ttl     = span(coord.DefaultInviteTTL)
+		user    string
+		approve bool
 	)
 	cmd := &cobra.Command{
 		Use:   "invite",
@@ -27,26 +29,35 @@ func (p *program) inviteCommand() *cobra.Command {
 output. On the VPS. Who has the link can join, so send it as you would a password;
 it works once and for a day unless told otherwise.
 
+With --user the machine is that user's, and reaches what the policy gives the user;
+without, it gets a user of its own, named after it. With --approve-later it waits,
+reaching nothing, until overlayd nodes approve.
+
 With --gateway the machine is to run overlayd gateway, and may offer the prefix
 without further approval. With --relay it is to run overlayd relay --join LINK: a
 second VPS.`,
 		Example: `  sudo overlayd invite --name lab-gw --gateway 192.168.1.0/24
-  sudo overlayd invite --name laptop --ttl 1h
+  sudo overlayd invite --user alice --name laptop --ttl 1h
   sudo overlayd invite --relay --name vps2
   sudo overlayd invite --uses 20 --ttl 7d
   sudo overlayd invite revoke 7f3k2m`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
+	f.Var(text{&user, "USER"}, "user", "whose machine it is to be")
+	f.BoolVar(&approve, "approve-later", false, "the machine waits until it is approved")
 	f.Var(&wished, "name", "what to call the machine (default: its host name)")
 	f.Var(&gateway, "gateway", "network that the machine may offer; may be given several times")
 	f.BoolVar(&relay, "relay", false, "for a further relay")
 	f.Var(&own, "address", "its address inside (default: the next free one)")
 	f.Var(&uses, "uses", "how many machines may join with it")
 	f.Var(&ttl, "ttl", "for how long it can be used")
+	p.completeFlag(cmd, "user", p.userNames)
 	p.jsonFlag(cmd)
 	return group(cmd, func(cmd *cobra.Command) error {
 		switch {
+		case user != "" && (relay || len(gateway) > 0):
+			return usage("leave --user out", "--user: a gateway or relay is nobody's own machine")
 		case relay && len(gateway) > 0:
 			return usage("make one invite for the relay and one for the gateway", "--relay and --gateway do not go together")
 		case uses < 1:
@@ -57,7 +68,8 @@ second VPS.`,
 		if a, b, ok := overlapping(gateway); ok {
 			return usage("leave out "+b.String(), "--gateway: %s contains %s", a, b)
 		}
-		i := coord.Invite{Name: string(wished), Address: own.Addr, Routes: gateway, Uses: int(uses), TTL: time.Duration(ttl)}
+		i := coord.Invite{Name: string(wished), Address: own.Addr, Routes: gateway, Uses: int(uses), TTL: time.Duration(ttl),
+			User: user, NeedsApproval: approve}
 		if relay {
 			i.Role = coord.RoleRelay
 		}
@@ -171,6 +183,9 @@ type inviteJSON struct {
 	Role      string         `json:"role"`
 	Address   *netip.Addr    `json:"address"`
 	Routes    []netip.Prefix `json:"routes"`
+
+	User          string `json:"user"`
+	NeedsApproval bool   `json:"needs_approval"`
 }
 
 func newInviteJSON(i coord.InviteInfo) inviteJSON {
@@ -178,6 +193,7 @@ func newInviteJSON(i coord.InviteInfo) inviteJSON {
 		ID: i.ID, State: string(i.State), Uses: i.Uses, Used: i.Used,
 		CreatedAt: timeOrNull(i.Created), ExpiresAt: timeOrNull(i.Expires),
 		Name: i.Name, Role: string(i.Role), Routes: notNil(i.Routes),
+		User: i.User, NeedsApproval: i.NeedsApproval,
 	}
 	if i.Address.IsValid() {
 		j.Address = &i.Address

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,8 +16,9 @@ func (p *program) nodesCommand() *cobra.Command {
 	list := func(cmd *cobra.Command) error { return p.listNodes(cmd.Context()) }
 	cmd := &cobra.Command{
 		Use:   "nodes",
-		Short: "list, rename and remove members",
-		Long: `List, rename and remove the members of the network. On the VPS.
+		Short: "list, approve, tag and remove members",
+		Long: `List, rename, approve, tag, disable and remove the members of the network. On the VPS,
+or on the machine of an admin.
 
 A NODE is named by its name, its address or its id.`,
 		Example: `  sudo overlayd nodes
@@ -30,7 +32,13 @@ A NODE is named by its name, its address or its id.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return list(cmd) },
 	}
 	p.jsonFlag(listCmd)
-	return group(cmd, list, listCmd, p.renameNodeCommand(), p.removeNodeCommand())
+	return group(cmd, list, listCmd, p.renameNodeCommand(), p.removeNodeCommand(),
+		p.nodeVerb("approve", "let a member in that waits", "approved", coord.NodeUpdate{Approve: true}),
+		p.nodeVerb("disable", "let a member reach nothing, until enabled", "disabled", coord.NodeUpdate{Disabled: yes()}),
+		p.nodeVerb("enable", "undo disable", "enabled", coord.NodeUpdate{Disabled: no()}),
+		p.tagNodeCommand("tag", "give a member tags", func(tags []string) coord.NodeUpdate { return coord.NodeUpdate{AddTags: tags} }),
+		p.tagNodeCommand("untag", "take tags from a member", func(tags []string) coord.NodeUpdate { return coord.NodeUpdate{RemoveTags: tags} }),
+		p.giveNodeCommand())
 }
 
 func (p *program) renameNodeCommand() *cobra.Command {
@@ -80,6 +88,66 @@ relay carries nothing for it any more. To come back it needs a new invite.`,
 	return cmd
 }
 
+// nodeVerb is a verb that does one thing to one node.
+func (p *program) nodeVerb(verb, short, done string, up coord.NodeUpdate) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: verb + " NODE", Short: short, Long: strings.ToUpper(short[:1]) + short[1:] + ".",
+		Example: "  sudo overlayd nodes " + verb + " laptop",
+		Args:    words(1, 1, "one NODE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n, err := p.updateNode(cmd.Context(), args[0], up)
+			if err != nil {
+				return err
+			}
+			return p.tell(newNodeJSON(n), "%s %s", done, n.Name)
+		},
+		ValidArgsFunction: p.completeFirst(p.nodeNames),
+	}
+	p.jsonFlag(cmd)
+	return cmd
+}
+
+func (p *program) updateNode(ctx context.Context, node string, up coord.NodeUpdate) (coord.NodeInfo, error) {
+	return admin(ctx, p, func(ctx context.Context, c coordinator) (coord.NodeInfo, error) { return c.UpdateNode(ctx, node, up) })
+}
+
+func (p *program) tagNodeCommand(verb, short string, up func([]string) coord.NodeUpdate) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: verb + " NODE TAG...", Short: short, Long: strings.ToUpper(short[:1]) + short[1:] + ", which the policy names as tag:TAG.",
+		Example: "  sudo overlayd nodes " + verb + " build-server ci",
+		Args:    words(2, 100, "NODE and TAG"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n, err := p.updateNode(cmd.Context(), args[0], up(args[1:]))
+			if err != nil {
+				return err
+			}
+			return p.tell(newNodeJSON(n), "%s has the tags: %s", n.Name, orNone(n.Tags))
+		},
+		ValidArgsFunction: p.completeFirst(p.nodeNames),
+	}
+	p.jsonFlag(cmd)
+	return cmd
+}
+
+func (p *program) giveNodeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "give NODE USER", Short: "say whose a member is",
+		Long:    "Say whose machine a member is. It reaches what its user may.",
+		Example: "  sudo overlayd nodes give laptop alice",
+		Args:    words(2, 2, "NODE and USER"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n, err := p.updateNode(cmd.Context(), args[0], coord.NodeUpdate{User: &args[1]})
+			if err != nil {
+				return err
+			}
+			return p.tell(newNodeJSON(n), "%s is %s's", n.Name, n.User)
+		},
+		ValidArgsFunction: p.completeFirst(p.nodeNames),
+	}
+	p.jsonFlag(cmd)
+	return cmd
+}
+
 // tellNode prints what a verb did to a node; format gets what the user called
 // it and its name.
 func (p *program) tellNode(format, called string, n coord.NodeInfo) error {
@@ -113,10 +181,14 @@ func (p *program) listNodes(ctx context.Context) error {
 
 func nodeTable(nodes []coord.NodeInfo, now time.Time) table {
 	var t table
-	t.row("NODE", "ADDRESS", "ROLE", "STATE", "ROUTES", "JOINED", "ID")
+	t.row("NODE", "ADDRESS", "USER", "ROLE", "STATE", "TAGS", "ROUTES", "JOINED", "ID")
 	for _, n := range nodes {
 		state := "offline"
 		switch {
+		case n.State == coord.NodePending:
+			state = "waits for approval"
+		case n.State != coord.NodeActive && n.State != "":
+			state = string(n.State)
 		case n.Online:
 			state = "online"
 		case !n.LastSeen.IsZero():
@@ -133,7 +205,7 @@ func nodeTable(nodes []coord.NodeInfo, now time.Time) table {
 				routes += " (waits)"
 			}
 		}
-		t.row(n.Name, addrsText(n.Addrs), string(n.Role), state, routes, n.Joined.UTC().Format(time.DateOnly), n.ID)
+		t.row(n.Name, addrsText(n.Addrs), orUnknown(n.User), string(n.Role), state, orUnknown(strings.Join(n.Tags, ",")), routes, n.Joined.UTC().Format(time.DateOnly), n.ID)
 	}
 	return t
 }
@@ -150,6 +222,10 @@ type nodeJSON struct {
 	JoinedAt   *time.Time   `json:"joined_at"`
 	LastSeenAt *time.Time   `json:"last_seen_at"`
 	Routes     []routeJSON  `json:"routes"`
+	User       string       `json:"user"` // empty: nobody's
+	Tags       []string     `json:"tags"`
+	State      string       `json:"state"` // active, pending, disabled, expired
+	ExpiresAt  *time.Time   `json:"expires_at"`
 }
 
 type routeJSON struct {
@@ -162,6 +238,7 @@ func newNodeJSON(n coord.NodeInfo) nodeJSON {
 		ID: n.ID, Name: n.Name, IPs: notNil(n.Addrs), Role: string(n.Role), Online: n.Online,
 		PublicKey: n.WireGuard.String(), MachineKey: n.Machine.String(),
 		JoinedAt: timeOrNull(n.Joined), LastSeenAt: timeOrNull(n.LastSeen), Routes: []routeJSON{},
+		User: n.User, Tags: notNil(n.Tags), State: string(n.State), ExpiresAt: timeOrNull(n.Expires),
 	}
 	for _, r := range n.Routes {
 		j.Routes = append(j.Routes, routeJSON(r))

@@ -81,7 +81,7 @@ func (w *world) program() *program {
 		systemd:  w.systemd,
 		engine: engine{
 			dial:        func(string) daemon { return w },
-			coordinator: func(string) coordinator { return fakeCoordinator{w} },
+			coordinator: func(string) coordinator { return fakeCoordinator{world: w} },
 			node: func(o overlay.Options) (runner, error) {
 				w.member = o
 				return w.runner(o), nil
@@ -157,7 +157,10 @@ func (w *world) Whois(_ context.Context, target string) (overlay.Whois, error) {
 }
 
 // fakeCoordinator keeps the members in the world.
-type fakeCoordinator struct{ *world }
+type fakeCoordinator struct {
+	*world
+	coordinator // nil: a test that gets here fails
+}
 
 func (c fakeCoordinator) called(format string, args ...any) error {
 	c.calls = append(c.calls, fmt.Sprintf(format, args...))

@@ -32,13 +32,21 @@ Join                             See
   down      stop                   ping      try a machine or host
                                    netcheck  what the network lets through
                                    plan      what is changed here, and why
-Admit, on the VPS
-  invite    make a link          Look after
-  nodes     rename, remove         cleanup   undo what a crash left
-  routes    approve, withdraw      service   start at boot
-                                   version, completion
-Ask the record
-  audit     who did what           whois     who is behind a connection
+Admit, on the VPS or as admin
+  invite    make a link          Allow
+  users     people                 policy    who may reach what
+  groups    names for several      grant     open something for a time
+  nodes     machines               grants    list them
+  routes    approve, withdraw      request   ask for access
+  admin     who may do all this    requests  list them
+                                   approve   say yes to one
+Take away                          explain   why somebody reaches it or not
+  revoke    and see it gone        access    who reaches something
+
+Ask the record                   Look after
+  audit     who did what           cleanup   undo what a crash left
+  whois     who is behind a        service   start at boot
+            connection             version, completion
 
 Help on one:  overlayd help VERB
 `
@@ -68,7 +76,9 @@ func (p *program) rootCommand() *cobra.Command {
 	root.SetHelpCommand(helpCommand(root))
 	root.AddCommand(
 		p.relayCommand(), p.gatewayCommand(), p.upCommand(), p.downCommand(),
-		p.inviteCommand(), p.nodesCommand(), p.routesCommand(),
+		p.inviteCommand(), p.nodesCommand(), p.routesCommand(), p.usersCommand(), p.groupsCommand(), p.adminCommand(),
+		p.policyCommand(), p.grantCommand(), p.grantsCommand(), p.requestCommand(), p.requestsCommand(), p.approveCommand(),
+		p.revokeCommand(), p.accessCommand(), p.explainCommand(),
 		p.statusCommand(), p.peersCommand(), p.pingCommand(), p.netcheckCommand(), p.planCommand(),
 		p.auditCommand(), p.whoisCommand(),
 		p.cleanupCommand(), p.serviceCommand(), p.versionCommand(), p.completionCommand(),
