@@ -91,7 +91,10 @@ func (n *Node) audit(ctx context.Context, q AuditQuery, each func(line []byte) e
 	}
 	names := []string{flowsName}
 	if n.hub != nil && n.hub.coord != nil {
-		names = append(names, controlName)
+		if err := n.hub.coord.events.Sync(ctx); err != nil && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		names = append(names, eventsName)
 	}
 	a := auditor{dir: n.o.StateDir, query: q, each: each, last: map[string]auditLine{}}
 	if err := a.read(names...); err != nil || !q.Follow {

@@ -57,7 +57,7 @@ func TestAuditor(t *testing.T) {
 		Call    string    `json:"call"`
 		Refused string    `json:"refused,omitempty"`
 	}
-	written(t, dir, controlName, true,
+	written(t, dir, eventsName, true,
 		event{testNow.Add(2 * time.Second), "root", "AddUser", ""},
 		event{testNow.Add(4 * time.Second), "alice", "Revoke", "alice is no admin"})
 	for _, tt := range []struct {
@@ -85,14 +85,14 @@ func TestAuditor(t *testing.T) {
 				got = append(got, l.At.Format("5"))
 				return nil
 			}}
-			if err := a.read(flowsName, controlName); err != nil {
+			if err := a.read(flowsName, eventsName); err != nil {
 				t.Fatal(err)
 			}
 			if s := strings.Join(got, " "); s != tt.want {
 				t.Errorf("seconds %s, want %s", s, tt.want)
 			}
 			got = nil
-			if err := a.read(controlName); err != nil || len(got) > 0 {
+			if err := a.read(eventsName); err != nil || len(got) > 0 {
 				t.Errorf("read again: %v, %v", got, err)
 			}
 		})

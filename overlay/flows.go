@@ -16,8 +16,6 @@ import (
 const (
 	// flowsName is the record of what came in by the tunnel.
 	flowsName = "flows"
-	// controlName is the coordinator's record of who changed what.
-	controlName = "control"
 	// reopenEvery is how soon a record that could not be opened is tried again.
 	reopenEvery = 10 * time.Second
 	// followerRoom is how many lines wait for somebody who follows the record.
