@@ -1,0 +1,276 @@
+//go:build linux
+
+package lab_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"overlayd/examples/lab"
+	"overlayd/examples/lab/labtest"
+	"overlayd/overlay"
+	"overlayd/overlay/coord"
+)
+
+// endsWithin is how soon what was taken away ends: a second is promised.
+const endsWithin = time.Second
+
+// accessPolicy lets alice have one port of one host, and bob everything.
+const accessPolicy = `
+hosts: {nas: 192.168.1.201}
+rules:
+  - {name: students-ssh, src: group:students, dst: nas, ports: tcp/22}
+  - {name: admins, src: user:bob, dst: "*"}
+tests:
+  - {who: alice, accept: "nas:22", deny: ["nas:80", "nas:53/udp"]}
+`
+
+// company is a lab with people in it: alice on the laptop, and bob on the
+// machine in the middle of the internet.
+type company struct {
+	*lab.Lab
+	admin                      *coord.Admin
+	relay, gateway, alice, bob *lab.Process
+}
+
+func newCompany(t *testing.T, o lab.Options) (context.Context, *company) {
+	t.Helper()
+	labtest.NeedRoot(t)
+	o.Overlayd = labtest.Overlayd(t)
+	ctx, l := labtest.New(t, o)
+	c := &company{Lab: l}
+	c.relay = serve(ctx, t, l.VPS, lab.RelayArgs...)
+	socket := overlay.Dial(l.VPS.Socket())
+	t.Cleanup(socket.Close)
+	c.admin = socket.Admin()
+	for _, name := range []string{"alice", "bob"} {
+		must[coord.User](t)(c.admin.AddUser(ctx, name, nil, nil))
+	}
+	must[coord.Group](t)(c.admin.AddGroup(ctx, "students", []string{"alice"}))
+	must[coord.PolicyChange](t)(c.admin.ApplyPolicy(ctx, accessPolicy))
+	link := must[string](t)(l.VPS.Overlayd(ctx, lab.GatewayInvite...))
+	c.gateway = serve(ctx, t, l.Gateway, "gateway", link)
+	c.alice = serve(ctx, t, l.Laptop, "up", c.invite(ctx, t, "alice"))
+	c.bob = serve(ctx, t, l.Internet, "up", c.invite(ctx, t, "bob"))
+	return ctx, c
+}
+
+func (c *company) invite(ctx context.Context, t *testing.T, user string) string {
+	t.Helper()
+	link := must[coord.Link](t)(c.admin.Invite(ctx, coord.Invite{Name: user + "-1", User: user}))
+	return link.Encode()
+}
+
+func must[T any](t *testing.T) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func serve(ctx context.Context, t *testing.T, m *lab.Machine, args ...string) *lab.Process {
+	t.Helper()
+	return must[*lab.Process](t)(m.Serve(ctx, args...))
+}
+
+// services listens on the LAN host's ports 22 and 80, and on 53 for datagrams.
+// What comes is echoed.
+func services(t *testing.T, m *lab.Machine) {
+	t.Helper()
+	var running sync.WaitGroup
+	var open []io.Closer
+	t.Cleanup(func() {
+		for _, c := range open {
+			c.Close()
+		}
+		running.Wait()
+	})
+	for _, port := range []string{"22", "80"} {
+		l := must[net.Listener](t)(m.Listen("tcp4", lab.HostAddr+":"+port))
+		open = append(open, l)
+		running.Go(func() { // ends when the listener closes
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				running.Go(func() { // ends with the client
+					defer conn.Close()
+					_, _ = io.Copy(conn, conn)
+				})
+			}
+		})
+	}
+	p := must[net.PacketConn](t)(m.ListenPacket("udp4", lab.HostAddr+":53"))
+	open = append(open, p)
+	running.Go(func() { // ends when the socket closes
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := p.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = p.WriteTo(buf[:n], from)
+		}
+	})
+}
+
+// says sends a word over a connection, and returns how the echo fails to come.
+func says(conn net.Conn, within time.Duration) error {
+	_ = conn.SetDeadline(time.Now().Add(within))
+	if _, err := io.WriteString(conn, "hello"); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(conn, make([]byte, 5))
+	return err
+}
+
+// reaches dials a service and says something, within two seconds.
+func reaches(ctx context.Context, m *lab.Machine, network, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	conn, err := m.DialContext(ctx, network, addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return says(conn, 2*time.Second)
+}
+
+// Alice reaches what the policy says and nothing else, and is told at once; bob
+// reaches everything. It is the same whichever way the packets go.
+func TestAccess(t *testing.T) {
+	for _, tt := range []struct {
+		name, kind, transport string
+		o                     lab.Options
+	}{
+		{"by the relay", "relay", "udp", lab.Options{Home: lab.Hard, Lab: lab.Hard}},
+		{"directly", "direct", "udp", lab.Options{}},
+		{"by TLS", "relay", "tls", lab.Options{Home: lab.NoUDP, Lab: lab.Hard}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx, c := newCompany(t, tt.o)
+			services(t, c.Host)
+			if err := reaches(ctx, c.Laptop, "tcp4", "192.168.1.201:22"); err != nil {
+				t.Errorf("alice does not reach port 22: %v", err)
+			}
+			waitFor(ctx, t, c.Laptop, func(s status) error {
+				for _, p := range s.Peers {
+					if p.Name == "lab-gw" && p.Path.Kind == tt.kind && p.Path.Transport == tt.transport {
+						return nil
+					}
+				}
+				return fmt.Errorf("alice's peers are %+v, want %s %s", s.Peers, tt.kind, tt.transport)
+			})
+			c.refuses(ctx, t)
+			for _, s := range [][2]string{{"tcp4", "192.168.1.201:22"}, {"tcp4", "192.168.1.201:80"}, {"udp4", "192.168.1.201:53"}} {
+				if err := reaches(ctx, c.Internet, s[0], s[1]); err != nil {
+					t.Errorf("bob does not reach %s %s: %v", s[0], s[1], err)
+				}
+			}
+			labtest.Run(ctx, t, c.Internet, "ping", "-n", "-c", "2", "-i", "0.2", "-W", "2", lab.HostAddr)
+			if err := reaches(ctx, c.Laptop, "tcp4", "192.168.1.201:22"); err != nil {
+				t.Errorf("alice does not reach port 22 any more: %v", err)
+			}
+			c.remembers(ctx, t)
+		})
+	}
+}
+
+// refuses tries what alice may not, in the ways that people try.
+func (c *company) refuses(ctx context.Context, t *testing.T) {
+	t.Helper()
+	began := time.Now()
+	if err := reaches(ctx, c.Laptop, "tcp4", "192.168.1.201:80"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("port 80: %v, want a refusal", err)
+	}
+	if err := reaches(ctx, c.Laptop, "udp4", "192.168.1.201:53"); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("port 53: %v, want an error at once", err)
+	}
+	if took := time.Since(began); took > endsWithin {
+		t.Errorf("alice was refused after %v", took)
+	}
+	out, err := c.Laptop.Run(ctx, "curl", "-sS", "-m", "5", "http://192.168.1.201/")
+	if lab.ExitCode(err) != 7 || !strings.Contains(out, "onnect") {
+		t.Errorf("curl: %v\n%s", err, out)
+	}
+	out, err = c.Laptop.Run(ctx, "ping", "-n", "-c", "1", "-W", "2", lab.HostAddr)
+	if err == nil || !strings.Contains(out, "Packet filtered") {
+		t.Errorf("ping: %v\n%s", err, out)
+	}
+	out, err = c.Laptop.Run(ctx, c.Options.Overlayd, "ping", "-c", "1", lab.HostAddr)
+	if lab.ExitCode(err) != overlay.ExitDenied || !strings.Contains(out, "refused by policy of lab-gw") {
+		t.Errorf("overlayd ping: %v\n%s", err, out)
+	}
+	if out, err = c.Gateway.Run(ctx, "ping", "-n", "-c", "1", "-W", "1", lab.LaptopOverlay); err == nil {
+		t.Errorf("the gateway reaches into the laptop:\n%s", out)
+	}
+}
+
+// remembers asks the gateway's record about what was done.
+func (c *company) remembers(ctx context.Context, t *testing.T) {
+	t.Helper()
+	err := lab.Until(ctx, func(ctx context.Context) error {
+		allowed, err := c.Gateway.Overlayd(ctx, "audit", "--user", "alice", "--host", "192.168.1.201:22")
+		if err != nil {
+			return err
+		}
+		denied, err := c.Gateway.Overlayd(ctx, "audit", "--user", "alice", "--denied")
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(allowed, "allowed by students-ssh") || strings.Contains(allowed, "denied") {
+			return fmt.Errorf("the record of port 22:\n%s", allowed)
+		}
+		if !strings.Contains(denied, "192.168.1.201:80 tcp  denied: policy") || !strings.Contains(denied, "192.168.1.201 icmp  denied: policy") {
+			return fmt.Errorf("the record of what was denied:\n%s", denied)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Whoever looks at a connection on the LAN host learns from the gateway whose it
+// is, while it goes on and afterwards.
+func TestWhois(t *testing.T) {
+	ctx, c := newCompany(t, lab.Options{Home: lab.Hard, Lab: lab.Hard})
+	l := must[net.Listener](t)(c.Host.Listen("tcp4", lab.HostAddr+":22"))
+	defer l.Close()
+	conn := must[net.Conn](t)(c.Laptop.DialContext(ctx, "tcp4", "192.168.1.201:22"))
+	seen := must[net.Conn](t)(l.Accept())
+	defer seen.Close()
+	at := seen.RemoteAddr().String() // 192.168.1.200 and a port
+	out, err := c.Gateway.Overlayd(ctx, "whois", at)
+	if err != nil || !strings.Contains(out, "now, since") || !strings.Contains(out, "alice on alice-1") {
+		t.Errorf("whois %s: %v\n%s", at, err, out)
+	}
+	conn.(*net.TCPConn).SetLinger(0) // the flow is over at once
+	conn.Close()
+	err = lab.Until(ctx, func(ctx context.Context) error {
+		out, err := c.Gateway.Overlayd(ctx, "whois", at)
+		if err == nil && (strings.Contains(out, "now, since") || !strings.Contains(out, "alice on alice-1")) {
+			err = fmt.Errorf("whois %s afterwards:\n%s", at, out)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if out, err := c.Gateway.Overlayd(ctx, "whois", lab.GatewayAddr+":1"); err == nil {
+		t.Errorf("whois of nobody:\n%s", out)
+	}
+}
