@@ -19,9 +19,8 @@ const (
 	// sleptLeast is how much later than due the timer has to go off to mean that
 	// this process stood still. A busy machine is late by less.
 	sleptLeast = 5 * time.Second
-	// rekeyAfter is the age at which WireGuard wants a new session (its
-	// REKEY-AFTER-TIME), rejectAfter that at which it takes no data by the old one.
-	rekeyAfter  = 120 * time.Second
+	// rejectAfter is the age at which WireGuard takes no data by a session any
+	// more (its REJECT-AFTER-TIME).
 	rejectAfter = 180 * time.Second
 )
 
@@ -65,12 +64,13 @@ func watchSleep(ctx context.Context, woke func(time.Duration)) error {
 }
 
 // outlived returns the peers with whom there was a session when this machine
-// went to sleep, which by now they refuse. WireGuard, whose clock stood still,
-// would go on with it for fifteen seconds.
+// went to sleep. By now they may refuse it, while WireGuard, whose clock stood
+// still, would go on with it for fifteen seconds; or they have begun another one,
+// and what they sent for it is too old to be answered now.
 func outlived(stats map[key.Public]tunnel.Stat, slept time.Duration, now time.Time) (peers []key.Public) {
 	for k, s := range stats {
 		age := now.Sub(s.LastHandshake)
-		if !s.LastHandshake.IsZero() && age >= rekeyAfter && age-slept < rejectAfter {
+		if !s.LastHandshake.IsZero() && age >= slept && age-slept < rejectAfter {
 			peers = append(peers, k)
 		}
 	}

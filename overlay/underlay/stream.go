@@ -64,8 +64,8 @@ func (l *leg) facts(ls *lines) facts {
 	st := l.session.Status()
 	o := l.tls.obstacle
 	return facts{
-		gone: o != nil && o.Obstacle == relay.ObstacleUnreachable,
-		udp:  l.up, doubted: st.Doubted, rtt: st.RTT,
+		gone:  o != nil && o.Obstacle == relay.ObstacleUnreachable,
+		crowd: l.crowd, udp: l.up, doubted: st.Doubted, rtt: st.RTT,
 		dialing: l.tls.dialing, stream: l.tls.stream != nil, up: l.tls.up(),
 		closed: l.noTLS || len(ls.all()) == 0,
 	}
