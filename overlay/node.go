@@ -63,9 +63,10 @@ type view struct {
 	m       *coord.Map
 	control coord.ControlState
 	outage  outage
-	plan    *Plan    // nil until one was made
-	failed  error    // why the plan is not wholly true
-	live    *machine // nil before the interface is up and after it is gone
+	plan    *Plan               // nil until one was made
+	failed  error               // why the plan is not wholly true
+	echoes  map[key.Public]echo // by peer; never changed in place
+	live    *machine            // nil before the interface is up and after it is gone
 }
 
 // outage is a time without the coordinator: attempts to reach it again are part
@@ -165,6 +166,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 	g.Go(func() error { return n.follow(ctx, cached) })
 	g.Go(func() error { return n.reconcile(ctx, kernel, notes) })
 	g.Go(func() error { return routing.Watch(ctx, func() { wake(n.host) }) })
+	g.Go(func() error { return n.watchEchoes(ctx) })
 	g.Go(func() error {
 		return watchSleep(ctx, func(d time.Duration) {
 			select {
