@@ -68,7 +68,8 @@ type leg struct {
 	race  race
 	key   key.Secret
 	crowd int
-	host  string // the relay's endpoint
+	host  string  // the relay's endpoint
+	pin   key.Pin // of its TLS key
 	tls   tlsSide
 
 	questions []*question   // of a Check; nil: none runs
@@ -87,7 +88,7 @@ func (l *leg) note(mark uint32) {
 func (l *leg) set(r Relay) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.name, l.host, l.key, l.crowd = r.Name, r.Endpoint, r.Key, r.Crowd
+	l.name, l.host, l.pin, l.key, l.crowd = r.Name, r.Endpoint, r.Pin, r.Key, r.Crowd
 	if l.port != nil {
 		return
 	}

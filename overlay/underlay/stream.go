@@ -126,7 +126,7 @@ func hangUpAll(legs []*leg) {
 func (l *leg) target() Relay {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return Relay{ID: l.id, Name: l.name, Endpoint: l.endpoint(), Addrs: l.addrs}
+	return Relay{ID: l.id, Name: l.name, Endpoint: l.endpoint(), Pin: l.pin, Addrs: l.addrs}
 }
 
 // call makes a leg's TLS connection, and moves what comes by it until it ends.
