@@ -90,7 +90,13 @@ func TestTwoRelays(t *testing.T) {
 	waitRelays(ctx, t, l.VPS, "vps own, vps2 up", "")
 	waitRelays(ctx, t, l.VPS2, "vps up, vps2 own", "")
 	joinedRelay(ctx, t, l)
+	t.Run("they die", func(t *testing.T) { relaysDie(ctx, t, l, first, other) }) // its connections end before the laptop is removed
+	removed(ctx, t, l, other)
+}
 
+// relaysDie kills each of two relays under traffic, and restarts them.
+func relaysDie(ctx context.Context, t *testing.T, l *lab.Lab, first, other *daemon) {
+	t.Helper()
 	tcp, _ := echoServers(t, l.Host)
 	pings, data := pinging(t, l.Laptop, lab.HostAddr), streaming(ctx, t, l.Laptop, tcp)
 	pings.back(ctx, t, time.Now())
@@ -130,7 +136,6 @@ func TestTwoRelays(t *testing.T) {
 		cutOff(ctx, t, l, moved)
 		oneWay(ctx, t, l, pings)
 	}
-	removed(ctx, t, l, other)
 }
 
 // cutOff: the first VPS falls silent, which nobody is told.
