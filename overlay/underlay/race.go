@@ -67,6 +67,12 @@ type dials struct {
 	fails     int
 }
 
+// served takes note of a connection that is left because UDP is better: that did
+// not fail, and the next one need not wait for it.
+func (d *dials) served(now time.Time) {
+	d.fails, d.redial, d.undecided = max(0, d.fails-1), now.Add(redialLeast), false
+}
+
 // facts are what a leg knows when it asks.
 type facts struct {
 	udp     bool      // the UDP session is up
@@ -105,8 +111,8 @@ func (r *race) onUDP(now time.Time, f facts, random func(time.Duration) time.Dur
 			r.wasUp, r.udpSince = true, now
 		}
 		r.since = time.Time{}
-		if v.hangUp = f.stream; f.stream { // made in case: that did not fail
-			r.fails, r.redial, r.undecided = max(0, r.fails-1), now.Add(redialLeast), false
+		if v.hangUp = f.stream; f.stream { // made in case
+			r.served(now)
 		}
 		return v
 	}
@@ -158,6 +164,9 @@ func (r *race) onTLS(now time.Time, f facts, random func(time.Duration) time.Dur
 		r.fails = 0
 	}
 	if r.probing && f.udp {
+		if f.stream {
+			r.served(now)
+		}
 		*r = race{wasUp: true, udpSince: now, gap: r.gap, dials: r.dials}
 		return orders{udp: true, hangUp: true}
 	}
