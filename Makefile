@@ -25,7 +25,7 @@ export ONLY          ?=
 # How often everything happens in bench-recovery.
 export ROUNDS        ?= 10
 
-.PHONY: help build demo lab test lint cross race bench bench-recovery fuzz clean bin/overlayd bin/lab bin/bench bin/wireguard-go
+.PHONY: help build demo lab test lint cross race bench bench-recovery pgo fuzz clean bin/overlayd bin/lab bin/bench bin/wireguard-go
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -65,6 +65,15 @@ bench: bin/overlayd bin/bench bin/wireguard-go ## speed, beside wireguard-go and
 bench-recovery: bin/overlayd bin/bench ## how soon packets flow again after what can happen (ROUNDS, ONLY=roam,relay-restart,...)
 	@examples/lab/install.sh bench
 	@$(SUDO) bin/bench recovery
+
+pgo: bin/bench bin/wireguard-go ## measure where overlayd spends its time, for the compiler: cmd/overlayd/default.pgo
+	@examples/lab/install.sh bench
+	@$(GOBUILD) -pgo=off -tags profile -o bin/overlayd-profile ./cmd/overlayd
+	@rm -rf bin/profile && mkdir -p bin/profile
+	@$(SUDO) env PROFILE_DIR=$(CURDIR)/bin/profile bin/bench -overlayd bin/overlayd-profile -only relayed,direct,tls -probes one,four,reverse -rounds 1 -seconds 12 -out bin/profile
+	@find bin/profile -name '*.pprof' -empty -delete
+	@go tool pprof -proto bin/profile/*.pprof > cmd/overlayd/default.pgo
+	@ls -l cmd/overlayd/default.pgo
 
 fuzz: ## every fuzz target for FUZZTIME (60s) each
 	@.ci/fuzz

@@ -23,6 +23,16 @@
 // tell it that something changed. Status is computed on demand from the same
 // values that the reconciler used.
 //
+// # When the world changes
+//
+// Nothing that was proved before counts when this machine's addresses or default
+// routes are others than before, or when its clocks show that this process stood
+// still: asleep with the machine, or frozen in its cgroup. Then the reconciler has
+// every session and path prove itself, WireGuard's sessions made anew that were
+// alive when the sleep began, and the coordinator asked, and dialed again if it
+// does not answer within a second. The UDP sockets are bound to no address, so
+// they need not be opened anew for that.
+//
 // # Files
 //
 // In the state directory, mode 0700, files 0600: node.json (keys, enrolment),

@@ -45,9 +45,10 @@ type Node struct {
 	hub   *Hub      // nil but on a relay's machine
 	proxy proxyFunc // to coordinator and relays
 
-	bootID  uint64        // tells peers that this is a new start
-	changed chan struct{} // buffered 1: map or control changed
-	host    chan struct{} // buffered 1: links, addresses or routes changed
+	bootID  uint64             // tells peers that this is a new start
+	changed chan struct{}      // buffered 1: map or control changed
+	host    chan struct{}      // buffered 1: links, addresses or routes changed
+	woke    chan time.Duration // buffered 1: this process stood still for so long
 
 	id    *identity     // set by Run before its goroutines start, then read-only
 	coord *coord.Client // likewise
@@ -65,9 +66,10 @@ type view struct {
 	fresh   bool // m has come since the start
 	control coord.ControlState
 	outage  outage
-	plan    *Plan    // nil until one was made
-	failed  error    // why the plan is not wholly true
-	live    *machine // nil before the interface is up and after it is gone
+	plan    *Plan               // nil until one was made
+	failed  error               // why the plan is not wholly true
+	echoes  map[key.Public]echo // by peer; never changed in place
+	live    *machine            // nil before the interface is up and after it is gone
 }
 
 // outage is a time without the coordinator: attempts to reach it again are part
@@ -111,6 +113,7 @@ func New(o Options) (*Node, error) {
 		bootID:  rand.Uint64(),
 		changed: make(chan struct{}, 1),
 		host:    make(chan struct{}, 1),
+		woke:    make(chan time.Duration, 1),
 	}, nil
 }
 
@@ -169,6 +172,15 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 	g.Go(func() error { return n.reconcile(ctx, kernel, notes) })
 	g.Go(func() error { return n.watchFlows(ctx) })
 	g.Go(func() error { return routing.Watch(ctx, func() { wake(n.host) }) })
+	g.Go(func() error { return n.watchEchoes(ctx) })
+	g.Go(func() error {
+		return watchSleep(ctx, func(d time.Duration) {
+			select {
+			case n.woke <- d:
+			case <-ctx.Done():
+			}
+		})
+	})
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}

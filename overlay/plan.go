@@ -315,7 +315,7 @@ func (p *Plan) planLANs(in planInput) {
 func (p *Plan) planRelays(in planInput) {
 	own := ownRelay(in.Map)
 	for _, r := range in.Map.Relays {
-		rel := underlay.Relay{ID: r.ID, Name: r.Name, Label: relay.Label(r.Label), Endpoint: r.Endpoint, Pin: r.Pin}
+		rel := underlay.Relay{ID: r.ID, Name: r.Name, Label: relay.Label(r.Label), Endpoint: r.Endpoint, Pin: r.Pin, Crowd: len(in.Map.Peers)}
 		if r.ID == own {
 			p.Relays = append(p.Relays, rel)
 			continue

@@ -30,7 +30,8 @@ func (n *Node) reconcile(ctx context.Context, kernel *routing.Kernel, notes *jou
 		case <-n.changed:
 			force = false
 		case <-n.host:
-			r.hostChanged()
+		case d := <-n.woke:
+			r.woke(d)
 		case <-r.ended():
 			n.log.Warn("the interface was deleted; making it anew", "interface", n.o.Interface)
 			if err := r.close(); err != nil {
@@ -66,6 +67,7 @@ type reconciler struct {
 	boots   boots
 	control coord.ControlState
 	addrs   resolver
+	where   string // this machine was when its paths were last in doubt; see whereabouts
 }
 
 // askWithin is how long a node that lets others in waits for the coordinator
@@ -128,6 +130,12 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 	}
 	n.update(func(v *view) { v.plan, v.failed, v.live = p, failed, r.live })
 
+	if where := whereabouts(host, n.o.Interface); where != r.where {
+		if r.where = where; !first {
+			r.moved()
+		}
+	}
+
 	if lostControl(r.control, v.control) {
 		r.live.bind.Kick() // what took the coordinator away may have taken the relay
 	}
@@ -183,12 +191,31 @@ func (r *reconciler) ended() <-chan struct{} {
 	return r.live.dev.Done()
 }
 
-func (r *reconciler) hostChanged() {
+// moved is called when this machine's place in the world may be another: nothing
+// that was proved before counts.
+func (r *reconciler) moved() {
+	r.node.coord.Kick()
 	if r.live != nil {
 		r.live.bind.Kick()
 		if r.live.mapper != nil {
 			r.live.mapper.Kick()
 		}
+	}
+}
+
+// woke is called after this process stood still.
+func (r *reconciler) woke(slept time.Duration) {
+	r.node.log.Info("awake again", "slept", slept.Round(time.Second))
+	r.moved()
+	if r.live == nil {
+		return
+	}
+	stats, err := r.live.dev.Stats()
+	if err != nil {
+		r.node.log.Warn("tunnel statistics cannot be read", "err", err)
+	}
+	for _, k := range outlived(stats, slept, time.Now()) {
+		r.live.dev.Handshake(k)
 	}
 }
 

@@ -3,11 +3,13 @@ package overlay
 import (
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 
 	"overlayd/overlay/coord"
 	"overlayd/overlay/key"
 	"overlayd/overlay/portmap"
+	"overlayd/overlay/relay"
 	"overlayd/overlay/tunnel"
 	"overlayd/overlay/underlay"
 )
@@ -61,6 +63,7 @@ func (n *Node) Status() Status {
 // status is pure.
 func (s snapshot) status() Status {
 	items := append(health(s.view, s.relays, s.now), s.guard.health()...)
+	items = append(items, s.proofs()...)
 	out := Status{
 		Schema:  StatusSchema,
 		Version: s.options.Version,
@@ -75,6 +78,10 @@ func (s snapshot) status() Status {
 		Routes:   []StatusRoute{},
 		Health:   items,
 		Counters: nonNil(s.counters),
+	}
+	out.Network.Control.ProofAgeMS = age(s.heard, s.now)
+	if s.control.Phase == coord.PhaseConnected && stale(s.heard, controlProof, s.now) {
+		out.Network.Control.State = ProofDegraded
 	}
 	if out.Network.Control.State == "" {
 		out.Network.Control.State = string(coord.PhaseConnecting)
@@ -91,7 +98,7 @@ func (s snapshot) status() Status {
 		out.Peers = append(out.Peers, s.statusPeer(p))
 	}
 	if s.plan != nil {
-		out.Routes = nonNil(s.plan.Routes)
+		out.Routes = s.statusRoutes(out.Peers)
 		out.Node.MTUBytes = &s.plan.Routing.MTU
 	}
 	return out
@@ -132,13 +139,31 @@ func (s snapshot) statusRelays() []StatusRelay {
 		state := r.State
 		if r.Transport == underlay.TransportLocal {
 			state = "own"
+		} else if state == relay.Up.String() && relayStale(r, s.now) {
+			state = ProofDegraded
 		}
 		out = append(out, StatusRelay{
 			Name: r.Name, Endpoint: r.Endpoint, State: state,
 			Transport: r.Transport, RTTMS: milliseconds(r.RTT), Reason: r.Reason, Nearest: r.Nearest,
+			ProofAgeMS: age(r.LastEcho, s.now),
 		})
 	}
 	return out
+}
+
+// statusRoutes are the plan's, with what their gateways prove.
+func (s snapshot) statusRoutes(peers []StatusPeer) []StatusRoute {
+	silent := map[string]bool{}
+	for _, p := range peers {
+		silent[p.Name] = p.State == PeerUnanswered
+	}
+	routes := nonNil(slices.Clone(s.plan.Routes))
+	for i, r := range routes {
+		if r.State == RouteActive && silent[r.Via] {
+			routes[i].State, routes[i].Reason = RouteDegraded, "the gateway does not answer"
+		}
+	}
+	return routes
 }
 
 func (s snapshot) statusPeer(p coord.Node) StatusPeer {
@@ -161,6 +186,18 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 	}
 	if !p.Online && path.Kind != underlay.KindDirect {
 		out.Path.Reason, out.RTTMS = reasonOffline, nil
+	}
+	e := s.echoes[p.WireGuard]
+	last := e.heard
+	for _, t := range []time.Time{path.LastEcho, stat.LastHandshake} {
+		if t.After(last) {
+			last = t
+		}
+	}
+	out.State, out.ProofAgeMS = peerState(p.Online, e, last, s.now), age(last, s.now)
+	if !last.IsZero() {
+		at := last.UTC()
+		out.LastEchoAt = &at
 	}
 	if !stat.LastHandshake.IsZero() {
 		at := stat.LastHandshake.UTC()

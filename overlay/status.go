@@ -56,8 +56,10 @@ type StatusNetwork struct {
 
 // StatusControl is the connection to the coordinator.
 type StatusControl struct {
-	State    string `json:"state"` // connecting, connected, lost
+	State    string `json:"state"` // connecting, connected, lost; degraded: connected, and silent
 	Endpoint string `json:"endpoint"`
+	// ProofAgeMS is how long ago it was last heard.
+	ProofAgeMS *int64 `json:"proof_age_ms"`
 }
 
 // StatusPortMapping is the port that the router forwards to this machine.
@@ -76,9 +78,11 @@ type StatusPortMapping struct {
 type StatusRelay struct {
 	Name      string   `json:"name"`
 	Endpoint  string   `json:"endpoint"`
-	State     string   `json:"state"` // attaching, up, lost; idle: others are nearer; own on the relay's machine
+	State     string   `json:"state"` // attaching, up, lost; degraded: up, and silent; idle: others are nearer; own on the relay's machine
 	Transport string   `json:"transport"`
 	RTTMS     *float64 `json:"rtt_ms"`
+	// ProofAgeMS is how long ago it last answered.
+	ProofAgeMS *int64 `json:"proof_age_ms"`
 	// Reason says why it is not reached by UDP: udp_blocked; or not at all, as
 	// far as TLS knows: tls_unreachable, proxy_refused, captive_portal,
 	// tls_intercepted, not_a_relay, relay_full. Empty: there is nothing to say.
@@ -98,6 +102,9 @@ type StatusPeer struct {
 	RxBytes         uint64       `json:"rx_bytes"`
 	TxBytes         uint64       `json:"tx_bytes"`
 	LastHandshakeAt *time.Time   `json:"last_handshake_at"`
+	State           string       `json:"state"`        // answering, idle, degraded (what is sent goes unanswered), offline
+	LastEchoAt      *time.Time   `json:"last_echo_at"` // when it last proved to be there
+	ProofAgeMS      *int64       `json:"proof_age_ms"` // since then
 }
 
 // StatusPath is how packets reach a peer.
@@ -116,18 +123,19 @@ type StatusPath struct {
 type StatusRoute struct {
 	Prefix netip.Prefix `json:"prefix"`
 	Via    string       `json:"via"`    // the gateway's name
-	State  string       `json:"state"`  // active, standby, offline, clash, pending, advertised
+	State  string       `json:"state"`  // active, degraded, standby, offline, clash, pending, advertised
 	Reason string       `json:"reason"` // why it is not active, in words
 }
 
 // The states of a route.
 const (
 	RouteActive     = "active"
-	RouteStandby    = "standby"    // another gateway carries the prefix
-	RouteOffline    = "offline"    // installed, but its gateway is away
-	RouteClash      = "clash"      // this machine is itself on that network, which wins
-	RoutePending    = "pending"    // ours, waits for approval
-	RouteAdvertised = "advertised" // ours, approved
+	RouteStandby    = "standby"     // another gateway carries the prefix
+	RouteDegraded   = ProofDegraded // installed, but its gateway does not answer
+	RouteOffline    = "offline"     // installed, but its gateway is away
+	RouteClash      = "clash"       // this machine is itself on that network, which wins
+	RoutePending    = "pending"     // ours, waits for approval
+	RouteAdvertised = "advertised"  // ours, approved
 )
 
 // HealthItem is something wrong, or worth knowing, and what to do about it.

@@ -183,6 +183,9 @@ func relayText(r overlay.StatusRelay, several bool, st style) string {
 	if r.RTTMS != nil {
 		text += ", " + msText(r.RTTMS)
 	}
+	if r.State == overlay.ProofDegraded && r.ProofAgeMS != nil {
+		text += fmt.Sprintf(", answered %s ago", roughly(time.Duration(*r.ProofAgeMS)*time.Millisecond))
+	}
 	if r.Nearest && several {
 		text += ", nearest"
 	}
@@ -265,6 +268,9 @@ func pathText(p overlay.StatusPeer, relays []overlay.StatusRelay) string {
 	}
 	if p.Role == "relay" && path.Kind == "relay" && path.Reason == "" { // nothing lies in between
 		text = "the relay itself, " + path.Transport
+	}
+	if p.State == overlay.ProofDegraded {
+		text += ", degraded"
 	}
 	if path.Reason != "" {
 		text += " (" + reasonOf(path.Reason, path.Transport).short + ")"

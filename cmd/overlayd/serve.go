@@ -82,7 +82,7 @@ func readyLine(s overlay.Status) string {
 	var through, offered, waiting []string
 	for _, r := range s.Routes {
 		switch r.State {
-		case overlay.RouteActive, overlay.RouteOffline:
+		case overlay.RouteActive, overlay.RouteDegraded, overlay.RouteOffline:
 			through = append(through, fmt.Sprintf("%s through %s", r.Prefix, r.Via))
 		case overlay.RouteAdvertised:
 			offered = append(offered, r.Prefix.String())

@@ -7,7 +7,8 @@
 //	                     VPS 203.0.113.10
 //
 // Nobody can reach the LAN from outside, and the LAN host runs nothing of ours
-// and has no route to the overlay. [New] makes the machines, [Lab.Close] takes
+// and has no route to the overlay. [Options] can add a second VPS, 198.18.0.10.
+// [New] makes the machines, [Lab.Close] takes
 // them away together with every process in them. Names carry the process's id
 // (ovl-4711-laptop), so several labs can stand side by side, and the next lab
 // removes what a killed one left behind.

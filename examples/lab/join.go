@@ -23,6 +23,7 @@ var (
 	RelayArgs     = []string{"relay", "--public", VPSAddr, "--overlay", Overlay, "--address", VPSOverlay}
 	GatewayInvite = []string{"invite", "--name", "lab-gw", "--gateway", LAN, "--address", GatewayOverlay}
 	LaptopInvite  = []string{"invite", "--name", "laptop", "--address", LaptopOverlay}
+	RelayInvite   = []string{"invite", "--name", "vps2", "--relay", "--address", VPS2Overlay}
 )
 
 // Join runs the three commands, each on its machine, and returns when all
@@ -47,6 +48,16 @@ func (l *Lab) Join(ctx context.Context) (*Joined, error) {
 		return nil, err
 	}
 	return &j, nil
+}
+
+// JoinRelay makes the second VPS a relay of the network, and returns when it says
+// that it is ready.
+func (l *Lab) JoinRelay(ctx context.Context) (*Process, error) {
+	link, err := l.VPS.Overlayd(ctx, RelayInvite...)
+	if err != nil {
+		return nil, err
+	}
+	return l.VPS2.Serve(ctx, "relay", "--join", link, "--public", VPS2Addr)
 }
 
 // Serve starts one of overlayd's foreground commands and waits until

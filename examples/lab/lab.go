@@ -19,6 +19,7 @@ const (
 	Overlay        = "172.18.0.0/24"
 	VPSOverlay     = "172.18.0.10"
 	LaptopOverlay  = "172.18.0.11"
+	VPS2Overlay    = "172.18.0.20"
 	GatewayOverlay = "172.18.0.200"
 
 	LAN         = "192.168.1.0/24"
@@ -27,6 +28,7 @@ const (
 	HostAddr    = "192.168.1.201"
 
 	VPSAddr    = "203.0.113.10"
+	VPS2Addr   = "198.18.0.10"  // the second VPS
 	HomePublic = "198.51.100.2" // the home NAT, seen from outside
 	LabPublic  = "192.0.2.2"    // the lab NAT, seen from outside
 )
@@ -55,6 +57,9 @@ type Options struct {
 	// Docker makes.
 	Docker bool
 
+	// SecondVPS adds another public machine, for a second relay.
+	SecondVPS bool
+
 	// Overlayd is the binary that Machine.Overlayd and Join run; empty: the
 	// first "overlayd" on the PATH.
 	Overlayd string
@@ -63,6 +68,8 @@ type Options struct {
 // Lab is a set of machines. Its methods are safe for concurrent use.
 type Lab struct {
 	Laptop, HomeNAT, Internet, VPS, LabNAT, Gateway, Host *Machine
+
+	VPS2 *Machine // nil without Options.SecondVPS
 
 	Options Options
 	Dir     string // temporary files: logs, captures, state directories
@@ -109,11 +116,12 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 }
 
 func (l *Lab) build(ctx context.Context) error {
-	for _, m := range []struct {
+	type build struct {
 		machine **Machine
 		name    string
 		router  bool
-	}{
+	}
+	machines := []build{
 		{&l.Laptop, "laptop", false},
 		{&l.HomeNAT, "homenat", true},
 		{&l.Internet, "internet", true},
@@ -121,7 +129,11 @@ func (l *Lab) build(ctx context.Context) error {
 		{&l.LabNAT, "labnat", true},
 		{&l.Gateway, "gateway", false},
 		{&l.Host, "lanhost", false},
-	} {
+	}
+	if l.Options.SecondVPS {
+		machines = append(machines, build{&l.VPS2, "vps2", false})
+	}
+	for _, m := range machines {
 		made, err := l.machine(ctx, m.name, m.router)
 		if err != nil {
 			return err
@@ -144,14 +156,18 @@ func (l *Lab) wire(ctx context.Context) error {
 	if l.Options.Clash {
 		home, laptop = "192.168.1.1/24", "192.168.1.50/24"
 	}
-	for _, c := range []cable{
+	cables := []cable{
 		{a: l.Laptop, aLink: "eth0", aAddr: laptop, b: l.HomeNAT, bLink: "eth1", bAddr: home},
 		{a: l.HomeNAT, aLink: "eth0", aAddr: HomePublic + "/24", b: l.Internet, bLink: "home", bAddr: "198.51.100.1/24", mtu: mtu},
 		{a: l.VPS, aLink: "eth0", aAddr: VPSAddr + "/24", b: l.Internet, bLink: "vps", bAddr: "203.0.113.1/24"},
 		{a: l.LabNAT, aLink: "eth0", aAddr: LabPublic + "/24", b: l.Internet, bLink: "lab", bAddr: "192.0.2.1/24", mtu: mtu},
 		{a: l.Gateway, aLink: "eth0", aAddr: GatewayAddr + "/24", b: l.LabNAT, bLink: "port1"},
 		{a: l.Host, aLink: "eth0", aAddr: HostAddr + "/24", b: l.LabNAT, bLink: "port2"},
-	} {
+	}
+	if l.VPS2 != nil {
+		cables = append(cables, cable{a: l.VPS2, aLink: "eth0", aAddr: VPS2Addr + "/24", b: l.Internet, bLink: "vps2", bAddr: "198.18.0.1/24"})
+	}
+	for _, c := range cables {
 		if err := l.connect(ctx, c); err != nil {
 			return err
 		}
@@ -174,13 +190,18 @@ func (l *Lab) wire(ctx context.Context) error {
 		}
 	}
 	homeAddr, _, _ := cutPrefix(home)
-	for _, r := range []struct {
+	type route struct {
 		m   *Machine
 		via string
-	}{
+	}
+	routes := []route{
 		{l.Laptop, homeAddr}, {l.HomeNAT, "198.51.100.1"}, {l.VPS, "203.0.113.1"},
 		{l.LabNAT, "192.0.2.1"}, {l.Gateway, LabNATAddr}, {l.Host, LabNATAddr},
-	} {
+	}
+	if l.VPS2 != nil {
+		routes = append(routes, route{l.VPS2, "198.18.0.1"})
+	}
+	for _, r := range routes {
 		if err := r.m.ip(ctx, "route", "add", "default", "via", r.via); err != nil {
 			return err
 		}
@@ -190,7 +211,7 @@ func (l *Lab) wire(ctx context.Context) error {
 
 // Machines returns all of them, those that a failed New did not reach left out.
 func (l *Lab) Machines() []*Machine {
-	all := []*Machine{l.Laptop, l.HomeNAT, l.Internet, l.VPS, l.LabNAT, l.Gateway, l.Host}
+	all := []*Machine{l.Laptop, l.HomeNAT, l.Internet, l.VPS, l.LabNAT, l.Gateway, l.Host, l.VPS2}
 	return slices.DeleteFunc(all, func(m *Machine) bool { return m == nil })
 }
 

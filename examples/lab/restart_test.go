@@ -73,14 +73,22 @@ func TestKilledAndRestarted(t *testing.T) {
 	if long {
 		rounds, downtimes = 10, []time.Duration{0, 10 * time.Second, 90 * time.Second}
 	}
-	for _, name := range []string{"relay", "gateway", "laptop"} {
-		t.Run(name, func(t *testing.T) {
-			ctx, l, j := labtest.JoinedFor(t, time.Hour, lab.Options{Home: lab.Hard, Lab: lab.Hard})
+	for _, c := range []struct {
+		name, path string
+		nat        lab.NAT
+	}{{"relay", "relay", lab.Hard}, {"gateway", "relay", lab.Hard}, {"laptop", "relay", lab.Hard}, {"relay", "direct", lab.Cone}, {"gateway", "direct", lab.Cone}} {
+		t.Run(c.name+", "+c.path, func(t *testing.T) {
+			name, downtimes := c.name, downtimes
+			if c.path == "direct" && !long {
+				downtimes = downtimes[:1]
+			}
+			ctx, l, j := labtest.JoinedFor(t, time.Hour, lab.Options{Home: c.nat, Lab: c.nat})
 			tcp, _ := echoServers(t, l.Host)
 			d := daemons(l, j)[name]
 			pings := pinging(t, l.Laptop, lab.HostAddr)
 			data := streaming(ctx, t, l.Laptop, tcp)
 			pings.back(ctx, t, time.Now())
+			path(ctx, t, l.Laptop, "lab-gw", c.path)
 			for _, down := range downtimes {
 				n := rounds
 				if down > time.Minute {

@@ -25,7 +25,8 @@ type Client struct {
 	aud  string
 	dial dialFunc
 
-	heard atomic.Int64 // Unix nanoseconds; see Heard
+	heard atomic.Int64  // Unix nanoseconds; see Heard
+	kicks chan struct{} // holds one token: see Kick; never closed
 
 	mu    sync.Mutex // guards what follows
 	token string
@@ -66,7 +67,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Client{o: o, aud: audience(o.Pin, o.Endpoint), dial: o.Dialer.DialContext}, nil
+	return &Client{o: o, aud: audience(o.Pin, o.Endpoint), dial: o.Dialer.DialContext, kicks: make(chan struct{}, 1)}, nil
 }
 
 // Heard returns when Follow last got something from the coordinator, a
@@ -76,6 +77,16 @@ func (c *Client) Heard() time.Time {
 		return time.Unix(0, ns)
 	}
 	return time.Time{}
+}
+
+// Kick says that the network may be another than before. Follow, if it runs,
+// waits no longer to try again, gives up an attempt to connect, and asks a
+// connection that there is to prove itself within checkTime.
+func (c *Client) Kick() {
+	select {
+	case c.kicks <- struct{}{}:
+	default: // it was said already
+	}
 }
 
 // EnrollRequest asks for a membership.

@@ -68,6 +68,9 @@ func (c *Client) Follow(ctx context.Context, o FollowOptions) error {
 		if p, ok := sentProblem(err); ok && p.Kind == KindDenied {
 			return p
 		}
+		if errors.Is(err, errMoved) { // once per Kick, so there is no need to wait
+			continue
+		}
 		err = c.failure(err)
 		if !f.since.IsZero() && time.Since(f.since) >= steady {
 			failures = 0
@@ -77,13 +80,45 @@ func (c *Client) Follow(ctx context.Context, o FollowOptions) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(retryAfter(failures, rand.Float64())):
+		case <-c.kicks:
+			failures = 0
+		case <-time.After(retryAfter(failures, f.others(), rand.Float64())):
 		}
 	}
 }
 
 func (f *follower) tell(p Phase, err error) {
 	f.o.OnState(ControlState{Phase: p, Since: f.c.o.Now(), Err: err})
+}
+
+// others is how many nodes may have lost the coordinator together with this one.
+func (f *follower) others() int {
+	if f.have == nil {
+		return 0
+	}
+	return len(f.have.Peers)
+}
+
+// errMoved ends an attempt or a connection that was made in another network.
+var errMoved = problem(KindUnreachable, "", "the network changed")
+
+// impatient ends an attempt to connect when the network changes, until ctx or
+// the attempt ends.
+func (f *follower) impatient(ctx context.Context, fail func(error)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-ctx.Done():
+		case <-f.c.kicks:
+			fail(errMoved)
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 var errSilent = problem(KindUnreachable, "", "the coordinator was silent for %s", silence)
@@ -105,6 +140,8 @@ func (f *follower) attempt(ctx context.Context) error {
 	if err := f.c.authorize(req.Header()); err != nil {
 		return err
 	}
+	connected := f.impatient(ctx, cancel)
+	defer connected()
 	in, err := line.node.Watch(ctx, req)
 	if err != nil {
 		return because(ctx, err)
@@ -119,6 +156,9 @@ func (f *follower) attempt(ctx context.Context) error {
 		f.c.heard.Store(f.c.o.Now().UnixNano())
 		if err := f.take(ctx, in.Msg(), reports); err != nil {
 			return err
+		}
+		if !f.since.IsZero() {
+			connected()
 		}
 		quiet.Reset(silence)
 	}
@@ -181,8 +221,13 @@ func (r *reporter) start(ctx context.Context, session uint64) {
 		ticker := time.NewTicker(beatEvery)
 		defer ticker.Stop()
 		var last string
-		for {
-			if err := r.report(ctx, session); ctx.Err() == nil && err != nil && err.Error() != last {
+		for wait := beatEvery; ; {
+			err := r.report(ctx, session, wait)
+			if p, ok := AsProblem(err); wait == checkTime && ok && p.Kind == KindUnreachable && ctx.Err() == nil {
+				r.fail(errMoved)
+			}
+			wait = beatEvery
+			if ctx.Err() == nil && err != nil && err.Error() != last {
 				last = err.Error()
 				r.c.o.Log.Warn("report refused", "endpoint", r.c.o.Endpoint, "err", err)
 			} else if err == nil {
@@ -193,6 +238,8 @@ func (r *reporter) start(ctx context.Context, session uint64) {
 				return
 			case <-ticker.C:
 			case <-r.o.Report:
+			case <-r.c.kicks:
+				wait = checkTime
 			}
 		}
 	}()
@@ -207,8 +254,8 @@ func (r *reporter) wait() {
 
 // report sends one. A coordinator that does not know the session any more ends
 // the attempt, so that the next one begins at once.
-func (r *reporter) report(ctx context.Context, session uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, beatEvery)
+func (r *reporter) report(ctx context.Context, session uint64, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	req := connect.NewRequest(&api.ReportRequest{Session: session})
 	if r.o.Advertise != nil {

@@ -5,6 +5,8 @@ import "time"
 const (
 	// beatEvery is how often each side says that it is there.
 	beatEvery = 5 * time.Second
+	// checkTime is how long a connection in doubt may take to answer.
+	checkTime = time.Second
 	// silence is two lost beats and some delay: then the other side is gone.
 	silence = 15 * time.Second
 )
@@ -53,17 +55,21 @@ const (
 	retryFirst = 50 * time.Millisecond
 	retrySpan  = 150 * time.Millisecond
 	retryMost  = 10 * time.Second
+	// retryEach is the share of the least span that each node of the network
+	// has: a coordinator takes a thousand connections a second easily.
+	retryEach = time.Millisecond
 	// steady is how long a connection has to hold to count as a success.
 	steady = 10 * time.Second
 )
 
 // retryAfter returns how long to wait after a number of failures in a row: with
-// full jitter, so that nodes which lost their coordinator together do not come
-// back together. rnd is between 0 and 1.
-func retryAfter(failures int, rnd float64) time.Duration {
+// full jitter, and the longer the more nodes lost their coordinator together, so
+// that they do not come back together. rnd is between 0 and 1.
+func retryAfter(failures, nodes int, rnd float64) time.Duration {
 	span := retryMost - retryFirst
 	if doublings := max(failures, 1) - 1; doublings < 7 { // 150 ms << 7 is above the most
 		span = min(span, retrySpan<<doublings)
 	}
+	span = max(span, time.Duration(nodes)*retryEach)
 	return retryFirst + time.Duration(rnd*float64(span))
 }

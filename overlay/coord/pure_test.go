@@ -221,19 +221,22 @@ func TestSendAt(t *testing.T) {
 func TestRetryAfter(t *testing.T) {
 	for _, c := range []struct {
 		failures int
+		nodes    int
 		least    time.Duration
 		most     time.Duration
 	}{
-		{1, 50 * time.Millisecond, 200 * time.Millisecond},
-		{2, 50 * time.Millisecond, 350 * time.Millisecond},
-		{7, 50 * time.Millisecond, 9650 * time.Millisecond},
-		{8, 50 * time.Millisecond, retryMost},
-		{1 << 40, 50 * time.Millisecond, retryMost},
+		{1, 3, 50 * time.Millisecond, 200 * time.Millisecond},
+		{2, 3, 50 * time.Millisecond, 350 * time.Millisecond},
+		{7, 3, 50 * time.Millisecond, 9650 * time.Millisecond},
+		{8, 3, 50 * time.Millisecond, retryMost},
+		{1 << 40, 3, 50 * time.Millisecond, retryMost},
+		{1, 1000, 50 * time.Millisecond, 1050 * time.Millisecond},
+		{1, 10_000, 50 * time.Millisecond, 10_050 * time.Millisecond},
 	} {
-		if got := retryAfter(c.failures, 0); got != c.least {
+		if got := retryAfter(c.failures, c.nodes, 0); got != c.least {
 			t.Errorf("%d failures: at least %s, want %s", c.failures, got, c.least)
 		}
-		if got := retryAfter(c.failures, 1); got != c.most {
+		if got := retryAfter(c.failures, c.nodes, 1); got != c.most {
 			t.Errorf("%d failures: at most %s, want %s", c.failures, got, c.most)
 		}
 	}

@@ -179,6 +179,30 @@ func TestSilence(t *testing.T) {
 		time.Sleep(retryMost)
 		expect("after the line is back", PhaseConnected, true)
 
+		// Kick: a dead line is noticed at once, a sound one is kept.
+		_, before := state()
+		since, _ := state()
+		c.Kick()
+		time.Sleep(checkTime)
+		expect("kicked on a sound line", PhaseConnected, true)
+		if st, n := state(); n != before || st.Since != since.Since {
+			t.Error("a sound line was given up")
+		}
+		w.cut()
+		c.Kick()
+		time.Sleep(checkTime + 100*time.Millisecond)
+		expect("kicked on a dead line", PhaseConnected, true)
+		if st, _ := state(); st.Since == since.Since {
+			t.Error("the dead line counts as sound")
+		}
+		w.refuse.Store(true)
+		w.cut()
+		time.Sleep(2 * time.Minute) // it waits for the next try now, some seconds each time
+		w.refuse.Store(false)
+		c.Kick()
+		time.Sleep(10 * time.Millisecond)
+		expect("kicked while it waits", PhaseConnected, true)
+
 		cancel()
 		web.Close()
 		wg.Wait()

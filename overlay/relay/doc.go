@@ -50,8 +50,11 @@
 //
 // # What bounds it
 //
-// Sessions are limited in all and per network; ATTACHes without a good token,
-// UNKNOWNs, PINGs and long probes per source, in tables of fixed size, and over all sources;
+// Sessions are limited in all and per network; ATTACHes with a wrong MAC,
+// UNKNOWNs, PINGs and long probes per source, in tables of fixed size, and over all
+// sources; how many MACs are looked at, in two shares: one for sources that showed
+// a right one within a day, and one for strangers. A flood of forged ATTACHes must
+// be a hundred thousand a second to fill its share, and takes nothing of the other;
 // removed nodes that are remembered, by their number. Data is never queued: it
 // goes to the kernel, or into the ring of a Port or the outbox of a call, where the
 // oldest makes room. Calls are limited per source and in all, their writes in time.

@@ -9,12 +9,19 @@ import (
 )
 
 const (
-	// attachPerSource limits ATTACHes without a valid token per source: a
-	// household has a handful of nodes, a test lab some hundred.
-	attachPerSource, attachBurst = 200, 1000
-	// attachTotal limits them over all sources, which can be forged: at two
-	// HMACs of about a microsecond each it is some 4 % of a core.
-	attachTotal, attachTotalBurst = 20_000, 20_000
+	// forgedPerSource limits ATTACHes with a wrong MAC per source. Right ones
+	// are not counted: however many nodes share an address, they all get in.
+	forgedPerSource, forgedBurst = 200, 1000
+	// strangersTotal limits how many ATTACHes have their MACs looked at over all
+	// sources, which can be forged: at two to four HMACs, some two microseconds,
+	// it is a fifth of a core. Below that a flood keeps nobody out.
+	strangersTotal, strangersBurst = 100_000, 50_000
+	// membersTotal is the same for sources that showed a right MAC within
+	// memberFor: whatever strangers do takes nothing from it.
+	membersTotal, membersBurst = 100_000, 50_000
+	memberFor                  = 24 * time.Hour
+	// membersKnown is how many sources are remembered: 512 KiB.
+	membersKnown = 1 << 16
 	// unknownPerSource limits UNKNOWNs per address and port. A node needs one.
 	unknownPerSource, unknownBurst  = 10, 3
 	unknownTotal, unknownTotalBurst = 20_000, 20_000
@@ -33,7 +40,9 @@ type door struct {
 	table  *table
 	tokens *tokens
 
-	attachHosts, attachAll   *limiter
+	forgedHosts              *limiter
+	strangers, members       *limiter
+	known                    *memory // sources of right MACs
 	unknownPorts, unknownAll *limiter
 	pingPorts                *limiter
 	probePorts, probeAll     *limiter
@@ -48,8 +57,10 @@ func newDoor(secret key.Secret, start time.Time, t *table) *door {
 		start:        start,
 		table:        t,
 		tokens:       newTokens(),
-		attachHosts:  newLimiter(bySource, attachPerSource, attachBurst),
-		attachAll:    newLimiter(forAll, attachTotal, attachTotalBurst),
+		forgedHosts:  newLimiter(bySource, forgedPerSource, forgedBurst),
+		strangers:    newLimiter(forAll, strangersTotal, strangersBurst),
+		members:      newLimiter(forAll, membersTotal, membersBurst),
+		known:        newMemory(membersKnown, memberFor),
 		unknownPorts: newLimiter(bySource, unknownPerSource, unknownBurst),
 		unknownAll:   newLimiter(forAll, unknownTotal, unknownTotalBurst),
 		pingPorts:    newLimiter(bySource, pingPerSource, pingBurst),
@@ -77,16 +88,23 @@ func (d *door) attach(b []byte, now time.Time, src origin, frame []byte) ([]byte
 		return b, dropTicket
 	}
 	since := now.Sub(d.start)
-	tokenAt, proved := time.Duration(0), false
-	if f.token != (token{}) {
-		tokenAt, proved = d.tokens.made(since, src, f)
+	host, member := d.forgedHosts.host(src.addr.Addr()), d.known.host(src.addr.Addr())
+	share := d.strangers
+	if d.known.has(member, since) {
+		share = d.members
 	}
-	if !proved && !(d.attachHosts.allow(d.attachHosts.host(src.addr.Addr()), since) && d.attachAll.allow(0, since)) {
+	if !d.forgedHosts.allow(host, since) || !share.allow(0, since) {
 		return b, dropLimited
 	}
 	k := SessionKey(d.secret, f.ticket[:])
 	if !authentic(k, frame) {
 		return b, dropForged
+	}
+	d.forgedHosts.refund(host)
+	d.known.add(member, since)
+	tokenAt, proved := time.Duration(0), false
+	if f.token != (token{}) {
+		tokenAt, proved = d.tokens.made(since, src, f)
 	}
 	if !proved {
 		c := challenge{nonce: f.nonce, token: d.tokens.make(since, src, f), observed: src.addr}

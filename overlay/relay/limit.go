@@ -51,14 +51,48 @@ func (l *limiter) allow(source uint64, now time.Duration) bool {
 	}
 }
 
+// refund takes back what allow counted.
+func (l *limiter) refund(source uint64) {
+	l.cells[source&uint64(len(l.cells)-1)].Add(-int64(l.gap))
+}
+
+// memory knows sources that have shown something lately, in a table of fixed
+// size. One may be forgotten for another, and none is taken for another: a cell
+// holds a hash of its source besides the time.
+type memory struct {
+	seed  maphash.Seed
+	life  time.Duration
+	cells []atomic.Uint64 // the upper half: a hash; the lower: seconds since the start, plus one
+}
+
+func newMemory(cells int, life time.Duration) *memory {
+	return &memory{seed: maphash.MakeSeed(), life: life, cells: make([]atomic.Uint64, cells)}
+}
+
+func (m *memory) add(source uint64, now time.Duration) {
+	m.cell(source).Store(source&^(1<<32-1) | uint64(uint32(now/time.Second)+1))
+}
+
+func (m *memory) has(source uint64, now time.Duration) bool {
+	v := m.cell(source).Load()
+	at := time.Duration(uint32(v)) * time.Second
+	return v != 0 && v>>32 == source>>32 && now+time.Second-at <= m.life
+}
+
+func (m *memory) cell(source uint64) *atomic.Uint64 { return &m.cells[source&uint64(len(m.cells)-1)] }
+
 // host hashes what a source cannot change at will: an IPv4 address, or an IPv6
 // /64, which is what one customer gets.
-func (l *limiter) host(a netip.Addr) uint64 {
+func (l *limiter) host(a netip.Addr) uint64 { return hashHost(l.seed, a) }
+
+func (m *memory) host(a netip.Addr) uint64 { return hashHost(m.seed, a) }
+
+func hashHost(seed maphash.Seed, a netip.Addr) uint64 {
 	b := a.As16()
 	if a.Is4() || a.Is4In6() {
-		return maphash.Bytes(l.seed, b[:])
+		return maphash.Bytes(seed, b[:])
 	}
-	return maphash.Bytes(l.seed, b[:8])
+	return maphash.Bytes(seed, b[:8])
 }
 
 // port hashes a source with its port.

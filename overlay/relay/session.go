@@ -43,11 +43,14 @@ const (
 	// attachFirst to attachMost are the gaps between retries. However long the
 	// relay was away, a node is back within attachMost and two round trips: it
 	// cannot know whether another one waits for it. That costs 200 bytes a
-	// second; the knocks of the largest network fit into attachTotalBurst.
+	// second; the larger the network, the more seldom: see Crowd.
 	attachFirst = 100 * time.Millisecond
 	attachMost  = 800 * time.Millisecond
 	// attachRefused is the gap while the relay says no: only a new ticket helps.
 	attachRefused = 5 * time.Second
+	// attachEach is the share of the gap that each node of a crowd has: together
+	// they send five thousand ATTACHes a second at most.
+	attachEach = 400 * time.Microsecond
 	// lostAfter is how long attaching goes unanswered before the status says lost.
 	lostAfter = 5 * time.Second
 	// tryBeforeDoubt is how many ATTACHes an UNKNOWN may cost before the
@@ -116,6 +119,7 @@ type Session struct {
 	since   time.Time // when attaching began; zero: it has not
 	closely bool      // see Watch
 	silence time.Duration
+	crowd   int // see Crowd
 	try     try
 	grant   grant
 	ignored uint64
@@ -191,6 +195,14 @@ func (s *Session) Renew(ticket []byte, k key.Secret) {
 		s.status.State, s.status.Reason = Attaching, ReasonNone
 		s.since = time.Time{}
 	}
+}
+
+// Crowd says how many nodes would lose the relay together with this one. They
+// come back one by one.
+func (s *Session) Crowd(nodes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.crowd = nodes
 }
 
 // Kick says that the session is in doubt: the control stream broke, or a link
@@ -347,7 +359,13 @@ func (s *Session) fail(now time.Time) {
 	s.status.State = Attaching
 	s.since = now
 	s.begin(now)
+	if spread := s.spread(); spread > attachMost {
+		s.try.next = now.Add(s.jitter(0, spread))
+	}
 }
+
+// spread is the time over which a crowd comes back.
+func (s *Session) spread() time.Duration { return time.Duration(s.crowd) * attachEach }
 
 // tired tells by its retries that an attempt goes unanswered.
 func (s *Session) tired(now time.Time) {
@@ -376,15 +394,15 @@ func (s *Session) attach(now time.Time) []byte {
 	}
 	switch {
 	case t.patience == 0:
-		t.patience = attachFirst
+		t.patience = max(attachFirst, s.spread()/4)
 	case s.status.Reason > ReasonStopping && s.status.State != Up:
 		t.patience = attachRefused
 	default:
-		t.patience = min(2*t.patience, attachMost)
+		t.patience = min(2*t.patience, max(attachMost, s.spread()))
 	}
 	t.sent++
 	t.sentAt = now
-	t.next = now.Add(s.jitter(t.patience*3/4, t.patience))
+	t.next = now.Add(s.jitter(attachFirst/2, t.patience))
 	return f.Append(make([]byte, 0, attachSize), s.key)
 }
 
@@ -532,7 +550,7 @@ func (s *Session) handleGoAway(now time.Time, frame []byte) (ok bool) {
 	case s.status.State == Up && f.session == s.grant.id && authentic(s.grant.key, frame):
 		s.fail(now)
 		// All nodes hear it at the same moment.
-		s.try.next = now.Add(s.jitter(0, 2*attachFirst))
+		s.try.next = now.Add(s.jitter(0, max(2*attachFirst, s.spread())))
 	case !s.try.on || f.session != s.try.nonce.session() || !authentic(s.key, frame):
 		return false
 	case s.status.State == Up && s.renewing(): // the old ticket's session goes on

@@ -12,6 +12,9 @@ const (
 	// yieldFor is how long one side leaves the move to the other: some round
 	// trips of a bad line, and still well below what a user notices.
 	yieldFor = 300 * time.Millisecond
+	// newsDelay is how much earlier than the news of a peer's start its handshake
+	// may have come.
+	newsDelay = time.Second
 	// checkAfter is when a handshake that was begun must have led to something.
 	checkAfter = time.Second
 	// nudgeTries bounds what one call of Handshake can cause. WireGuard's own
@@ -46,15 +49,15 @@ func newNudger(self key.Public, begin func(key.Public), stats func() (map[key.Pu
 // want asks for a session with k: the move is ours at once, or the peer's first.
 func (n *nudger) want(k key.Public, yield bool) {
 	now := time.Now()
-	next := now
+	next, since := now, now
 	if yield {
-		next = now.Add(yieldFor)
+		next, since = now.Add(yieldFor), now.Add(-newsDelay)
 	}
 	n.mu.Lock()
 	if w, waits := n.wants[k]; waits && w.tries == 0 && w.next.Before(next) {
 		next = w.next // asked twice, it is no later
 	}
-	n.wants[k] = nudge{since: now, next: next}
+	n.wants[k] = nudge{since: since, next: next}
 	n.mu.Unlock()
 	select {
 	case n.poke <- struct{}{}:

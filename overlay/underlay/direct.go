@@ -234,7 +234,7 @@ func (p *peer) path(now time.Time) Path {
 	defer p.mu.Unlock()
 	w := p.way.Load()
 	if a := w.direct(); a.IsValid() {
-		return Path{Kind: KindDirect, Transport: TransportUDP, Endpoint: a.String(), RTT: w.spot.rtt, MTU: p.pathMTU()}
+		return Path{Kind: KindDirect, Transport: TransportUDP, Endpoint: a.String(), RTT: w.spot.rtt, MTU: p.pathMTU(), LastEcho: w.spot.provedAt}
 	}
 	path := w.path
 	path.MTU = p.pathMTU()

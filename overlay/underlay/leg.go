@@ -22,6 +22,7 @@ type Relay struct {
 	Addrs    []netip.AddrPort // in order of preference
 	Ticket   []byte           // empty: none yet, so no session
 	Key      key.Secret
+	Crowd    int // nodes that would lose it together with this one
 }
 
 const (
@@ -64,10 +65,12 @@ type leg struct {
 	closely bool // see Bind.Watch
 	several bool // there are other relays
 
-	race race
-	key  key.Secret
-	host string // the relay's endpoint
-	tls  tlsSide
+	race  race
+	key   key.Secret
+	crowd int
+	host  string  // the relay's endpoint
+	pin   key.Pin // of its TLS key
+	tls   tlsSide
 
 	questions []*question   // of a Check; nil: none runs
 	heard     chan struct{} // gets a token when one is answered
@@ -85,7 +88,7 @@ func (l *leg) note(mark uint32) {
 func (l *leg) set(r Relay) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.name, l.host, l.key = r.Name, r.Endpoint, r.Key
+	l.name, l.host, l.pin, l.key, l.crowd = r.Name, r.Endpoint, r.Pin, r.Key, r.Crowd
 	if l.port != nil {
 		return
 	}
@@ -115,6 +118,11 @@ func (l *leg) set(r Relay) {
 		}
 	}
 	l.ticket = slices.Clone(r.Ticket)
+	for _, s := range []*relay.Session{l.session, l.tls.session} {
+		if s != nil {
+			s.Crowd(r.Crowd)
+		}
+	}
 }
 
 // newSession makes a session that is looked after as the leg is; the caller holds
@@ -123,6 +131,7 @@ func (l *leg) newSession(ticket []byte, k key.Secret) *relay.Session {
 	s := relay.NewSession(relay.SessionOptions{Ticket: ticket, Key: k, Rand: rand.Reader})
 	s.Watch(time.Now(), l.closely)
 	s.Hurry(l.several)
+	s.Crowd(l.crowd)
 	return s
 }
 

@@ -2,6 +2,7 @@ package underlay
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -280,15 +281,18 @@ func (c *climate) bounded() {
 	}
 }
 
-// TestClimate runs for a million virtual seconds in all through random cuts,
-// losses, NAT resets, blocked UDP and TCP, and restarts of nodes and the relay.
+// TestClimate runs for a hundred thousand virtual seconds in all, or with
+// LAB_LONG for a million, through random cuts, losses, NAT resets, blocked UDP and TCP, and restarts of nodes and the relay.
 // Whenever there is some path for ten seconds, datagrams flow; no state grows;
 // and no address is probed more than note says.
 func TestClimate(t *testing.T) {
 	const lands = 10
-	each := 100_000 * time.Second
-	if testing.Short() {
-		each /= 20
+	each := 10_000 * time.Second
+	switch {
+	case os.Getenv("LAB_LONG") != "":
+		each = 100_000 * time.Second
+	case testing.Short():
+		each = 2_000 * time.Second
 	}
 	kinds := [][]netsim.Kind{
 		{netsim.PortRestricted, netsim.PortRestricted, netsim.None},

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"overlayd/overlay/key"
+	"overlayd/overlay/relay"
 )
 
 var addrEqual = cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
@@ -22,6 +23,8 @@ func testProbes() []probe {
 		{kind: probeCallMe, id: probeID{4}},
 		{kind: probeCallMe, id: probeID{5}, noUDP: true},
 		{kind: probeCallMe, answer: true, candidates: []netip.AddrPort{v4, v6}, mapped: 2, next: v4, step: -2},
+		{kind: probeNotice, id: probeID{6}, ask: true},
+		{kind: probeNotice, places: []presence{{Place{10, 20 * time.Millisecond}, false}, {Place{relay.MaxLabel, 0}, true}}},
 	}
 }
 
@@ -31,7 +34,7 @@ func TestProbeRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%+v: %v", m, err)
 		}
-		if diff := cmp.Diff(m, got, addrEqual, cmp.AllowUnexported(probe{})); diff != "" {
+		if diff := cmp.Diff(m, got, addrEqual, cmp.AllowUnexported(probe{}, presence{})); diff != "" {
 			t.Error(diff)
 		}
 	}
@@ -135,7 +138,7 @@ func FuzzProbe(f *testing.F) {
 			b = b[:len(again)] // padding may be longer, and anything
 			copy(b[1+len(m.id):], again[1+len(m.id):])
 		}
-		if m.kind != probeCallMe && !bytes.Equal(b, again) && !m.observed.Addr().Is4In6() {
+		if m.kind != probeCallMe && m.kind != probeNotice && !bytes.Equal(b, again) && !m.observed.Addr().Is4In6() {
 			t.Errorf("% x became % x", b, again)
 		}
 	})

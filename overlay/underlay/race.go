@@ -29,6 +29,9 @@ const (
 	redialMost  = time.Minute
 	redialGone  = 8 * time.Second
 	redialLeast = 250 * time.Millisecond
+	// redialEach is the share of the gap that each node of a crowd has, before
+	// the first dial too: together they dial a thousand times a second.
+	redialEach = time.Millisecond
 	// tlsProven is how long TLS has to work before its failure starts from
 	// redialFirst again.
 	tlsProven = 5 * time.Second
@@ -50,8 +53,9 @@ type race struct {
 	probing  bool          // UDP is being tried; while tls
 	gap      time.Duration // between two tries
 
-	tlsSince time.Time // when TLS took over
-	openedAt time.Time // when the connection was there without a session; zero: it is not
+	tlsSince time.Time     // when TLS took over
+	openedAt time.Time     // when the connection was there without a session; zero: it is not
+	lag      time.Duration // of the first dial since UDP went unanswered
 	dials
 }
 
@@ -63,6 +67,12 @@ type dials struct {
 	fails     int
 }
 
+// served takes note of a connection that is left because UDP is better: that did
+// not fail, and the next one need not wait for it.
+func (d *dials) served(now time.Time) {
+	d.fails, d.redial, d.undecided = max(0, d.fails-1), now.Add(redialLeast), false
+}
+
 // facts are what a leg knows when it asks.
 type facts struct {
 	udp     bool      // the UDP session is up
@@ -72,6 +82,7 @@ type facts struct {
 	gone    bool // the last dial found nobody there
 	stream  bool // there is a TLS connection
 	up      bool // and a session in it
+	crowd   int  // nodes that lose the relay together
 	closed  bool // none may be made: there is no way to dial, or the Bind is closed
 }
 
@@ -100,8 +111,8 @@ func (r *race) onUDP(now time.Time, f facts, random func(time.Duration) time.Dur
 			r.wasUp, r.udpSince = true, now
 		}
 		r.since = time.Time{}
-		if v.hangUp = f.stream; f.stream { // made in case: that did not fail
-			r.fails, r.redial, r.undecided = max(0, r.fails-1), now.Add(redialLeast), false
+		if v.hangUp = f.stream; f.stream { // made in case
+			r.served(now)
 		}
 		return v
 	}
@@ -109,6 +120,9 @@ func (r *race) onUDP(now time.Time, f facts, random func(time.Duration) time.Dur
 		r.since = now
 		if f.udp {
 			r.since = f.doubted
+		}
+		if r.lag = 0; f.crowd > 0 {
+			r.lag = random(time.Duration(f.crowd) * redialEach)
 		}
 	}
 	wait, takeover := tlsAfter, doubtBeforeTLS
@@ -131,7 +145,7 @@ func (r *race) onUDP(now time.Time, f facts, random func(time.Duration) time.Dur
 		return r.patient(now, v)
 	}
 	r.openedAt = time.Time{}
-	return r.call(now, f, r.since.Add(wait), v, random)
+	return r.call(now, f, r.since.Add(wait+r.lag), v, random)
 }
 
 // takeOver makes TLS carry the traffic.
@@ -150,6 +164,9 @@ func (r *race) onTLS(now time.Time, f facts, random func(time.Duration) time.Dur
 		r.fails = 0
 	}
 	if r.probing && f.udp {
+		if f.stream {
+			r.served(now)
+		}
 		*r = race{wasUp: true, udpSince: now, gap: r.gap, dials: r.dials}
 		return orders{udp: true, hangUp: true}
 	}
@@ -171,7 +188,7 @@ func (r *race) onTLS(now time.Time, f facts, random func(time.Duration) time.Dur
 	case !now.Before(r.probe) && r.probing:
 		r.probing = false
 		r.gap = min(2*r.gap, udpMost)
-		r.probe = now.Add(r.gap)
+		r.probe = now.Add(r.gap/2 + random(r.gap/2))
 	case !now.Before(r.probe):
 		r.probing = true
 		r.probe = now.Add(udpTry)
@@ -229,6 +246,7 @@ func (r *race) decide(f facts, random func(time.Duration) time.Duration) {
 	if before := r.fails - 1; before < 6 { // 64 s
 		gap = min(redialFirst<<max(0, before), most)
 	}
+	gap = max(gap, time.Duration(f.crowd)*redialEach)
 	r.redial, r.undecided = r.dialAt.Add(max(random(gap), redialLeast)), false
 	if f.gone { // once it is there again, that does not count
 		r.fails = min(r.fails, 3)

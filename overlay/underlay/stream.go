@@ -64,8 +64,8 @@ func (l *leg) facts(ls *lines) facts {
 	st := l.session.Status()
 	o := l.tls.obstacle
 	return facts{
-		gone: o != nil && o.Obstacle == relay.ObstacleUnreachable,
-		udp:  l.up, doubted: st.Doubted, rtt: st.RTT,
+		gone:  o != nil && o.Obstacle == relay.ObstacleUnreachable,
+		crowd: l.crowd, udp: l.up, doubted: st.Doubted, rtt: st.RTT,
 		dialing: l.tls.dialing, stream: l.tls.stream != nil, up: l.tls.up(),
 		closed: l.noTLS || len(ls.all()) == 0,
 	}
@@ -126,7 +126,7 @@ func hangUpAll(legs []*leg) {
 func (l *leg) target() Relay {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return Relay{ID: l.id, Name: l.name, Endpoint: l.endpoint(), Addrs: l.addrs}
+	return Relay{ID: l.id, Name: l.name, Endpoint: l.endpoint(), Pin: l.pin, Addrs: l.addrs}
 }
 
 // call makes a leg's TLS connection, and moves what comes by it until it ends.

@@ -11,11 +11,13 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"overlayd/overlay/key"
 	"overlayd/overlay/relay"
 )
 
@@ -232,4 +234,14 @@ func TestNoWay(t *testing.T) {
 	g.open.Store(true)
 	a.Kick()
 	a.waitRelay(onUDP)
+}
+
+// TestTargetIsWhole: who dials a relay is told all that the map says of it.
+func TestTargetIsWhole(t *testing.T) {
+	want := Relay{ID: "r", Name: "vps", Endpoint: "203.0.113.10:443", Pin: key.PinOf(&x509.Certificate{RawSubjectPublicKeyInfo: []byte("a key")}), Addrs: []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:443")}}
+	l := &leg{id: "r"}
+	l.set(want)
+	if got := l.target(); !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
 }

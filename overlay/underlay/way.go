@@ -65,6 +65,10 @@ type Path struct {
 	// RTT is the round trip to the peer by this path; 0: unknown.
 	RTT time.Duration
 
+	// LastEcho is when the peer last answered a ping at its own address; zero:
+	// the path is relayed.
+	LastEcho time.Time
+
 	// MTU is the longest packet that was seen to pass in one piece; 0: unknown.
 	MTU int
 

@@ -50,6 +50,10 @@ var events = []event{
 		before: byTLSOnly, do: passes, until: isBy("relay", "udp"), undo: again("client")},
 
 	{name: "relay-restart", what: "the relay is killed and started", on: relayed, target: time.Second, do: killed("relay")},
+	{name: "relay-of-two", what: "the one in use of two relays is killed", on: byTwo, target: 3 * time.Second,
+		before: inUse, do: losesRelay, undo: regainsRelay},
+	{name: "relay-of-two-cut", what: "the one in use of two relays is cut off", on: byTwo, target: 3 * time.Second,
+		before: inUse, do: cutsRelay("-I"), undo: cutsRelay("-D")},
 	{name: "coordinator-killed", what: "the coordinator's machine is killed, direct", on: direct, target: 0, harmless: true,
 		do: gone("relay"), undo: started("relay")},
 	{name: "coordinator-cut", what: "the coordinator does not answer, relayed", on: relayed, target: 0, harmless: true,
@@ -142,6 +146,27 @@ func unheard(ctx context.Context, s *scene) error {
 
 func heard(ctx context.Context, s *scene) error {
 	return say(ctx, s.lab.VPS, "iptables -w -D INPUT -i eth0 -p tcp --dport 443 -j DROP")
+}
+
+// inUse finds out by which relay the packets go.
+func inUse(ctx context.Context, s *scene, _ recovery) error {
+	p, err := pathTo(ctx, s.lab.Laptop, "lab-gw")
+	s.used = "relay"
+	if p.Relay == "vps2" {
+		s.used = "second"
+	}
+	return err
+}
+
+func losesRelay(ctx context.Context, s *scene) error   { return gone(s.used)(ctx, s) }
+func regainsRelay(ctx context.Context, s *scene) error { return started(s.used)(ctx, s) }
+
+// cutsRelay makes the relay's machine hear nothing: nobody says that it is gone.
+func cutsRelay(change string) func(context.Context, *scene) error {
+	return func(ctx context.Context, s *scene) error {
+		m, _ := s.who(s.used)
+		return say(ctx, m, "iptables -w %s INPUT -i eth0 -j DROP", change)
+	}
 }
 
 func asleep(ctx context.Context, s *scene, r recovery) error {

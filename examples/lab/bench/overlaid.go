@@ -47,6 +47,13 @@ func byUDP(s settings) *overlaid {
 	return o
 }
 
+// byTwo is relayed, with a second relay on another VPS.
+func byTwo(s settings) *overlaid {
+	o := relayed(s)
+	o.title, o.options.SecondVPS = "overlayd-two", true
+	return o
+}
+
 func (o *overlaid) name() string { return o.title }
 
 // open enrols all three once; the rounds then start enrolled machines.

@@ -59,7 +59,8 @@ func parseRecovery(args []string) (recovery, error) {
 }
 
 const (
-	// patience is how long a round waits for packets to flow again.
+	// patience is how long a round waits for packets to flow again. One in which
+	// they do not counts as that.
 	patience = time.Minute
 	// watched is how long after a harmless event something may be lost.
 	watched = 10 * time.Second
@@ -80,10 +81,15 @@ func runRecovery(ctx context.Context, args []string) error {
 	if rep.Busy > quiet {
 		fmt.Printf("careful: %.0f %% of this machine is busy with something else\n", 100*rep.Busy)
 	}
+	var failed error
 	for _, e := range r.events {
 		row, err := r.measure(ctx, e)
-		if err != nil {
-			return fmt.Errorf("%s: %w", e.name, err)
+		if err != nil && ctx.Err() != nil {
+			return err
+		}
+		if err != nil { // the others may still be measured
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", e.name, err))
+			continue
 		}
 		rep.Events = append(rep.Events, row)
 	}
@@ -93,7 +99,7 @@ func runRecovery(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Println("\nas JSON:", file)
-	return nil
+	return failed
 }
 
 // measure lets an event happen again and again to a lab of its own.
@@ -128,11 +134,13 @@ func (r recovery) happen(ctx context.Context, e event, s *scene) (took time.Dura
 			return 0, err
 		}
 	}
+	waiting := false // all is done, and it is only a matter of time
 	err = within(ctx, patience, func(ctx context.Context) error {
 		begin := time.Now()
 		if err := e.do(ctx, s); err != nil {
 			return err
 		}
+		waiting = true
 		switch {
 		case e.harmless:
 			if err := pause(ctx, watched); err != nil {
@@ -154,7 +162,11 @@ func (r recovery) happen(ctx context.Context, e event, s *scene) (took time.Dura
 		return nil
 	})
 	if err != nil {
-		return 0, err
+		if !waiting || ctx.Err() != nil {
+			return 0, err
+		}
+		took = patience // not back: it counts as that, and the next round may tell more
+		fmt.Printf("%s: %v\n", e.name, err)
 	}
 	if e.undo != nil {
 		return took, e.undo(ctx, s)

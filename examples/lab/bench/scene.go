@@ -17,6 +17,7 @@ type scene struct {
 	train *lab.Train
 	round int // counts from 1
 
+	used   string       // the role of the relay that packets go by, of two
 	frozen *lab.Freezer // nil: nothing is
 }
 
@@ -33,6 +34,11 @@ func (s *scene) begin(ctx context.Context) error {
 		return err
 	}
 	s.running = map[string]*lab.Process{"client": j.Laptop, "relay": j.Relay, "gateway": j.Gateway}
+	if s.options.SecondVPS {
+		if s.running["second"], err = s.lab.JoinRelay(ctx); err != nil {
+			return err
+		}
+	}
 	s.train, err = s.lab.Laptop.Echoes(lab.HostAddr, trainEvery)
 	return err
 }
@@ -48,11 +54,38 @@ func (s *scene) close() error {
 	return errors.Join(err, s.overlaid.close())
 }
 
+// settle waits for all relays too.
+func (s *scene) settle(ctx context.Context) error {
+	if err := s.overlaid.settle(ctx); err != nil || !s.options.SecondVPS {
+		return err
+	}
+	for _, m := range []*lab.Machine{s.lab.Laptop, s.lab.Gateway} {
+		err := lab.Until(ctx, func(ctx context.Context) error {
+			st, err := statusOf(ctx, m)
+			if err != nil {
+				return err
+			}
+			for _, r := range st.Relays {
+				if r.State != "up" {
+					return fmt.Errorf("%s has not reached the relay %s: %s", m.Name, r.Name, r.State)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // who is a role's machine, and how its daemon is started when it has joined.
 func (s *scene) who(role string) (*lab.Machine, []string) {
 	switch role {
 	case "relay":
 		return s.lab.VPS, lab.RelayArgs
+	case "second":
+		return s.lab.VPS2, []string{"relay"}
 	case "gateway":
 		return s.lab.Gateway, []string{"gateway"}
 	}
