@@ -46,7 +46,7 @@ const (
 )
 
 // checkGrant refuses what no grant can be, and returns the target as it is
-// written.
+// kept.
 func (s *snapshot) checkGrant(user, target string, span time.Duration, now time.Time) (string, error) {
 	switch {
 	case span <= 0:
@@ -65,7 +65,7 @@ func (s *snapshot) checkGrant(user, target string, span time.Duration, now time.
 	if err != nil {
 		return "", termProblem(err)
 	}
-	return to.String(), nil
+	return strings.TrimSpace(target), nil // as it was typed: to.String would say which kind of name it is
 }
 
 // termProblem makes a Problem of what is wrong with a name or a target.

@@ -3,6 +3,7 @@ package coord
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"overlayd/overlay/key"
+	"overlayd/overlay/record"
 )
 
 func TestMain(m *testing.M) {
@@ -41,6 +43,7 @@ type network struct {
 	log     *syncBuffer
 	now     *clock
 	removed chan Removal
+	events  *Events
 }
 
 // clock is the wall clock of a test, moved by hand.
@@ -114,10 +117,11 @@ func startNetwork(t testing.TB, store Store, ln net.Listener, machine key.Machin
 	}
 	n := &network{t: t, pin: pin, addr: ln.Addr().String(), log: &syncBuffer{}, now: &clock{}, removed: make(chan Removal, 100)}
 	log := slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	n.events = recordEvents(t, t.TempDir())
 	n.server, err = NewServer(ServerOptions{
 		Store: store, Log: log, Overlay: testOverlay, Endpoint: n.addr, Pin: pin, Passes: testPasses{},
 		Relay: Relay{ID: "r1", Name: "vps", Endpoint: n.addr}, Now: n.now.Now,
-		Removed: func(r Removal) { n.removed <- r }, Policy: openPolicy,
+		Removed: func(r Removal) { n.removed <- r }, Policy: openPolicy, Events: n.events,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -148,6 +152,76 @@ func startNetwork(t testing.TB, store Store, ln net.Listener, machine key.Machin
 		local.Close()
 	})
 	return n
+}
+
+// recordEvents keeps a record until the test ends.
+func recordEvents(t testing.TB, dir string) *Events {
+	t.Helper()
+	log, err := record.Open(dir, "control", record.Options{Chain: true, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := log.Run(ctx); err != nil {
+			t.Errorf("record: %v", err)
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return &Events{Dir: dir, Name: "control", Log: log}
+}
+
+// lines returns what the record holds now.
+func (n *network) lines() (es []Event) {
+	n.t.Helper()
+	if err := n.events.Log.Sync(context.Background()); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := record.Read(n.events.Dir, n.events.Name, func(line []byte) error {
+		var e Event
+		if err := json.Unmarshal(line, &e); err != nil {
+			return err
+		}
+		es = append(es, e)
+		return nil
+	}); err != nil {
+		n.t.Fatal(err)
+	}
+	return es
+}
+
+// adminOf is the Admin service as a node's own machine reaches it: by its
+// daemon.
+func (n *network) adminOf(nd *node) *Admin {
+	mux := http.NewServeMux()
+	mux.Handle(nd.c.AdminProxy())
+	local := httptest.NewServer(mux)
+	n.t.Cleanup(local.Close)
+	return NewAdmin(local.Client(), local.URL)
+}
+
+// enforcing follows as a node that enforces every map at once, and cuts flows.
+func (n *network) enforcing(nd *node, cut int) *following {
+	var mu sync.Mutex
+	var now Applied
+	report := make(chan struct{}, 1)
+	f := n.follow(nd, FollowOptions{
+		BootID: 1, Report: report,
+		Applied: func() Applied { mu.Lock(); defer mu.Unlock(); return now },
+		OnMap: func(m *Map) {
+			mu.Lock()
+			now = Applied{m.Version, cut}
+			mu.Unlock()
+			select {
+			case report <- struct{}{}:
+			default:
+			}
+		},
+	})
+	f.await("the first map", func(*Map) bool { return true })
+	return f
 }
 
 // node is a simulated node.
@@ -217,7 +291,13 @@ func (n *network) follow(nd *node, o FollowOptions) *following {
 	n.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &following{t: n.t, cancel: cancel, done: make(chan struct{}), moved: make(chan struct{})}
-	o.OnMap = func(m *Map) { f.note(func() { f.newest = m }) }
+	also := o.OnMap
+	o.OnMap = func(m *Map) {
+		if also != nil {
+			also(m)
+		}
+		f.note(func() { f.newest = m })
+	}
 	o.OnState = func(s ControlState) { f.note(func() { f.states = append(f.states, s) }) }
 	go func() {
 		defer close(f.done)
@@ -282,3 +362,13 @@ func wantKind(t testing.TB, err error, k Kind, words ...string) {
 }
 
 func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+func post(t testing.TB, url string) *http.Request {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, bytes.NewReader([]byte("{}")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	return r
+}
