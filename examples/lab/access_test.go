@@ -274,3 +274,271 @@ func TestWhois(t *testing.T) {
 		t.Errorf("whois of nobody:\n%s", out)
 	}
 }
+
+// udpStream is a UDP stream to the LAN host that is answered.
+type udpStream struct {
+	conn net.Conn
+	wg   sync.WaitGroup
+
+	mu   sync.Mutex // guards what follows
+	last time.Time  // when an answer came
+}
+
+// datagramsTo begins a stream, which the test's end stops.
+func datagramsTo(ctx context.Context, t *testing.T, m *lab.Machine, addr string) *udpStream {
+	t.Helper()
+	s := &udpStream{conn: must[net.Conn](t)(m.DialContext(ctx, "udp4", addr))}
+	ended := make(chan struct{})
+	s.wg.Go(func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ended:
+				return
+			case <-tick.C:
+				_, _ = io.WriteString(s.conn, "tick") // an error is an ICMP message, and what comes back counts
+			}
+		}
+	})
+	s.wg.Go(func() {
+		buf := make([]byte, 100)
+		for {
+			n, err := s.conn.Read(buf)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if n > 0 {
+				s.mu.Lock()
+				s.last = time.Now()
+				s.mu.Unlock()
+			}
+		}
+	})
+	t.Cleanup(func() {
+		close(ended)
+		s.conn.Close()
+		s.wg.Wait()
+	})
+	return s
+}
+
+// heard returns when the last answer came.
+func (s *udpStream) heard() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
+}
+
+// flows waits for an answer.
+func (s *udpStream) flows(ctx context.Context, t *testing.T) {
+	t.Helper()
+	began := time.Now()
+	err := lab.Until(ctx, func(context.Context) error {
+		if !s.heard().After(began) {
+			return errors.New("no datagram comes back")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// breaks waits until nothing comes over a connection any more but an error, and
+// returns when and which.
+func breaks(conn net.Conn, within time.Duration) (time.Time, error) {
+	_ = conn.SetReadDeadline(time.Now().Add(within))
+	buf := make([]byte, 1500)
+	for {
+		if _, err := conn.Read(buf); err != nil {
+			return time.Now(), err
+		}
+	}
+}
+
+// session is alice's: a TCP connection to port 22 with its other end, and
+// datagrams to port 53, which have to be allowed.
+type session struct {
+	conn, peer net.Conn
+	udp        *udpStream
+}
+
+func (c *company) session(ctx context.Context, t *testing.T) *session {
+	t.Helper()
+	l := must[net.Listener](t)(c.Host.Listen("tcp4", lab.HostAddr+":22"))
+	t.Cleanup(func() { l.Close() })
+	s := &session{conn: must[net.Conn](t)(c.Laptop.DialContext(ctx, "tcp4", "192.168.1.201:22"))}
+	t.Cleanup(func() { s.conn.Close() })
+	s.peer = must[net.Conn](t)(l.Accept())
+	t.Cleanup(func() { s.peer.Close() })
+	p := must[net.PacketConn](t)(c.Host.ListenPacket("udp4", lab.HostAddr+":53"))
+	done := make(chan struct{})
+	go func() { // ends when the socket closes
+		defer close(done)
+		buf := make([]byte, 100)
+		for {
+			n, from, err := p.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = p.WriteTo(buf[:n], from)
+		}
+	}()
+	t.Cleanup(func() {
+		p.Close()
+		<-done
+	})
+	s.udp = datagramsTo(ctx, t, c.Laptop, "192.168.1.201:53")
+	s.udp.flows(ctx, t)
+	return s
+}
+
+// ends checks that everything of the session is over within a second of a
+// moment: both ends of the connection get a reset, and no datagram comes back.
+func (s *session) ends(t *testing.T, moment time.Time) {
+	t.Helper()
+	const most = 5 * time.Second // to tell late from never
+	type end struct {
+		at  time.Time
+		err error
+	}
+	far := make(chan end, 1)
+	go func() {
+		at, err := breaks(s.peer, most)
+		far <- end{at, err}
+	}()
+	at, err := breaks(s.conn, most)
+	there := <-far
+	for name, e := range map[string]end{"alice": {at, err}, "the LAN host": there} {
+		if took := e.at.Sub(moment); !errors.Is(e.err, syscall.ECONNRESET) || took > endsWithin {
+			t.Errorf("%s: %v after %v, want a reset within %v", name, e.err, took, endsWithin)
+		} else {
+			t.Logf("%s: reset after %v", name, took.Round(time.Millisecond))
+		}
+	}
+	time.Sleep(time.Until(moment.Add(endsWithin + 500*time.Millisecond))) // what comes after a second is too much
+	if late := s.udp.heard().Sub(moment); late > endsWithin {
+		t.Errorf("datagrams came back until %v after it", late)
+	} else {
+		t.Logf("the last datagram came back after %v", late.Round(time.Millisecond))
+	}
+}
+
+// streamsPolicy is accessPolicy, with datagrams for alice.
+var streamsPolicy = strings.Replace(strings.Replace(accessPolicy, "ports: tcp/22", "ports: [tcp/22, udp/53]", 1), `, "nas:53/udp"`, "", 1)
+
+// Alice is revoked during a TCP session and a UDP stream: both end within a
+// second, at both ends, and the answer says which nodes see to it. When the
+// gateway is away the answer says so, and the gateway lets nobody in on its
+// return that was revoked meanwhile.
+func TestRevoke(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		o    lab.Options
+	}{
+		{"by the relay", lab.Options{Home: lab.Hard, Lab: lab.Hard}},
+		{"directly", lab.Options{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx, c := newCompany(t, tt.o)
+			must[coord.PolicyChange](t)(c.admin.ApplyPolicy(ctx, streamsPolicy))
+			s := c.session(ctx, t)
+			if tt.o.Home == lab.Cone {
+				path(ctx, t, c.Laptop, "lab-gw", "direct")
+			}
+			asked := time.Now()
+			r, err := c.admin.Revoke(ctx, "alice")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("revoked in %v: %+v", r.Took.Round(time.Millisecond), r.Nodes)
+			s.ends(t, asked)
+			cut := 0
+			for _, n := range r.Nodes {
+				if !n.Online || !n.Applied {
+					t.Errorf("%s has not applied it: %+v", n.Node, n)
+				}
+				cut += n.FlowsCut
+			}
+			if r.Took > endsWithin || len(r.Nodes) == 0 || cut != 2 {
+				t.Errorf("took %v, %d flows cut, nodes %+v", r.Took, cut, r.Nodes)
+			}
+			if err := reaches(ctx, c.Laptop, "tcp4", "192.168.1.201:22"); err == nil {
+				t.Error("alice is back")
+			}
+			c.revokedWhileAway(ctx, t)
+		})
+	}
+}
+
+// revokedWhileAway revokes bob while the gateway is away.
+func (c *company) revokedWhileAway(ctx context.Context, t *testing.T) {
+	t.Helper()
+	l := must[net.Listener](t)(c.Host.Listen("tcp4", lab.HostAddr+":80"))
+	defer l.Close()
+	dial := func(within time.Duration) error {
+		ctx, cancel := context.WithTimeout(ctx, within)
+		defer cancel()
+		conn, err := c.Internet.DialContext(ctx, "tcp4", "192.168.1.201:80")
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	}
+	if err := dial(5 * time.Second); err != nil {
+		t.Fatalf("bob: %v", err)
+	}
+	if err := c.gateway.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	r := must[coord.Revoked](t)(c.admin.Revoke(ctx, "bob"))
+	away := false
+	for _, n := range r.Nodes {
+		if n.Node == "lab-gw" {
+			away = !n.Online && !n.Applied
+		}
+	}
+	if !away {
+		t.Errorf("the gateway is away, and the answer is %+v", r.Nodes)
+	}
+	c.gateway = serve(ctx, t, c.Gateway, "gateway")
+	if err := dial(time.Second); err == nil {
+		t.Error("the gateway let bob in on its return")
+	}
+}
+
+// A grant ends by the gateway's own clock, with the coordinator stopped.
+func TestGrantEndsByItself(t *testing.T) {
+	ctx, c := newCompany(t, lab.Options{})
+	must[coord.PolicyChange](t)(c.admin.ApplyPolicy(ctx, streamsPolicy))
+	l := must[net.Listener](t)(c.Host.Listen("tcp4", lab.HostAddr+":80"))
+	defer l.Close()
+	c.session(ctx, t) // a path is looked for when there is traffic
+	path(ctx, t, c.Laptop, "lab-gw", "direct")
+	const span = 5 * time.Second
+	g := must[coord.Grant](t)(c.admin.Grant(ctx, "alice", "192.168.1.201:80", span))
+	var conn net.Conn
+	err := lab.Until(ctx, func(ctx context.Context) (err error) { // until it has come to the gateway
+		conn, err = c.Laptop.DialContext(ctx, "tcp4", "192.168.1.201:80")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	peer := must[net.Conn](t)(l.Accept())
+	defer peer.Close()
+	if err := c.relay.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	at, err := breaks(conn, 2*span)
+	if late := at.Sub(g.Until); !errors.Is(err, syscall.ECONNRESET) || late < 0 || late > endsWithin {
+		t.Errorf("the grant ended with %v, %v after its deadline", err, late)
+	} else {
+		t.Logf("reset %v after the deadline", late.Round(time.Millisecond))
+	}
+	if err := reaches(ctx, c.Laptop, "tcp4", "192.168.1.201:80"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("after the grant: %v", err)
+	}
+}
