@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"overlayd/overlay/coord"
+	"overlayd/overlay/record"
 	"overlayd/overlay/relay"
 	"overlayd/overlay/underlay"
 )
@@ -12,7 +13,9 @@ import (
 // health lists what is wrong with a node beyond what its plan says. It is pure.
 func health(v view, relays []underlay.RelayStatus, now time.Time) []HealthItem {
 	items := []HealthItem{}
-	cutOff := v.m != nil && v.live != nil && !anyUp(relays)
+	barred := membershipHealth(v.m)
+	items = append(items, barred...)
+	cutOff := v.m != nil && v.live != nil && !anyUp(relays) && len(barred) == 0
 	if !v.outage.since.IsZero() {
 		title := fmt.Sprintf("the coordinator cannot be reached for %s", now.Sub(v.outage.since).Round(time.Second))
 		if v.outage.err != nil {
@@ -30,7 +33,7 @@ func health(v view, relays []underlay.RelayStatus, now time.Time) []HealthItem {
 		})
 	}
 	for _, r := range relays {
-		if !cutOff && r.State == relay.Lost.String() {
+		if !cutOff && len(barred) == 0 && r.State == relay.Lost.String() {
 			items = append(items, HealthItem{
 				ID: "relay_unreachable", Severity: SeverityWarning,
 				Title: relayTitle(r) + "; the others carry its traffic", Fix: obstacleFix(r.Reason),
@@ -55,6 +58,47 @@ func health(v view, relays []underlay.RelayStatus, now time.Time) []HealthItem {
 		items = append(items, v.plan.Health...)
 	}
 	return items
+}
+
+// membershipHealth says why a node takes no part: it has no peers then, and no
+// relay lets it attach.
+func membershipHealth(m *coord.Map) []HealthItem {
+	if m == nil {
+		return nil
+	}
+	switch m.Self.State {
+	case coord.NodePending:
+		return []HealthItem{{
+			ID: "needs_approval", Severity: SeverityWarning,
+			Title: "this machine waits until an admin lets it in",
+			Fix:   "an admin says yes with `overlayd nodes approve " + m.Self.Name + "`",
+		}}
+	case coord.NodeDisabled:
+		return []HealthItem{{
+			ID: "node_disabled", Severity: SeverityError,
+			Title: "an admin disabled this machine, or its user",
+			Fix:   "ask an admin; `overlayd users enable` or `overlayd nodes enable " + m.Self.Name + "` undoes it",
+		}}
+	case coord.NodeExpired:
+		return []HealthItem{{
+			ID: "key_expired", Severity: SeverityError,
+			Title: "the key of this machine expired at " + m.Self.Expires.UTC().Format(time.RFC3339),
+			Fix:   "ask an admin for a new invite",
+		}}
+	}
+	return nil
+}
+
+// controlHealth lists what is wrong with the coordinator's record of changes.
+func controlHealth(s record.Status) []HealthItem {
+	if s.Err == nil {
+		return nil
+	}
+	return []HealthItem{{
+		ID: "control_record_stopped", Severity: SeverityError,
+		Title: fmt.Sprintf("changes are not recorded since %s: %s", s.Since.UTC().Format(time.RFC3339), oneLine(s.Err.Error())),
+		Fix:   "make room in the state directory; policy and traffic go on, and the record as soon as it can be written",
+	}}
 }
 
 // health lists what is wrong with a node's policy and its record.
@@ -135,6 +179,9 @@ func obstacleFix(obstacle string) string {
 
 // nodeState is the one word for a node.
 func nodeState(v view, items []HealthItem) string {
+	if v.m != nil && v.m.Self.State == coord.NodePending {
+		return StateNeedsApproval
+	}
 	if v.m == nil || v.plan == nil || v.live == nil {
 		return StateStarting
 	}

@@ -9,6 +9,7 @@ import (
 	"overlayd/overlay/coord"
 	"overlayd/overlay/key"
 	"overlayd/overlay/portmap"
+	"overlayd/overlay/record"
 	"overlayd/overlay/relay"
 	"overlayd/overlay/tunnel"
 	"overlayd/overlay/underlay"
@@ -27,6 +28,7 @@ type snapshot struct {
 	stats    map[key.Public]tunnel.Stat
 	counters []Counter
 	guard    enforced
+	changes  record.Status   // of the coordinator's record
 	mapping  *portmap.Status // nil: the router is not asked
 	now      time.Time
 }
@@ -39,6 +41,9 @@ func (n *Node) Status() Status {
 	}
 	s.counters, s.guard = n.counters(s.view), n.guard.status(s.m)
 	_, s.guard.unkept = n.flows.status()
+	if n.hub != nil && n.hub.coord != nil {
+		s.changes = n.hub.coord.events.Status()
+	}
 	if s.live != nil {
 		s.relays = s.live.bind.Relays()
 		if s.live.mapper != nil {
@@ -64,6 +69,7 @@ func (n *Node) Status() Status {
 func (s snapshot) status() Status {
 	items := append(health(s.view, s.relays, s.now), s.guard.health()...)
 	items = append(items, s.proofs()...)
+	items = append(items, controlHealth(s.changes)...)
 	out := Status{
 		Schema:  StatusSchema,
 		Version: s.options.Version,

@@ -10,25 +10,30 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"overlayd/overlay/key"
+	"overlayd/overlay/record"
 )
 
 // crashEnv makes the test binary the victim of TestCrash: it holds the path of
 // the database.
 const crashEnv = "OVERLAYD_COORD_CRASH_DB"
 
-// crashServer opens a coordinator without a network around it.
-func crashServer(path string) (*Server, *Bolt, error) {
+// crashServer opens a coordinator without a network around it; with events, it
+// keeps a record of its changes beside the store.
+func crashServer(path string, events *Events) (*Server, *Bolt, error) {
 	store, err := OpenBolt(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := NewServer(ServerOptions{Store: store, Overlay: testOverlay, Endpoint: "127.0.0.1:443", Log: slog.New(slog.DiscardHandler)})
+	s, err := NewServer(ServerOptions{
+		Store: store, Overlay: testOverlay, Endpoint: "127.0.0.1:443", Log: slog.New(slog.DiscardHandler), Events: events,
+	})
 	if err != nil {
 		store.Close()
 		return nil, nil, err
@@ -43,11 +48,19 @@ func runCrashChild() {
 	if path == "" {
 		return
 	}
-	s, _, err := crashServer(path)
+	dir := filepath.Dir(path)
+	// Small files, so that some victims die while they rotate.
+	log, err := record.Open(dir, "control", record.Options{Chain: true, MaxBytes: 64 << 10, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		fmt.Println("failed", err)
 		os.Exit(1)
 	}
+	s, _, err := crashServer(path, &Events{Dir: dir, Name: "control", Log: log})
+	if err != nil {
+		fmt.Println("failed", err)
+		os.Exit(1)
+	}
+	go log.Run(context.Background())
 	fmt.Println("open")
 	local := httptest.NewServer(s.AdminHandler())
 	admin, ctx := NewAdmin(local.Client(), local.URL), context.Background()
@@ -85,6 +98,9 @@ func crashRound(ctx context.Context, s *Server, admin *Admin, worker, i int) err
 	if _, err := admin.RenameNode(ctx, n.ID, fmt.Sprintf("%s-w%d-%d", n.ID, worker, i)); err != nil {
 		return err
 	}
+	if i%2 == 0 {
+		return crashRevocation(ctx, s, admin, worker, i)
+	}
 	if i%4 == 3 {
 		if _, err := admin.RemoveNode(ctx, n.ID); err != nil {
 			return err
@@ -94,11 +110,51 @@ func crashRound(ctx context.Context, s *Server, admin *Admin, worker, i int) err
 	return nil
 }
 
+// crashRevocation lets somebody in, with a grant, changes the policy, and takes
+// all of it away.
+func crashRevocation(ctx context.Context, s *Server, admin *Admin, worker, i int) error {
+	u, err := admin.AddUser(ctx, newID("user", 11), nil, nil)
+	if err != nil {
+		return err
+	}
+	link, err := s.Invite(ctx, Invite{User: u.Name})
+	if err != nil {
+		return err
+	}
+	var n nodeRecord
+	machine, id := key.NewMachine(), newID("n", 11)
+	err = s.ledger.change(ctx, func(snap *snapshot) (changes []Record, err error) {
+		n, changes, err = snap.enroll(machine.Public(), EnrollRequest{
+			Invite: link.Invite, Secret: link.Secret, Name: id, WireGuard: key.NewPrivate().Public(),
+		}, id, time.Now())
+		return changes, err
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Println("joined", n.ID, n.Label, link.Invite)
+	if _, err := admin.Grant(ctx, u.Name, "10.0.0.1:22", time.Hour); err != nil {
+		return err
+	}
+	p, err := admin.ApplyPolicy(ctx, fmt.Sprintf("# %d %d\nrules: []\n", worker, i))
+	if err != nil {
+		return err
+	}
+	fmt.Println("policy", p.Version)
+	if _, err := admin.Revoke(ctx, u.Name); err != nil {
+		return err
+	}
+	fmt.Println("revoked", u.ID, n.ID)
+	return nil
+}
+
 // crashLedger is what the victims said had been kept.
 type crashLedger struct {
 	owner   map[string]string // label: the node that it was given to
 	invites map[string]string // node: its invite
 	removed map[string]bool
+	revoked map[string]string // user: a node of it
+	policy  uint64            // the newest version
 }
 
 // TestCrash kills a coordinator at random moments. The database opens every
@@ -110,7 +166,7 @@ func TestCrash(t *testing.T) {
 		kills = 15
 	}
 	path := filepath.Join(t.TempDir(), "coord.db")
-	l := crashLedger{map[string]string{}, map[string]string{}, map[string]bool{}}
+	l := crashLedger{owner: map[string]string{}, invites: map[string]string{}, removed: map[string]bool{}, revoked: map[string]string{}}
 	r := rand.New(rand.NewPCG(uint64(os.Getpid()), 1))
 	for kill := range kills {
 		// Some die while they create or open the file: those say nothing.
@@ -122,7 +178,7 @@ func TestCrash(t *testing.T) {
 			l.check(t, path)
 		}
 	}
-	t.Logf("%d kills, %d addresses given", kills, len(l.owner))
+	t.Logf("%d kills, %d addresses given, %d users revoked, policy %d", kills, len(l.owner), len(l.revoked), l.policy)
 }
 
 // victim runs one coordinator for a while after it opened the database, or
@@ -158,6 +214,13 @@ func (l *crashLedger) victim(t *testing.T, path string, life time.Duration, earl
 			l.owner[f[2]], l.invites[f[1]] = f[1], f[3]
 		case f[0] == "removed" && len(f) == 4:
 			l.removed[f[1]] = true
+		case f[0] == "revoked" && len(f) == 3:
+			l.revoked[f[1]] = f[2]
+		case f[0] == "policy" && len(f) == 2:
+			v, err := strconv.ParseUint(f[1], 10, 64)
+			if err == nil {
+				l.policy = max(l.policy, v)
+			}
 		}
 	}
 	cmd.Wait() // it was killed
@@ -165,12 +228,16 @@ func (l *crashLedger) victim(t *testing.T, path string, life time.Duration, earl
 
 func (l *crashLedger) check(t *testing.T, path string) {
 	t.Helper()
-	s, store, err := crashServer(path)
+	s, store, err := crashServer(path, nil)
 	if err != nil {
 		t.Fatalf("open after a kill: %v", err)
 	}
 	defer store.Close()
 	snap := s.ledger.now()
+	l.checkAccess(t, snap)
+	if v, err := record.Verify(filepath.Dir(path), "control"); err != nil || len(v.Problems) > 0 {
+		t.Errorf("the record after a kill: %+v, %v", v, err)
+	}
 	for label, id := range l.owner {
 		n := snap.nodes[id]
 		switch {
@@ -185,6 +252,28 @@ func (l *crashLedger) check(t *testing.T, path string) {
 		}
 		if i := snap.invites[l.invites[id]]; i == nil || i.Used != 1 {
 			t.Errorf("the invite of node %s is %+v", id, i)
+		}
+	}
+}
+
+// checkAccess finds what was revoked and came back.
+func (l *crashLedger) checkAccess(t *testing.T, snap *snapshot) {
+	t.Helper()
+	if v := snap.policyVersion(); v < l.policy {
+		t.Errorf("policy %d was in force, now %d", l.policy, v)
+	}
+	for user, node := range l.revoked {
+		u, n := snap.users[user], snap.nodes[node]
+		if u == nil || !u.Disabled {
+			t.Errorf("the revoked user %s is %+v", user, u)
+		}
+		if n == nil || snap.stateOf(n) == NodeActive || n.Barred.IsZero() || len(snap.peersOf(n)) > 0 {
+			t.Errorf("the node of a revoked user is %+v", n)
+		}
+		for _, g := range snap.grants {
+			if g.User == user {
+				t.Errorf("the revoked user %s has the grant %s", user, g.ID)
+			}
 		}
 	}
 }
