@@ -71,6 +71,7 @@ type change struct {
 	Call    string          `json:"call"`
 	Request json.RawMessage `json:"request"`
 	Refused string          `json:"refused"`
+	About   []string        `json:"about"`
 }
 
 // writeAudit prints a line for a person.
@@ -101,6 +102,9 @@ func changeText(c change) string {
 	text := who + "  " + c.Call
 	if r := string(c.Request); r != "" && r != "{}" && r != "null" {
 		text += " " + r
+	}
+	if len(c.About) > 0 && len(c.Request) == 0 {
+		text += " " + strings.Join(c.About, ", ")
 	}
 	if c.Refused != "" {
 		text += "  refused: " + c.Refused

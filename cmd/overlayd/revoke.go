@@ -78,8 +78,8 @@ func (p *program) tellRevoked(r coord.Revoked) error {
 			return err
 		}
 	} else {
-		fmt.Fprintf(p.stdout, "revoked %s %s: done in %.1f s, %d of %s, %s cut\n", r.Kind, r.Name,
-			r.Took.Round(100*time.Millisecond).Seconds(), applied, plural(len(r.Nodes), "node"), plural(cut, "flow"))
+		fmt.Fprintf(p.stdout, "revoked %s %s: done in %s, %d of %s, %s cut\n", r.Kind, r.Name,
+			secondsText(r.Took), applied, plural(len(r.Nodes), "node"), plural(cut, "flow"))
 		if len(away) > 0 {
 			fmt.Fprintf(p.stdout, "offline, will apply on contact: %s\n", strings.Join(away, ", "))
 		}
@@ -94,6 +94,14 @@ func (p *program) tellRevoked(r coord.Revoked) error {
 		return quiet(overlay.ExitDegraded)
 	}
 	return nil
+}
+
+// secondsText writes a short time with one digit that says something.
+func secondsText(d time.Duration) string {
+	if d < 100*time.Millisecond {
+		return fmt.Sprintf("%.2f s", d.Seconds())
+	}
+	return fmt.Sprintf("%.1f s", d.Seconds())
 }
 
 // ackJSON is a machine's answer to a revocation, in --json output.

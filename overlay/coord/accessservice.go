@@ -34,8 +34,11 @@ func (s adminService) ListAccess(ctx context.Context, req *connect.Request[api.L
 	if snap.standing == nil {
 		return nil, problem(KindNotFound, "choose a later time", "there was no policy then")
 	}
-	resp := &api.ListAccessResponse{At: timeToWire(at), Policy: snap.standing.version}
-	for _, a := range snap.standing.answer().WhoReaches(to, at) {
+	resp, answer := &api.ListAccessResponse{At: timeToWire(at), Policy: snap.standing.version}, snap.standing.answer()
+	if why := answer.Reaches(policy.Term{Kind: policy.KindAll}, to, at).Why; strings.HasSuffix(why, "for no address") {
+		return nil, problem(KindNotFound, "overlayd policy show lists the hosts, overlayd nodes the machines", "%s at that time", why)
+	}
+	for _, a := range answer.WhoReaches(to, at) {
 		resp.Access = append(resp.Access, &api.AccessInfo{Who: a.Who.String(), Whole: a.Verdict.Allowed, Rule: a.Verdict.Rule, Nodes: a.Verdict.Nodes})
 	}
 	return connect.NewResponse(resp), nil
@@ -77,7 +80,7 @@ func (s adminService) Explain(ctx context.Context, req *connect.Request[api.Expl
 	if !s.sees(ctx, snap, owner) {
 		return nil, problem(KindDenied, "ask an admin", "only admins may ask about others")
 	}
-	steps := s.explain(snap, from, to, s.o.Now())
+	steps := s.explain(snap, from, to, strings.TrimSpace(req.Msg.Target), s.o.Now())
 	resp := &api.ExplainResponse{Allowed: true}
 	for _, st := range steps {
 		resp.Steps = append(resp.Steps, &api.Step{Name: st.Name, Verdict: st.Verdict, Text: st.Text})
@@ -93,18 +96,21 @@ type Step struct {
 	Text    string
 }
 
-// explain looks at every step, also behind the first that is wrong.
-func (s *Server) explain(snap *snapshot, from policy.Term, to policy.Target, now time.Time) []Step {
+// explain looks at every step, also behind the first that is wrong. The target
+// is also given as it was typed.
+func (s *Server) explain(snap *snapshot, from policy.Term, to policy.Target, target string, now time.Time) []Step {
 	v := snap.standing.answer().Reaches(from, to, now)
 	own, first := snap.explainWho(from)
 	steps := []Step{first}
-	name := Step{"name", VerdictOK, to.String()}
+	name := Step{"name", VerdictOK, target}
 	if list := snap.meaning(to.Dst); len(list) > 0 {
 		name.Text = fmt.Sprintf("%s is %s", to.Dst.Name, strings.Join(list, ", "))
 	}
 	steps = append(steps, name)
 	rule := Step{"policy", VerdictOK, "rule " + v.Rule + " allows it"}
 	switch {
+	case !v.Partly && len(v.Nodes) > 0 && first.Verdict == VerdictOK:
+		rule = Step{"policy", VerdictBad, fmt.Sprintf("no rule lets %s reach %s", from.Name, target)}
 	case !v.Partly:
 		rule = Step{"policy", VerdictBad, v.Why}
 	case !v.Allowed:
@@ -129,7 +135,10 @@ func (s *snapshot) meaning(t policy.Term) (list []string) {
 	}
 	for _, h := range s.standing.policy.Hosts {
 		if h.Name == t.Name && t.Kind != policy.KindTag {
-			return prefixesToWire(h.Prefixes)
+			for _, p := range h.Prefixes {
+				list = append(list, policy.Term{Kind: policy.KindPrefix, Prefix: p}.String())
+			}
+			return list
 		}
 	}
 	if n := s.byName[t.Name]; n != nil && t.Kind == policy.KindNode {

@@ -37,7 +37,7 @@ func actOf(ctx context.Context) act {
 	if a, ok := ctx.Value(actKey{}).(act); ok {
 		return a
 	}
-	return act{who: byCoordinator}
+	return act{who: byCoordinator, call: "Change"}
 }
 
 // Events is the record of what was changed, and of what was refused.

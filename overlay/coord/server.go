@@ -237,7 +237,7 @@ func (s *Server) removals() (rs []Removal) {
 
 // Invite makes an invite. Its secret is in the link, and nowhere else.
 func (s *Server) Invite(ctx context.Context, want Invite) (Link, error) {
-	link, _, err := s.invite(ctx, want)
+	link, _, err := s.invite(withAct(ctx, act{who: byCoordinator, call: "Invite"}), want)
 	return link, err
 }
 
