@@ -23,6 +23,28 @@
 // tell it that something changed. Status is computed on demand from the same
 // values that the reconciler used.
 //
+// # Who may come in
+//
+// The map says what this node lets in. Its rules are in force when the map has
+// been heard, before anything else is done with it: enforcer gives them to a
+// filter (package filter) that package tunnel asks about every packet, and both
+// ends of the flows that they end are told, before the peers change. The
+// coordinator hears at once when rules and peers are those of a map, and how many
+// flows that ended. Grants end by this machine's clock, looked at four times a
+// second. A map whose rules cannot be used leaves the old ones in force and is
+// not acknowledged; without old ones nobody is let in. A map without any is of a
+// coordinator from before there were policies: then nothing is refused, and
+// status warns.
+//
+// After a start the rules of the last map are in force before there is an
+// interface. A node that lets anybody in asks the coordinator before it makes
+// one, for at most a second: it may have missed a revocation. Without an answer
+// it works by what it knew.
+//
+// What the filter saw is recorded by the node that received it, and with a source
+// that the kernel masqueraded as what the target sees: see FlowLine. Records are
+// written behind the traffic's back (package record).
+//
 // # When the world changes
 //
 // Nothing that was proved before counts when this machine's addresses or default
@@ -37,8 +59,8 @@
 //
 // In the state directory, mode 0700, files 0600: node.json (keys, enrolment),
 // map.pb (the last map, used when the coordinator cannot be reached at start),
-// journal.json (what the machine had before we changed it), lock (flock: one
-// daemon per directory) and, on a relay's machine, hub.json (the relay's keys),
-// on the coordinator's coord.db.
-// Every file is written to a temporary name, synced and renamed.
+// journal.json (what the machine had before we changed it), flows.jsonl (who came
+// in), lock (flock: one daemon per directory) and, on a relay's machine, hub.json (the relay's keys),
+// on the coordinator's coord.db and control.jsonl (who changed what).
+// Every file but the records is written to a temporary name, synced and renamed.
 package overlay

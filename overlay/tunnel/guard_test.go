@@ -260,7 +260,7 @@ func TestGuardAllocatesNothing(t *testing.T) {
 	for range returnSlots + 10 { // each slot gets its room once
 		once()
 	}
-	if n := testing.AllocsPerRun(1000, once); n != 0 {
+	if n := testing.AllocsPerRun(1000, once); n != 0 && !raceDetector {
 		t.Errorf("%v allocations", n)
 	}
 }
