@@ -67,8 +67,17 @@ func (o *overlaid) open(ctx context.Context, noOffload bool) error {
 		return err
 	}
 	o.running = map[string]*lab.Process{"client": j.Laptop, "relay": j.Relay, "gateway": j.Gateway}
+	c := overlay.Dial(o.lab.VPS.Socket())
+	defer c.Close()
+	if _, err := c.Admin().ApplyPolicy(ctx, everything); err != nil {
+		return err
+	}
 	return o.stop()
 }
+
+// everything is a policy of one rule. The default one does not let members reach
+// the gateway itself, which direct aims at.
+const everything = "rules: [{name: everything, src: \"*\", dst: \"*\"}]\n"
 
 func (o *overlaid) serve(ctx context.Context) (err error) {
 	if o.running["relay"], err = o.lab.VPS.Serve(ctx, lab.RelayArgs...); err != nil {
