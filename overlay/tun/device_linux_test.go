@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -210,4 +211,57 @@ func remove(name string) error {
 	}
 	_, err = unix.Read(fd, make([]byte, 4096)) // the acknowledgement
 	return err
+}
+
+// TestInterrupt ends a Read that nothing comes for, each time, and what comes
+// afterwards is read.
+func TestInterrupt(t *testing.T) {
+	inNamespace(t, func() {
+		d, err := Open("ovl0", 1420)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer d.Close()
+		up(t, "ovl0")
+		bufs, sizes := make([][]byte, batch), make([]int, batch)
+		for i := range bufs {
+			bufs[i] = make([]byte, 2048)
+		}
+		for range 100 {
+			var done sync.WaitGroup
+			done.Go(d.Interrupt)
+			for { // what the kernel says of itself may come first
+				n, err := d.Read(bufs, sizes, offloadSize)
+				if err != nil {
+					t.Error(err)
+				}
+				if n == 0 {
+					break
+				}
+			}
+			done.Wait()
+		}
+		s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer unix.Close(s)
+		if err := unix.Sendto(s, []byte("after"), 0, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{172, 18, 0, 200}}); err != nil {
+			t.Error(err)
+		}
+		for {
+			n, err := d.Read(bufs, sizes, offloadSize)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for i := range n {
+				if bytes.HasSuffix(bufs[i][:offloadSize+sizes[i]], []byte("after")) {
+					return
+				}
+			}
+		}
+	})
 }
