@@ -23,6 +23,28 @@
 // and told to nobody. Every member gets a pass for each relay; a relay, besides,
 // the passes that it has to refuse, since it keeps no list of members.
 //
+// Members belong to users, users to groups. Who may reach what is for package
+// policy to say: a snapshot holds the policy in force with the grants, applied to
+// the members, and is worked out anew when something of that changed. A member's
+// map has the peers that it may talk to at all and the ruleset that it enforces;
+// both travel as changes. A member that waits for approval, or is disabled, or
+// whose user is, has neither peers nor passes, and the passes that it had are
+// refused by their serial. A node that was invited for nobody in particular gets
+// a user of its own, whose name the policy does not know; gateways and relays
+// are nobody's. A store from before there were users gets all this when it is
+// opened.
+//
+// A revocation is one commit. Then it waits until those who let the revoked one
+// in say, with a Report, that they enforce a map of that revision or a later
+// one, and names those who are not there.
+//
+// The Admin service is for whoever may open the socket on the coordinator's
+// machine, and, on the TLS port, for members whose user has the role of admin;
+// a daemon passes calls from its own socket on with its token (AdminProxy). The
+// policy has no say in that. Each commit, and each call that was refused, is an
+// [Event] in a chained record, with what the records were before it: from the
+// members of today and the record, those of any moment can be worked out.
+//
 // A watcher is served by its own goroutine, which collects what changed since it
 // last sent. A slow watcher costs the others nothing: its set of changes is
 // bounded, and when it grows too large, the watcher gets a whole map instead.

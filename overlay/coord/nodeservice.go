@@ -30,15 +30,21 @@ var _ api.NodeHandler = nodeService{}
 func (s *Server) Handler() http.Handler {
 	path, h := api.NewNodeHandler(nodeService{s}, connect.WithReadMaxBytes(maxRequest), uncompressed)
 	mux := http.NewServeMux()
-	mux.Handle(s.adminRoute(false))
-	mux.Handle(path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	mux.Handle(path, hurried(h))
+	path, h = s.adminRoute(false)
+	mux.Handle(path, hurried(h))
+	return mux
+}
+
+// hurried gives every call a time in which it has to be sent and answered.
+func hurried(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		deadline := time.Now().Add(requestTime)
 		rc.SetReadDeadline(deadline)  // an error means a test's recorder
 		rc.SetWriteDeadline(deadline) // Watch moves it on
 		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), controllerKey{}, rc)))
-	}))
-	return mux
+	})
 }
 
 // uncompressed keeps the length of a message from telling of the secrets in it,

@@ -78,6 +78,18 @@ func (s *snapshot) revokeUser(r revocation, ref string, now time.Time) (revocati
 	return r, nil
 }
 
+// beforeRevocation is the snapshot with whom was revoked before let in again:
+// who asks twice wants to know who has still not heard of it.
+func (s *snapshot) beforeRevocation(r revocation) (*snapshot, error) {
+	u := s.userByName[r.name]
+	if r.kind != "user" || u == nil || !u.Disabled {
+		return s, nil
+	}
+	enabled := *u
+	enabled.Disabled = false
+	return s.with(s.rev, []Record{putUser(enabled)})
+}
+
 // witnesses returns the nodes that have to apply a revocation: those that let
 // the nodes in, or carried them.
 func (s *snapshot) witnesses(r revocation) (list []*nodeRecord) {
@@ -143,13 +155,20 @@ func (s *Server) revokeNow(ctx context.Context, what string) (Revoked, error) {
 	var r revocation
 	var witnesses []*nodeRecord
 	err := s.ledger.change(ctx, func(snap *snapshot) (_ []Record, err error) {
-		r, err = snap.revocation(what, s.o.Now().UTC())
-		witnesses = snap.witnesses(r)
-		return r.changes, err
+		if r, err = snap.revocation(what, s.o.Now().UTC()); err != nil {
+			return nil, err
+		}
+		before, err := snap.beforeRevocation(r)
+		if err != nil {
+			return nil, err
+		}
+		witnesses = before.witnesses(r)
+		return r.changes, nil
 	})
 	if err != nil {
 		return Revoked{}, err
 	}
+	s.presence.mark(s.o.Now(), false, nil) // for everybody to say which map it has, also when nothing changed
 	s.o.Log.Info("revoked", r.kind, r.name)
 	acks := s.presence.await(ctx, witnesses, s.ledger.now().rev, ackWait)
 	return Revoked{Kind: r.kind, Name: r.name, Nodes: acks, Took: time.Since(began)}, nil

@@ -49,9 +49,18 @@ func TestRevokeUser(t *testing.T) {
 		t.Errorf("removed %+v", rm)
 	}
 
-	// Again, there is nothing to do, and nothing to undo.
-	if r, err := l.admin.Revoke(ctx, "user:alice"); err != nil || len(r.Nodes) != 0 {
+	// Again, there is nothing to do; but who has not heard of it is still named.
+	if r, err := l.admin.Revoke(ctx, "user:alice"); err != nil || len(r.Nodes) != 1 || !r.Nodes[0].Applied {
 		t.Errorf("again: %+v, %v", r, err)
+	}
+	l.g.cancel()
+	l.g.ended()
+	l.atBob.await("the gateway offline", func(m *Map) bool { return len(m.Peers) == 1 && !m.Peers[0].Online })
+	if _, err := l.admin.UpdateUser(ctx, "bob", UserUpdate{AddTags: []string{"x"}}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := l.admin.Revoke(ctx, "user:alice"); err != nil || len(r.Nodes) != 1 || r.Nodes[0].Applied || r.Nodes[0].Online {
+		t.Errorf("with the gateway away: %+v, %v", r, err)
 	}
 }
 

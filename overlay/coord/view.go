@@ -53,12 +53,12 @@ type sight struct {
 
 // sightOf returns what a node may see, and the old sight when nothing bears on
 // it.
-func (snap *snapshot) sightOf(self *nodeRecord, old *sight) *sight {
-	state := snap.stateOf(self)
-	if old != nil && old.standing == snap.standing && old.state == state {
+func (s *snapshot) sightOf(self *nodeRecord, old *sight) *sight {
+	state := s.stateOf(self)
+	if old != nil && old.standing == s.standing && old.state == state {
 		return old
 	}
-	return &sight{standing: snap.standing, state: state, peers: snap.peersOf(self), ruleset: snap.rulesetOf(self)}
+	return &sight{standing: s.standing, state: state, peers: s.peersOf(self), ruleset: s.rulesetOf(self)}
 }
 
 // delta returns what is dirty for one node, and what it sees from now on and no
