@@ -60,7 +60,8 @@
 // In the state directory, mode 0700, files 0600: node.json (keys, enrolment),
 // map.pb (the last map, used when the coordinator cannot be reached at start),
 // journal.json (what the machine had before we changed it), flows.jsonl (who came
-// in), lock (flock: one daemon per directory) and, on a relay's machine, hub.json (the relay's keys),
-// on the coordinator's coord.db and control.jsonl (who changed what).
-// Every file but the records is written to a temporary name, synced and renamed.
+// in), lock (flock: one daemon per directory) and, on a relay's machine, hub.json
+// (the relay's keys), on the coordinator's coord.db and control.jsonl (who changed
+// what). Every file but the records is written to a temporary name, synced and
+// renamed.
 package overlay
