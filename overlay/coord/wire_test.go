@@ -1,6 +1,7 @@
 package coord
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,6 +15,7 @@ import (
 
 	"overlayd/overlay/coord/api"
 	"overlayd/overlay/key"
+	"overlayd/overlay/policy"
 )
 
 func testLink() Link {
@@ -155,6 +157,9 @@ func TestMapText(t *testing.T) {
 
 func FuzzParseMap(f *testing.F) {
 	f.Add(testMap().Append(nil))
+	ruled := testMap()
+	ruled.Ruleset = testRuleset()
+	f.Add(ruled.Append(nil))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := ParseMap(b)
@@ -167,6 +172,46 @@ func FuzzParseMap(f *testing.F) {
 		}
 		if diff := cmp.Diff(m, again, cmpSecrets); diff != "" {
 			t.Error(diff)
+		}
+	})
+}
+
+func testRuleset() *policy.Ruleset {
+	p, err := policy.Parse([]byte(labPolicy))
+	if err != nil {
+		panic(err)
+	}
+	w := policy.World{
+		Users: []policy.User{{Name: "alice"}, {Name: "bob"}},
+		Nodes: []policy.Node{
+			{Name: "laptop", User: "alice", Addresses: []netip.Addr{netip.MustParseAddr("172.18.0.11")}, Role: policy.Member},
+			{Name: "gw", Addresses: []netip.Addr{netip.MustParseAddr("172.18.0.200")}, Role: policy.Gateway, Routes: []netip.Prefix{pfx("192.168.1.0/24")}},
+		},
+	}
+	r := policy.Compile(p, w, "gw", nil)
+	return &r
+}
+
+// FuzzNextRuleset: what a coordinator sends is taken whole and right, or not.
+func FuzzNextRuleset(f *testing.F) {
+	have := testRuleset()
+	next := *have
+	next.Rules = next.Rules[:1]
+	change, err := json.Marshal(have.Diff(next))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(nil), change)
+	f.Add(rulesetToWire(have), []byte(nil))
+	f.Add([]byte("{}"), []byte("[]"))
+	f.Fuzz(func(t *testing.T, whole, change []byte) {
+		was := have.Digest()
+		got, err := nextRuleset(have, &api.Delta{Ruleset: whole, RulesetDelta: change})
+		if err == nil && got == nil {
+			t.Error("neither a ruleset nor an error")
+		}
+		if have.Digest() != was {
+			t.Error("the old ruleset changed")
 		}
 	})
 }
