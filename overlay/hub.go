@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime"
+	"slices"
 
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
@@ -55,6 +56,8 @@ type Hub struct {
 
 	relay *relay.Server // set by Run before its goroutines start
 	coord *coordinator  // nil: another machine's
+
+	heeded []coord.Removal // the last map's; of the goroutine that takes maps
 }
 
 // NewHub checks the options. Nothing is read or changed before Run.
@@ -139,6 +142,10 @@ func (h *Hub) offer(s *hubState, pin key.Pin) {
 // heed refuses the passes that a map calls worthless. The coordinator's own
 // relay hears of them from the coordinator itself.
 func (h *Hub) heed(m *coord.Map) {
+	if slices.Equal(m.Revoked, h.heeded) { // as in most maps
+		return
+	}
+	h.heeded = m.Revoked
 	for _, r := range m.Revoked {
 		h.relay.Disconnect(relay.Network(m.Network), relay.Label(r.Label), r.Serial)
 	}

@@ -81,9 +81,7 @@ func (m *machine) apply(ctx context.Context, p *Plan, force bool) error {
 	m.bind.SetPeers(p.underlayPeers())
 	m.bind.SetRelays(p.Relays)
 	if m.mapper != nil {
-		target := p.Router
-		target.Port = m.bind.Port()
-		m.mapper.SetTarget(target)
+		m.aim(p.Router)
 	}
 	errs := []error{m.dev.SetPeers(p.tunnelPeers())}
 	m.peered = errs[0] == nil
@@ -105,6 +103,18 @@ func (m *machine) apply(ctx context.Context, p *Plan, force bool) error {
 		m.last = p
 	}
 	return err
+}
+
+// aim tells the mapper whom to ask. The sockets may move to another port
+// meanwhile, which the bind tells it too: the last word must not be the old port.
+func (m *machine) aim(router portmap.Target) {
+	for {
+		router.Port = m.bind.Port()
+		m.mapper.SetTarget(router)
+		if m.bind.Port() == router.Port {
+			return
+		}
+	}
 }
 
 func (m *machine) applyNAT(ctx context.Context, rules *nat.Ruleset) error {

@@ -18,6 +18,7 @@ import (
 	"overlayd/overlay/coord"
 	"overlayd/overlay/key"
 	"overlayd/overlay/relay"
+	"overlayd/overlay/underlay"
 	"overlayd/routing"
 )
 
@@ -443,11 +444,21 @@ func (n *Node) attached() []coord.Attachment {
 	if v.live == nil {
 		return nil
 	}
-	var all []coord.Attachment
-	for _, r := range v.live.bind.Relays() {
-		if r.Attached {
-			all = append(all, coord.Attachment{Relay: r.ID, Cost: r.Cost})
+	return attachments(v.live.bind.Relays())
+}
+
+// attachments says to which relays there is a session. What one costs is told
+// where there is another to choose: every change is news for all nodes.
+func attachments(relays []underlay.RelayStatus) (all []coord.Attachment) {
+	for _, r := range relays {
+		if !r.Attached {
+			continue
 		}
+		a := coord.Attachment{Relay: r.ID}
+		if len(relays) > 1 {
+			a.Cost = r.Cost
+		}
+		all = append(all, a)
 	}
 	return all
 }

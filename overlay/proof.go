@@ -70,6 +70,9 @@ func lookAt(old map[key.Public]echo, stats map[key.Public]tunnel.Stat, now time.
 	next := make(map[key.Public]echo, len(stats))
 	for k, s := range stats {
 		e := old[k]
+		if s.RxBytes < e.rx || s.TxBytes < e.tx { // of a new tunnel: it counts from zero
+			e.rx, e.tx = 0, 0
+		}
 		switch {
 		case s.RxBytes != e.rx:
 			e.heard, e.asked = now, time.Time{}

@@ -79,4 +79,9 @@ func TestPeerProofs(t *testing.T) {
 	pass(peerProof+lookEvery, 100, 0)
 	pass(time.Hour, 0, 0)
 	want("it never answered", true, ProofDegraded)
+	tx, rx = 0, 0
+	pass(lookEvery, 0, 0)
+	want("a new tunnel, whose counters begin anew, proves nothing", true, ProofDegraded)
+	pass(lookEvery, 0, 100)
+	want("it answers by the new tunnel", true, PeerAnswering)
 }

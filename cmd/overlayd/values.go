@@ -382,5 +382,12 @@ func (v *proxyURL) secret() bool {
 	return has
 }
 
-func (v *proxyURL) String() string { return string(*v) }
-func (v *proxyURL) Type() string   { return "URL" }
+func (v *proxyURL) String() string {
+	u, err := url.Parse(string(*v))
+	if err != nil {
+		return ""
+	}
+	return u.Redacted()
+}
+
+func (v *proxyURL) Type() string { return "URL" }

@@ -208,3 +208,17 @@ func TestServiceProxy(t *testing.T) {
 		t.Errorf("code %d, %q: %s", code, w.member.Proxy, w.err.String())
 	}
 }
+
+// TestProxyIsQuiet: whoever prints the flag's value prints no password.
+func TestProxyIsQuiet(t *testing.T) {
+	for in, want := range map[string]string{
+		"none":                                 "none",
+		"http://proxy.example.org:3128":        "http://proxy.example.org:3128",
+		"http://me:hush@proxy.example.org:312": "http://me:xxxxx@proxy.example.org:312",
+	} {
+		var v proxyURL
+		if err := v.Set(in); err != nil || v.String() != want || string(v) != in {
+			t.Errorf("%s, %v, want %s", v.String(), err, want)
+		}
+	}
+}

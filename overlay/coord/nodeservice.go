@@ -119,10 +119,10 @@ func (s nodeService) enrollCaller(ctx context.Context, req *connect.Request[api.
 	ctx = withAct(ctx, act{who: "invite:" + want.Invite, from: peerAddr(req.Peer().Addr).String(), call: "Enroll"})
 	err = s.ledger.change(ctx, func(snap *snapshot) (changes []Record, err error) {
 		known = snap.byMachine[machine] != nil
-		if err := snap.checkOffer(s.o.Relay, machine, want.Relay); err != nil {
-			return nil, err
-		}
 		node, changes, err = snap.enroll(machine, want, id, s.o.Now().UTC())
+		if err == nil { // only who is let in learns who else is at an address
+			err = snap.checkOffer(s.o.Relay, machine, want.Relay)
+		}
 		return changes, err
 	})
 	if err != nil {

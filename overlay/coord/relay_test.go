@@ -139,6 +139,9 @@ func TestRelayOffers(t *testing.T) {
 			wantKind(t, n.stranger().enrollRelay(n.invite(c.invite), c.offer), c.kind, c.words)
 		})
 	}
+	guess := n.invite(Invite{Role: RoleRelay})
+	guess.Secret = key.NewSecret() // who has no invite does not learn whose address it is either
+	wantKind(t, n.stranger().enrollRelay(guess, &RelayOffer{Endpoint: "198.51.100.10:443", Secret: key.NewSecret()}), KindDenied, "unknown")
 	wantKind(t, n.stranger().enroll(n.invite(Invite{Role: RoleRelay}), "x"), KindInvalid, "where it is") // no role named: the invite's
 	_, err := n.server.Invite(t.Context(), Invite{Role: RoleRelay, Routes: []netip.Prefix{pfx("192.168.1.0/24")}})
 	wantKind(t, err, KindInvalid, "no routes")

@@ -102,6 +102,7 @@ type task struct {
 	protocol Protocol
 	target   Target
 	lease    lease // obtain: the one before, for the same port again; else the one meant
+	moves    int   // the keeper's, when it was given out
 }
 
 // keeper decides what to ask the router, and when. It does no I/O, and is not
@@ -111,6 +112,7 @@ type keeper struct {
 	order  []Protocol
 
 	target Target
+	moves  int // how often target has changed
 	// lease is meaningful while held.
 	lease   lease
 	held    bool
@@ -146,6 +148,7 @@ func (k *keeper) Move(now time.Time, t Target) {
 		k.known, k.unwanted = "", nil
 	}
 	k.target = t
+	k.moves++
 	k.drop()
 	k.failed, k.wait = nil, 0
 	k.round, k.queue = false, nil
@@ -176,7 +179,7 @@ func (k *keeper) Next(now time.Time) (t task, ok bool, at time.Time) {
 		return task{}, false, time.Time{}
 	}
 	if len(k.unwanted) > 0 {
-		return task{release, k.unwanted[0].protocol, k.target, k.unwanted[0]}, true, time.Time{}
+		return k.task(release, k.unwanted[0].protocol, k.unwanted[0]), true, time.Time{}
 	}
 	if now.Before(k.next) {
 		if k.held && k.expires.Before(k.next) {
@@ -185,13 +188,17 @@ func (k *keeper) Next(now time.Time) (t task, ok bool, at time.Time) {
 		return task{}, false, k.next
 	}
 	if k.held && !k.round && now.Before(k.renewAt) {
-		return task{check, k.lease.protocol, k.target, k.lease}, true, time.Time{}
+		return k.task(check, k.lease.protocol, k.lease), true, time.Time{}
 	}
 	if !k.round {
 		k.round, k.failed = true, nil
 		k.queue = k.ordered()
 	}
-	return task{obtain, k.queue[0], k.target, k.lease}, true, time.Time{}
+	return k.task(obtain, k.queue[0], k.lease), true, time.Time{}
+}
+
+func (k *keeper) task(what taskKind, p Protocol, l lease) task {
+	return task{what, p, k.target, l, k.moves}
 }
 
 // ordered is whom to try, what worked before first.
@@ -211,12 +218,8 @@ func (k *keeper) Done(now time.Time, t task, l lease, err error) {
 		k.unwanted = slices.DeleteFunc(k.unwanted, func(u lease) bool { return u == t.lease })
 		return
 	}
-	if t.target != k.target {
-		if old := t.target; err == nil && t.kind == obtain {
-			if old.Port = k.target.Port; old == k.target { // the port changed meanwhile
-				k.unwanted = append(k.unwanted, l)
-			}
-		}
+	if t.moves != k.moves {
+		k.outrun(now, t, l, err)
 		return
 	}
 	switch {
@@ -232,6 +235,21 @@ func (k *keeper) Done(now time.Time, t task, l lease, err error) {
 	default:
 		k.lease.epoch = l.epoch
 		k.settle(now)
+	}
+}
+
+// outrun is Done for a task during which the target changed: only what was
+// granted matters then, where the target is the same again, or its port alone is
+// another.
+func (k *keeper) outrun(now time.Time, t task, l lease, err error) {
+	if err != nil || t.kind != obtain {
+		return
+	}
+	old := t.target
+	if old == k.target {
+		k.granted(now, l)
+	} else if old.Port = k.target.Port; old == k.target {
+		k.unwanted = append(k.unwanted, l)
 	}
 }
 
@@ -292,7 +310,7 @@ func (k *keeper) Close() []task {
 		k.unwanted = append(k.unwanted, k.lease)
 	}
 	for _, l := range k.unwanted {
-		all = append(all, task{release, l.protocol, k.target, l})
+		all = append(all, k.task(release, l.protocol, l))
 	}
 	k.drop()
 	k.unwanted = nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 )
@@ -106,6 +107,69 @@ func TestProtocolsInOrder(t *testing.T) {
 		s.run(time.Second)
 		if s.asked[0] != "obtain pcp" { // another router for all that we know
 			t.Errorf("%v", s.asked)
+		}
+	}
+}
+
+// TestMoveMeanwhile: the target changes during a task, and may be the old one
+// again before that has ended.
+func TestMoveMeanwhile(t *testing.T) {
+	other := testTarget
+	other.Gateway = netip.AddrFrom4([4]byte{10, 0, 0, 9})
+	port := testTarget
+	port.Port++
+	for name, c := range map[string]struct {
+		held    bool // there is a mapping, so the task is a check
+		moves   []Target
+		err     error
+		next    string // what is done at once
+		offered bool
+	}{
+		"gone and back, ended":     {false, []Target{{}, testTarget}, errSilent, "obtain pcp", false},
+		"gone and back, granted":   {false, []Target{{}, testTarget}, nil, "", true},
+		"gone and back, checked":   {true, []Target{{}, testTarget}, nil, "obtain pcp", false},
+		"gone and back, not there": {true, []Target{{}, testTarget}, errGone, "obtain pcp", false},
+		"another router, granted":  {false, []Target{other}, nil, "obtain pcp", false},
+		"another port, granted":    {false, []Target{port}, nil, "release pcp", false},
+		"another port, ended":      {false, []Target{port}, errSilent, "obtain pcp", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t)
+			s.router = s.grants(PCP, testExternal, time.Hour, time.Hour)
+			s.k.Move(s.now, testTarget)
+			if c.held {
+				s.run(time.Second)
+				s.now = s.now.Add(checkEvery * 2)
+			}
+			at, ok, _ := s.k.Next(s.now)
+			if !ok || (at.kind == check) != c.held {
+				t.Fatalf("%+v", at)
+			}
+			l, _ := s.router(at)
+			for _, m := range c.moves {
+				s.k.Move(s.now, m)
+			}
+			s.k.Done(s.now, at, l, c.err)
+			got := ""
+			if next, ok, _ := s.k.Next(s.now); ok {
+				got = kindWords[next.kind] + " " + string(next.protocol)
+			}
+			if got != c.next || s.k.Status().Offered().IsValid() != c.offered {
+				t.Errorf("then %q, %+v", got, s.k.Status())
+			}
+		})
+	}
+}
+
+// TestShorten: what a router writes moves no cursor, and is text.
+func TestShorten(t *testing.T) {
+	for in, want := range map[string]string{
+		"too many mappings":            "too many mappings",
+		"a\nb\u009b2Jc":                "a b 2Jc",
+		strings.Repeat("x", 199) + "é": strings.Repeat("x", 199),
+	} {
+		if got := shorten(in); got != want {
+			t.Errorf("%q became %q", in, got)
 		}
 	}
 }

@@ -3,7 +3,9 @@ package portmap
 import (
 	"errors"
 	"net/netip"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // Reasons why a mapping is not offered to peers.
@@ -54,13 +56,19 @@ func (k *keeper) Status() Status {
 	return s
 }
 
-// shorten bounds what a router may put into our status and log.
+// shorten bounds what a router may put into our status and log, and keeps what
+// would move a terminal's cursor out of it.
 func shorten(text string) string {
 	const most = 200 // bytes; two lines of a terminal
 	if len(text) > most {
-		text = text[:most]
+		text = strings.ToValidUTF8(text[:most], "") // the cut may lie within a letter
 	}
-	return text
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, text)
 }
 
 // Offered returns the address to tell peers, the zero value when there is none.

@@ -30,18 +30,15 @@ func (q *Inquiry) Frame() []byte {
 }
 
 // Answer takes a control message. ok means that it is the relay's answer, and
-// observed where the relay saw the question come from; the zero value when it
-// does not say, since it refuses the ticket.
+// observed where the relay saw the question come from. A relay that knows nothing
+// of the ticket's secret does not answer.
 func (q *Inquiry) Answer(frame []byte) (observed netip.AddrPort, ok bool) {
-	switch frameType(frame) {
-	case frameChallenge:
-		f := parseChallenge(frame)
-		if f.nonce == q.nonce && authentic(q.key, frame) {
-			return f.observed, true
-		}
-	case frameGoAway:
-		f := parseGoAway(frame)
-		return netip.AddrPort{}, f.session == q.nonce.session() && authentic(q.key, frame)
+	if frameType(frame) != frameChallenge {
+		return netip.AddrPort{}, false
 	}
-	return netip.AddrPort{}, false
+	f := parseChallenge(frame)
+	if f.nonce != q.nonce || !authentic(q.key, frame) {
+		return netip.AddrPort{}, false
+	}
+	return f.observed, true
 }

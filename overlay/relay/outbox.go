@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"sync"
+	"time"
 )
 
 // outbox holds what waits for a connection that may be slow. Control messages
@@ -20,6 +21,9 @@ type outbox struct {
 	first  int
 	n      int
 	most   int // what data may grow to
+
+	waiting int           // of those that wait for room
+	left    chan struct{} // holds one token: something was taken while somebody waited
 }
 
 const (
@@ -33,7 +37,7 @@ const (
 )
 
 func newOutbox(most int) *outbox {
-	o := &outbox{most: most, urgent: make([]byte, 0, urgentBytes)}
+	o := &outbox{most: most, urgent: make([]byte, 0, urgentBytes), left: make(chan struct{}, 1)}
 	o.filled.L = &o.mu
 	return o
 }
@@ -67,6 +71,52 @@ func (o *outbox) pushEach(datagrams [][]byte) (dropped int) {
 	}
 	o.filled.Signal()
 	return dropped
+}
+
+// await returns when there is room for datagrams, after that long, or when the
+// outbox is closed.
+func (o *outbox) await(datagrams [][]byte, patience time.Duration) {
+	need := 0
+	for _, d := range datagrams {
+		need += lengthSize + len(d)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	full := func() bool { return !o.closed && o.n > 0 && o.n+need > o.most }
+	if !full() {
+		return
+	}
+	o.waiting++
+	defer func() {
+		o.waiting--
+		o.signal() // others may fit as well
+	}()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for full() {
+		o.mu.Unlock()
+		var late bool
+		select {
+		case <-o.left:
+		case <-timer.C:
+			late = true
+		}
+		o.mu.Lock()
+		if late {
+			return
+		}
+	}
+}
+
+// signal wakes one that waits for room. mu is held.
+func (o *outbox) signal() {
+	if o.waiting == 0 {
+		return
+	}
+	select {
+	case o.left <- struct{}{}:
+	default:
+	}
 }
 
 // add takes one datagram and returns how many were dropped: itself, or older
@@ -187,6 +237,7 @@ func (o *outbox) take(b []byte, most int) (m []byte, op byte, ok bool) {
 		o.copyOut(b[len(b)-k:])
 		o.skip(k)
 	}
+	o.signal()
 	return b, opBinary, true
 }
 
@@ -196,6 +247,7 @@ func (o *outbox) close() {
 	defer o.mu.Unlock()
 	o.closed = true
 	o.filled.Broadcast()
+	o.signal()
 }
 
 // drop forgets what waits. For a connection that is broken.
@@ -205,4 +257,5 @@ func (o *outbox) drop() {
 	o.closed = true
 	o.urgent, o.pinged, o.n, o.first = o.urgent[:0], false, 0, 0
 	o.filled.Broadcast()
+	o.signal()
 }

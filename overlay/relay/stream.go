@@ -68,6 +68,10 @@ func (s *Stream) Send(train []byte, size int) (dropped int) { return s.out.push(
 // SendEach is Send for datagrams that do not lie in a row.
 func (s *Stream) SendEach(datagrams [][]byte) (dropped int) { return s.out.pushEach(datagrams) }
 
+// Await returns when there is room for such datagrams, but no later than after
+// patience: a sender that can wait loses less to the dropping of what is old.
+func (s *Stream) Await(datagrams [][]byte, patience time.Duration) { s.out.await(datagrams, patience) }
+
 // SendControl takes a control message, which goes before all data. It reports
 // whether there was room.
 func (s *Stream) SendControl(frame []byte) bool { return s.out.pushUrgent(frame) }

@@ -14,6 +14,7 @@ const (
 	tcpSumAt = 16 // in the TCP header
 	udpSumAt = 6  // in the UDP header
 	udpSize  = 8
+	fixed6   = 40 // of the IPv6 header without extensions
 
 	// mostBytes is the longest IP packet.
 	mostBytes = 65535
@@ -79,9 +80,10 @@ func pseudo(ip []byte, proto uint8, n int) uint64 {
 }
 
 // setLength makes a header that of a packet of n bytes, checksum included.
+// ipHeader is how long it is, with options or extension headers.
 func setLength(p []byte, ipHeader, n int) {
 	if p[0]>>4 == 6 {
-		binary.BigEndian.PutUint16(p[4:], uint16(n-ipHeader))
+		binary.BigEndian.PutUint16(p[4:], uint16(n-fixed6)) // extension headers count as payload
 		return
 	}
 	binary.BigEndian.PutUint16(p[2:], uint16(n))

@@ -51,8 +51,9 @@ func (j *joiner) reset() {
 	j.n = 0
 }
 
-// add takes the next packet, which is borrowed until reset. Packets of a flow
-// stay in order.
+// add takes the next packet, which is borrowed until reset. Packets of a flow that
+// can be joined stay in order; one that cannot, such as a bare acknowledgement,
+// may be overtaken.
 func (j *joiner) add(p []byte) {
 	f := classify(p, j.udp)
 	if f.proto != 0 {

@@ -273,6 +273,34 @@ func TestSplit(t *testing.T) {
 }
 
 // TestSplitWhole finishes the checksum of a packet that is no train.
+// TestSplitExtended: extension headers count as payload of the IPv6 header, and
+// not for the checksum.
+func TestSplitExtended(t *testing.T) {
+	const extra = 8 // a header of options for the destination
+	plain := packet{v6: true, seq: 7, flags: tcpACK, payload: bytes.Repeat([]byte("ab"), 1000)}.bytes()
+	p := slices.Concat(plain[:fixed6], []byte{protoTCP, 0, 1, 4, 0, 0, 0, 0}, plain[fixed6:])
+	p[6] = 60
+	setLength(p, fixed6+extra, len(p))
+	o := offload{needsSum: true, kind: gsoTCPv6, segment: 1200, sumStart: fixed6 + extra, sumAt: tcpSumAt}
+	var frame [offloadSize]byte
+	o.put(&frame)
+	var s splitter
+	if err := s.load(append(frame[:], p...)); err != nil {
+		t.Fatal(err)
+	}
+	for i, payload := range []int{1200, 800} {
+		dst := make([]byte, mostBytes)
+		got := dst[:s.cut(dst)]
+		if want := extra + 20 + payload; len(got) != fixed6+want || int(binary.BigEndian.Uint16(got[4:])) != want {
+			t.Errorf("packet %d of %d bytes says %d", i, len(got), binary.BigEndian.Uint16(got[4:]))
+		}
+		transport := got[fixed6+extra:]
+		if fold(sum(transport, pseudo(got, protoTCP, len(transport)))) != 0xffff {
+			t.Errorf("packet %d has a wrong checksum", i)
+		}
+	}
+}
+
 func TestSplitWhole(t *testing.T) {
 	for _, k := range []packet{{sport: 1, dport: 2, flags: tcpACK, payload: []byte("odd")}, {v6: true, udp: true, payload: []byte("even")}} {
 		want := k.bytes()

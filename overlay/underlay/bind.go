@@ -234,7 +234,7 @@ func (b *Bind) revive(k key.Public) *peer {
 	return newPeer(k)
 }
 
-// Send sends a batch to a peer. It never blocks.
+// Send sends a batch to a peer. It never blocks, but for a moment where a stream is full.
 func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	p, ok := ep.(*peer)
 	if !ok {

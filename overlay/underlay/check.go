@@ -213,7 +213,7 @@ func (l *leg) ask(heard chan struct{}) {
 	}
 	for _, a := range l.addrs {
 		q := &question{echo: Echo{Addr: a}}
-		if l.session == nil {
+		if len(l.ticket) == 0 {
 			q.echo.Err = errNoTicket
 		}
 		l.questions = append(l.questions, q)
@@ -231,7 +231,7 @@ func (l *leg) askAgain(now time.Time, ls *lines) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, q := range l.questions {
-		if q.echo.RTT > 0 || l.session == nil {
+		if q.echo.RTT > 0 || len(l.ticket) == 0 {
 			continue
 		}
 		line := ls.to(q.echo.Addr.Addr())

@@ -74,6 +74,30 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestCheckAsksIdleRelays: with a relay that is too far away for a session there
+// is none to be disturbed, but it is asked all the same.
+func TestCheckAsksIdleRelays(t *testing.T) {
+	s, _ := startRelay(t, "127.0.0.1:0")
+	silent := netip.MustParseAddrPort("127.0.0.1:9")
+	h := newHost(t, 11, Options{})
+	h.mu.Lock()
+	again := time.Now().Add(surveyAgain) // no survey meanwhile, though those kept are down
+	h.keeper = keeper{home: []string{"near", "next"}, again: again, downAt: again}
+	h.mu.Unlock()
+	relays := []Relay{at(11, silent), at(11, silent), at(11, s.LocalAddr())}
+	relays[0].ID, relays[1].ID, relays[2].ID = "near", "next", "far"
+	h.SetRelays(relays)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	far := h.Check(ctx).Relays[2]
+	if far.State != stateIdle || len(far.Echoes) != 1 || far.Echoes[0].RTT <= 0 || far.Echoes[0].Err != nil {
+		t.Errorf("%+v", far)
+	}
+	if n := s.Counters()["sessions_attached"]; n != 0 {
+		t.Errorf("%d sessions with an idle relay", n)
+	}
+}
+
 // TestCheckIsNotFooled sends what is no answer while a check runs.
 func TestCheckIsNotFooled(t *testing.T) {
 	silent := netip.MustParseAddrPort("127.0.0.1:9")

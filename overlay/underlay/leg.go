@@ -224,8 +224,11 @@ func (l *leg) transmit(frame []byte, ls *lines) {
 func (l *leg) handle(now time.Time, src netip.AddrPort, frame []byte, from *line) (changed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.answers(now, src, frame) { // also while there is to be no session
+		return false
+	}
 	at := slices.Index(l.addrs, src)
-	if l.session == nil || at < 0 || l.answers(now, src, frame) {
+	if l.session == nil || at < 0 {
 		return false
 	}
 	if l.up && at != l.at {

@@ -136,7 +136,8 @@ func familyMissing(err error) bool {
 }
 
 // carrier takes a batch of WireGuard's datagrams to the node with a label. It
-// never blocks; bytes 1..3 of each are zero before and after.
+// waits for no longer than streamPatience; bytes 1..3 of each are zero before and
+// after.
 type carrier interface {
 	send(label relay.Label, bufs [][]byte) (dropped int)
 }

@@ -243,8 +243,15 @@ type streamCarrier struct {
 	stream *relay.Stream
 }
 
+// streamPatience is how long a batch waits for room in a stream, and with it the
+// TUN's reader: what waits in the kernel slows its senders down without a loss. It
+// is shorter than the time after which package tunnel counts as dropped what does
+// not leave, and all that a stalled stream can cost other peers.
+const streamPatience = 5 * time.Millisecond
+
 func (c *streamCarrier) send(label relay.Label, bufs [][]byte) (dropped int) {
 	c.leg.note(sentMark)
+	c.stream.Await(bufs, streamPatience)
 	for _, p := range bufs {
 		stamp(p, label)
 	}
