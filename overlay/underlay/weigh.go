@@ -6,9 +6,11 @@ import (
 )
 
 const (
-	// penaltyFirst to penaltyMost are how long an address is left that loses
-	// data, and how long one is not weighed again that loses no more than the
-	// relay; healthy is how long it must serve to begin anew.
+	// penaltyFirst to penaltyMost are the longest that an address is left that
+	// loses data, and that one is not weighed again that loses no more than the
+	// relay, penaltyLeast the shortest; healthy is how long it must serve to begin
+	// anew.
+	penaltyLeast = 10 * time.Second
 	penaltyFirst = 15 * time.Second
 	penaltyMost  = 10 * time.Minute
 	healthy      = 5 * time.Minute
@@ -50,7 +52,7 @@ func (f *finder) weigh(now time.Time) {
 		f.leave(now, s)
 	case r.sent < enough, min(r.sent, s.sum.sent) >= 4*enough:
 		s.weighWait = min(max(2*s.weighWait, penaltyFirst), penaltyMost)
-		s.lossy, s.heavy, s.weighAt = false, s.sum.share(), now.Add(f.jitter(s.weighWait))
+		s.lossy, s.heavy, s.weighAt = false, s.sum.share(), now.Add(backOff(penaltyLeast, s.weighWait, f.below))
 		f.confirm(now)
 	}
 }
@@ -65,7 +67,7 @@ func (f *finder) leave(now time.Time, s *spot) {
 		s.penalty = 0
 	}
 	s.penalty = min(max(2*s.penalty, penaltyFirst), penaltyMost)
-	s.leftUntil = now.Add(f.jitter(s.penalty))
+	s.leftUntil = now.Add(backOff(penaltyLeast, s.penalty, f.below))
 	s.window = window{}
 	if f.use == s {
 		f.quit(now)
