@@ -120,7 +120,9 @@
 // ICMP has no say: nobody makes a way narrow who cannot drop what is long on it,
 // and no way is narrower than 512 bytes. One that answers no padded ping at all
 // is used as it is, and what is too long for it leaves in fragments. If it loses
-// what is long as well, it is left (mtu). A direct path is used alone only when its gauge
+// what is long as well, it is left (mtu): for that few datagrams tell, as TCP
+// sends next to nothing when its long ones vanish. One that carried long
+// datagrams and answers only short ones now is weighed against the relay at once. A direct path is used alone only when its gauge
 // has come to a result, and what gets lost is held against a path only when it
 // is not the length that is to blame.
 //

@@ -214,6 +214,12 @@ func (f *finder) take(now time.Time, s *spot, v verdict) {
 		}
 	case verdictClean:
 		s.lossy, s.weighWait, s.heavy, s.weighAt = false, 0, 0, time.Time{}
+		fallthrough
+	case verdictArrives:
+		if inUse && s.shrunk() && !s.lossy && now.After(s.weighAt) {
+			s.lossy, f.confirmed, f.narrow = true, false, true
+			f.beginWeighing(now)
+		}
 	}
 	if inUse && s.lossy {
 		f.weigh(now)

@@ -675,8 +675,9 @@ func (p *landPeer) send() {
 	}
 }
 
-// note checks the documented rate: within any 20 seconds five pings to an address that never answered, and five echoes if pings
-// come from it; no address at all gets more than ten a second.
+// note checks the documented rate: within any 16 seconds (the pause of 20, less
+// the time that five echoes take) five pings to an address that never answered,
+// and five echoes if pings come from it; no address at all gets more than ten a second.
 func (p *landPeer) note(to netip.AddrPort) {
 	now := p.node.land.w.Now()
 	g := p.pings[to]
@@ -685,7 +686,7 @@ func (p *landPeer) note(to netip.AddrPort) {
 		p.pings[to] = g
 	}
 	g.at = append(g.at, now)
-	for len(g.at) > 0 && now.Sub(g.at[0]) >= quietFirst {
+	for len(g.at) > 0 && now.Sub(g.at[0]) >= 16*time.Second {
 		g.at = g.at[1:]
 	}
 	last := 0
@@ -699,15 +700,15 @@ func (p *landPeer) note(to netip.AddrPort) {
 	if s != nil && s.favour.echoes > 0 {
 		g.pinged = now
 	}
-	most := 10 * 20
-	if now.Sub(g.knownAt) > quietFirst {
-		if most = len(pingGaps); now.Sub(g.pinged) <= quietFirst {
+	most := 10 * 16
+	if now.Sub(g.knownAt) > 16*time.Second {
+		if most = len(pingGaps); now.Sub(g.pinged) <= 16*time.Second {
 			most += mostEchoes
 		}
 	}
 	if (last > 10 || len(g.at) > most) && !g.wrong {
 		g.wrong = true
-		p.node.land.t.Errorf("%s, %v after its start: %d pings to %s in 20 s, %d in a second", p.node.public, now.Sub(p.node.since), len(g.at), to, last)
+		p.node.land.t.Errorf("%s, %v after its start: %d pings to %s in 16 s, %d in a second", p.node.public, now.Sub(p.node.since), len(g.at), to, last)
 	}
 	if len(p.pings) > 1000 { // old ones tell nothing
 		for a, o := range p.pings {
