@@ -22,6 +22,9 @@ const (
 	// peerProof: a peer that is sent something answers within 10 s, if only with
 	// WireGuard's keepalive.
 	peerProof = 3 * 10 * time.Second
+	// awayProof is that of a peer that the coordinator says is away: one of these
+	// intervals, and the time until its end is seen.
+	awayProof = 10*time.Second + lookEvery
 )
 
 // lookEvery is how often the peers' counters are looked at.
@@ -87,7 +90,11 @@ func lookAt(old map[key.Public]echo, stats map[key.Public]tunnel.Stat, now time.
 
 // peerState is the word for a peer. last is when it last proved to be there.
 func peerState(online bool, e echo, last, now time.Time) string {
-	recent := !last.IsZero() && now.Sub(last) <= peerProof
+	limit := peerProof
+	if !online {
+		limit = awayProof
+	}
+	recent := !last.IsZero() && now.Sub(last) <= limit
 	switch {
 	case recent:
 		return PeerAnswering

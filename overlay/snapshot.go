@@ -190,9 +190,6 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 			}
 		}
 	}
-	if !p.Online && path.Kind != underlay.KindDirect {
-		out.Path.Reason, out.RTTMS = reasonOffline, nil
-	}
 	e := s.echoes[p.WireGuard]
 	last := e.heard
 	for _, t := range []time.Time{path.LastEcho, stat.LastHandshake} {
@@ -201,6 +198,9 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 		}
 	}
 	out.State, out.ProofAgeMS = peerState(p.Online, e, last, s.now), age(last, s.now)
+	if out.State == PeerOffline && path.Kind != underlay.KindDirect {
+		out.Path.Reason, out.RTTMS = reasonOffline, nil
+	}
 	if !last.IsZero() {
 		at := last.UTC()
 		out.LastEchoAt = &at

@@ -150,6 +150,38 @@ func TestStatusPeer(t *testing.T) {
 	}
 }
 
+// TestStatusReason: a machine that is away is peer_offline; one that answers is
+// not, although the coordinator may not see it.
+func TestStatusReason(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		online  bool
+		heard   time.Duration // ago
+		kind    string
+		reason  string // the path's own
+		want    string
+		wantRTT bool
+	}{
+		{"there", true, time.Second, underlay.KindRelay, "mtu", "mtu", true},
+		{"away", false, time.Hour, underlay.KindRelay, "mtu", "peer_offline", false},
+		{"away, no path", false, time.Hour, underlay.KindNone, "relay_down", "peer_offline", false},
+		{"away, and directly nobody knows yet", false, time.Hour, underlay.KindDirect, "", "", true},
+		{"the coordinator does not see it, but it answers", false, time.Second, underlay.KindRelay, "symmetric_nat_both", "symmetric_nat_both", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := testSnapshot()
+			gw := &s.m.Peers[0]
+			gw.Online = c.online
+			s.paths[gw.WireGuard] = underlay.Path{Kind: c.kind, Reason: c.reason, RTT: time.Millisecond}
+			s.stats[gw.WireGuard] = tunnel.Stat{LastHandshake: testNow.Add(-c.heard)}
+			p := s.status().Peers[0]
+			if p.Path.Reason != c.want || (p.RTTMS != nil) != c.wantRTT {
+				t.Errorf("%+v, round trip known %v; want %q", p.Path, p.RTTMS != nil, c.want)
+			}
+		})
+	}
+}
+
 // TestOutage: attempts to connect again do not end an outage, nor start it anew.
 func TestOutage(t *testing.T) {
 	var o outage

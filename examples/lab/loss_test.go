@@ -16,7 +16,7 @@ const (
 	// lossLeftWithin is how soon a path that loses a fifth is left: it takes a
 	// hundred datagrams to see it, and twice a hundred to compare it with the
 	// relay. lossBackWithin is how soon it is used again when it is well: it is
-	// weighed again after 18 s at most, or 36 s if that was done in vain once.
+	// weighed again after 15 s at most, or 30 s if that was done in vain once.
 	lossLeftWithin = 30 * time.Second
 	lossBackWithin = 60 * time.Second
 )

@@ -30,7 +30,10 @@ const (
 	// each way. UPnP needs a TCP connection for it, so checkSlow.
 	checkEvery = 20 * time.Second
 	checkSlow  = 60 * time.Second
-	// roundFirst to roundMost are the pauses between rounds that bring nothing.
+	// roundFirst to roundMost are the longest pauses between rounds that bring
+	// nothing, roundLeast the shortest: all machines behind a router that fails
+	// ask it.
+	roundLeast = 5 * time.Second
 	roundFirst = 15 * time.Second
 	roundMost  = 30 * time.Minute
 	// kickGap keeps a machine whose links change all the time from asking all
@@ -294,7 +297,7 @@ func (k *keeper) refused(now time.Time, err error) {
 	if len(k.queue) == 0 {
 		k.round = false
 		k.wait = min(max(2*k.wait, roundFirst), roundMost)
-		k.next = now.Add(k.jitter(k.wait))
+		k.next = now.Add(roundLeast + time.Duration(k.random.Int64N(int64(k.wait-roundLeast))))
 	}
 }
 

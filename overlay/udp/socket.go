@@ -82,9 +82,13 @@ func (s *Socket) LocalAddr() netip.AddrPort { return s.local }
 func (s *Socket) Close() error { return s.handle.Close() }
 
 // Send sends one datagram. It never blocks: a full queue is an error.
-func (s *Socket) Send(dst netip.AddrPort, b []byte) error {
+func (s *Socket) Send(dst netip.AddrPort, b []byte) error { return s.send(dst, b, false) }
+
+// send is Send. whole says that the caller holds the mutex of that name.
+func (s *Socket) send(dst netip.AddrPort, b []byte, whole bool) error {
 	w := s.ones.Get().(*Writer)
 	defer s.ones.Put(w)
+	w.whole = whole
 	w.Add(dst, len(b), b)
 	if w.Flush() > 0 {
 		return fmt.Errorf("send to %s: %w", dst, w.err)

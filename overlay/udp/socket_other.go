@@ -67,6 +67,7 @@ type Writer struct {
 	queue []datagram
 	flat  []byte // the queued datagrams' bytes
 	err   error  // why the last Flush dropped something
+	whole bool   // for SendWhole, which works on Linux only
 }
 
 type datagram struct {

@@ -5,9 +5,53 @@ import (
 	"net/netip"
 	"syscall"
 	"testing"
+	"time"
 
 	"overlayd/internal/netnstest"
 )
+
+// TestSendBesideWhole sends what must be cut while somebody else's SendWhole is
+// under way.
+func TestSendBesideWhole(t *testing.T) {
+	netnstest.In(t, func(t *testing.T) {
+		netnstest.Run(t, "ip link set lo up mtu 1400")
+		for _, addr := range []netip.AddrPort{loop4, loop6} {
+			a, b := listen(t, addr), listen(t, addr)
+			r := b.NewReader(4)
+			for _, c := range []struct {
+				name string
+				size int // of each
+				n    int
+			}{{"one", 1500, 1}, {"a train", 1500, 5}} {
+				a.whole.Lock()
+				if err := a.pass(true); err != nil {
+					t.Fatal(err)
+				}
+				dropped := make(chan int)
+				go func() {
+					w := a.NewWriter()
+					w.Add(b.LocalAddr(), c.size, make([]byte, c.size*c.n))
+					dropped <- w.Flush()
+				}()
+				select {
+				case n := <-dropped:
+					t.Fatalf("%v, %s: %d dropped", addr, c.name, n)
+				case <-time.After(20 * time.Millisecond): // it was refused, and waits
+				}
+				if err := a.pass(false); err != nil {
+					t.Fatal(err)
+				}
+				a.whole.Unlock()
+				if n := <-dropped; n != 0 {
+					t.Errorf("%v, %s: %d dropped", addr, c.name, n)
+				}
+				if got, _ := collect(t, r, c.n); len(got[c.n-1]) != c.size {
+					t.Errorf("%v, %s: %d bytes of %d arrived", addr, c.name, len(got[c.n-1]), c.size)
+				}
+			}
+		}
+	})
+}
 
 // TestSendWhole sends what a link of 1400 bytes takes, and what it does not.
 func TestSendWhole(t *testing.T) {

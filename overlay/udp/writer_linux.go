@@ -27,6 +27,7 @@ type Writer struct {
 	limit int // datagrams per message, for the messages queued now
 	hdrs  []mmsghdr
 	err   error // why the last Flush dropped something
+	whole bool  // it sends for SendWhole, and so holds the socket's mutex of that name
 
 	single message // one datagram of a message that is sent again
 
@@ -204,7 +205,7 @@ func (w *Writer) send(fd uintptr) {
 			}
 			w.s.count.gsoFallbacks.Add(1)
 			w.sendSingly(fd, m)
-		default:
+		case !w.resent(fd, &w.hdrs[i], errno):
 			w.drop(m.count(), errno)
 		}
 		i++
@@ -239,11 +240,24 @@ func (w *Writer) sendSingly(fd uintptr, m *message) {
 		left -= one.size
 		var hdr [1]mmsghdr
 		one.header(&hdr[0].hdr)
-		if n, errno := sendmmsg(fd, hdr[:]); n != 1 {
+		if n, errno := sendmmsg(fd, hdr[:]); n != 1 && !w.resent(fd, &hdr[0], errno) {
 			w.drop(1, errno)
 		}
 	}
 	clear(one.iovs)
+}
+
+// resent sends a message again that was refused for its length. The kernel cuts
+// what is too long for the own link, but not in the moment of somebody's
+// SendWhole, whose end it waits for: microseconds.
+func (w *Writer) resent(fd uintptr, h *mmsghdr, errno unix.Errno) bool {
+	if errno != unix.EMSGSIZE || w.whole {
+		return false
+	}
+	w.s.whole.Lock()
+	defer w.s.whole.Unlock()
+	n, _ := sendmmsg(fd, unsafe.Slice(h, 1))
+	return n == 1
 }
 
 // drop counts datagrams that the kernel did not take.

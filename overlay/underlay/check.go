@@ -96,20 +96,33 @@ var errNoSocket = errors.New("this machine has no socket of that family")
 var errNoTicket = errors.New("no ticket for this relay has come from the coordinator yet")
 
 // Check asks every relay, at each of its addresses, where it sees us. The
-// sessions are not disturbed.
+// sessions are not disturbed. When the sockets are on another port before it has
+// ended, it begins anew there: once, as two moves are further apart than that
+// takes.
 func (b *Bind) Check(ctx context.Context) Check {
 	b.checking.Lock()
 	defer b.checking.Unlock()
-	legs, ls := b.snapshot(), b.lines.Load()
+	legs := b.snapshot()
 	heard := make(chan struct{}, 1)
-	for _, l := range legs {
-		l.ask(heard)
-	}
 	defer func() {
 		for _, l := range legs {
 			l.askNoMore()
 		}
 	}()
+	if moved := b.inquire(ctx, legs, heard); moved {
+		b.inquire(ctx, legs, heard)
+	}
+	return b.checked(time.Now(), legs)
+}
+
+// inquire asks until all is answered or nothing more will be. It ends early and
+// reports so when the sockets are others than at the start: what was asked by
+// the old ones will not be answered, and nothing can be asked by them.
+func (b *Bind) inquire(ctx context.Context, legs []*leg, heard chan struct{}) (moved bool) {
+	ls := b.lines.Load()
+	for _, l := range legs {
+		l.ask(heard)
+	}
 	end := time.NewTimer(checkPatience)
 	defer end.Stop()
 	again := time.NewTimer(0)
@@ -130,13 +143,17 @@ func (b *Bind) Check(ctx context.Context) Check {
 			try++
 		case <-heard:
 		}
+		if b.lines.Load() != ls {
+			return true
+		}
 		open = open && slices.ContainsFunc(legs, (*leg).unanswered)
 	}
-	return b.checked(time.Now(), legs, ls)
+	return false
 }
 
 // checked gathers what is known.
-func (b *Bind) checked(now time.Time, legs []*leg, ls *lines) Check {
+func (b *Bind) checked(now time.Time, legs []*leg) Check {
+	ls := b.lines.Load()
 	c := Check{IPv4: ls.v4 != nil, IPv6: ls.v6 != nil}
 	b.mu.Lock()
 	for _, a := range b.local.Addrs {
@@ -201,8 +218,8 @@ type asked struct {
 	at time.Time
 }
 
-// ask opens a question per address; heard gets a token whenever one is
-// answered.
+// ask opens a question per address; heard gets a token whenever one is answered,
+// and when the sockets are others.
 func (l *leg) ask(heard chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -240,8 +257,12 @@ func (l *leg) askAgain(now time.Time, ls *lines) {
 			continue
 		}
 		t := asked{relay.NewInquiry(l.ticket, l.key), now}
-		if q.echo.Err = line.sock.Send(q.echo.Addr, t.Frame()); q.echo.Err == nil {
+		switch err := line.sock.Send(q.echo.Addr, t.Frame()); {
+		case err == nil:
+			q.echo.Err = nil
 			q.tries = append(q.tries, t)
+		case len(q.tries) == 0: // else it was asked all the same
+			q.echo.Err = err
 		}
 	}
 }
@@ -267,14 +288,19 @@ func (l *leg) answers(now time.Time, src netip.AddrPort, frame []byte) bool {
 			if q.echo.RTT == 0 {
 				q.echo.RTT, q.echo.Observed = max(now.Sub(t.at), time.Microsecond), observed
 			}
-			select {
-			case l.heard <- struct{}{}:
-			default: // it will look anyway
-			}
+			l.nudge()
 			return true
 		}
 	}
 	return false
+}
+
+// nudge makes a Check look, if there is one; the caller holds mu.
+func (l *leg) nudge() {
+	select {
+	case l.heard <- struct{}{}:
+	default: // it will look anyway
+	}
 }
 
 func (l *leg) echoes() (all []Echo) {

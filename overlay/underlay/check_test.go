@@ -2,6 +2,7 @@ package underlay
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -95,6 +96,59 @@ func TestCheckAsksIdleRelays(t *testing.T) {
 	}
 	if n := s.Counters()["sessions_attached"]; n != 0 {
 		t.Errorf("%d sessions with an idle relay", n)
+	}
+}
+
+// TestCheckDuringMove leaves the port while a check runs: it tells how things are
+// on the new one.
+func TestCheckDuringMove(t *testing.T) {
+	s, _ := startRelay(t, "127.0.0.1:0")
+	silent, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	if err := silent.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	silentAddr := silent.LocalAddr().(*net.UDPAddr).AddrPort()
+	h := newHost(t, 11, Options{})
+	h.SetRelays([]Relay{at(11, s.LocalAddr(), silentAddr)})
+	h.waitFor("up")
+	result := make(chan Check, 1)
+	go func() { result <- h.Check(t.Context()) }()
+	buf := make([]byte, 100)
+	if _, _, err := silent.ReadFromUDPAddrPort(buf); err != nil { // it has asked
+		t.Fatal(err)
+	}
+	old, err := h.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.snapshot()[0].retry(time.Now())
+	c := <-result
+	now := h.localPort()
+	if now == old {
+		t.Fatal("the port is the same")
+	}
+	hit, miss := c.Relays[0].Echoes[0], c.Relays[0].Echoes[1]
+	if hit.RTT <= 0 || hit.Err != nil || hit.Observed.Port() != now {
+		t.Errorf("the relay's answer: %+v, want one to port %d", hit, now)
+	}
+	if miss.RTT != 0 || miss.Err != nil {
+		t.Errorf("nobody's answer: %+v", miss)
+	}
+	for tries := 0; ; { // by the new port, and more than once
+		_, from, err := silent.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if from.Port() != now {
+			continue
+		}
+		if tries++; tries > len(checkGaps) {
+			break
+		}
 	}
 }
 

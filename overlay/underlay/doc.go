@@ -66,7 +66,7 @@
 //     datagrams, a twentieth of many), both ways are used, and the relay's
 //     losses are measured by pings that go by it. The address is left if it
 //     loses more than the relay, by a twentieth and by more than chance: for 15 s
-//     at first, then for longer. Then it is weighed again, while data goes both
+//     at most at first, then for longer. Then it is weighed again, while data goes both
 //     ways. Where both lose alike it stays.
 //   - Without a relay nothing that answers is left, and what answered within
 //     five minutes before is asked every five seconds, for an hour.
@@ -120,7 +120,9 @@
 // ICMP has no say: nobody makes a way narrow who cannot drop what is long on it,
 // and no way is narrower than 512 bytes. One that answers no padded ping at all
 // is used as it is, and what is too long for it leaves in fragments. If it loses
-// what is long as well, it is left (mtu). A direct path is used alone only when its gauge
+// what is long as well, it is left (mtu): for that few datagrams tell, as TCP
+// sends next to nothing when its long ones vanish. One that carried long
+// datagrams and answers only short ones now is weighed against the relay at once. A direct path is used alone only when its gauge
 // has come to a result, and what gets lost is held against a path only when it
 // is not the length that is to blame.
 //
@@ -166,15 +168,17 @@
 // function of time and facts, decides which. UDP has a second's start, and wins
 // whenever it answers. When a session by UDP is in doubt a TLS connection is
 // made in case, and takes over when two PINGs have gone unanswered. While TLS
-// carries the traffic, UDP is tried when the network changes and else after 30 s,
-// 60 s and so on up to 5 minutes. The relay has one session per node, so the
+// carries the traffic, UDP is tried when the network changes and else at random
+// within 30 s, 60 s and so on up to 5 minutes. The relay has one session per node, so the
 // other one is silent: a fresh one is made for each try of UDP, and the stream is
 // closed when UDP is back. What comes by streams reaches WireGuard by one more
 // receive function; it waits for that, and nobody waits for it.
 //
 // Where TLS works and UDP goes unanswered, by relays and peers alike, the sockets
 // are opened anew on another port, two seconds after the last answer and then
-// ever more seldom: mover decides. A router may hold a dead mapping for the old
+// ever more seldom, down to some six times an hour: mover decides. In a network that
+// lets no UDP out that helps nobody and harms nobody. A Check that is under way
+// begins anew. A router may hold a dead mapping for the old
 // port. The receivers go on with the new sockets. A port that Options names is
 // never left: others are forwarded to it, and TLS carries the traffic meanwhile.
 //

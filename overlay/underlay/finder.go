@@ -34,16 +34,17 @@ const (
 	// one like any other.
 	deadAfter = 15 * time.Second
 
-	// searchFirst to searchMost are the pauses between searches that find
-	// nothing; upgradeEvery between those for something better than what is
-	// in use.
+	// searchFirst to searchMost are the longest pauses between searches that find
+	// nothing, searchTime the shortest; upgradeEvery is the longest between those
+	// for something better than what is in use, half of it the shortest.
 	searchFirst  = 5 * time.Second
 	searchMost   = 5 * time.Minute
 	upgradeEvery = 5 * time.Minute
 	// searchTime is how long one search can take.
 	searchTime = 3 * time.Second
 	// quietFirst to quietMost are the pauses between two handfuls of pings to
-	// an address that never answered, whoever asks for them.
+	// an address that never answered, whoever asks for them: up to a quarter
+	// more, never less, since this is what a stranger is promised.
 	quietFirst = 20 * time.Second
 	quietMost  = 5 * time.Minute
 	// detourAfter is how much later than a datagram by the relay its double may
@@ -213,6 +214,12 @@ func (f *finder) take(now time.Time, s *spot, v verdict) {
 		}
 	case verdictClean:
 		s.lossy, s.weighWait, s.heavy, s.weighAt = false, 0, 0, time.Time{}
+		fallthrough
+	case verdictArrives:
+		if inUse && s.shrunk() && !s.lossy && now.After(s.weighAt) {
+			s.lossy, f.confirmed, f.narrow = true, false, true
+			f.beginWeighing(now)
+		}
 	}
 	if inUse && s.lossy {
 		f.weigh(now)
@@ -327,7 +334,7 @@ func (f *finder) grant(now time.Time, s *spot) {
 	}
 	if !s.proved() {
 		s.quiet = min(max(2*s.quiet, quietFirst), quietMost)
-		s.again = now.Add(f.jitter(s.quiet))
+		s.again = now.Add(backOff(s.quiet, s.quiet*5/4, f.below))
 	}
 }
 
@@ -369,9 +376,9 @@ func (f *finder) id() (id probeID) {
 	return id
 }
 
-// jitter returns d, give or take a fifth.
-func (f *finder) jitter(d time.Duration) time.Duration {
-	return d*4/5 + time.Duration(f.random.Int64N(int64(d*2/5)))
+// below returns a duration below d, at random.
+func (f *finder) below(d time.Duration) time.Duration {
+	return time.Duration(f.random.Int64N(int64(d)))
 }
 
 // Tick does what is due. sent says whether data was sent to the peer since the
@@ -476,9 +483,9 @@ func (f *finder) search(now time.Time) send {
 	}
 	f.searchAt = now
 	f.wait = min(max(2*f.wait, searchFirst), searchMost)
-	f.nextSearch = now.Add(f.jitter(f.wait))
+	f.nextSearch = now.Add(backOff(searchTime, f.wait, f.below))
 	if f.confirmed {
-		f.nextSearch = now.Add(f.jitter(upgradeEvery))
+		f.nextSearch = now.Add(backOff(upgradeEvery/2, upgradeEvery, f.below))
 	}
 	for _, s := range f.spots {
 		if !s.guess && (!s.fresh(now) || s != f.use) {

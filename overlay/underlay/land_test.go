@@ -676,8 +676,8 @@ func (p *landPeer) send() {
 }
 
 // note checks the documented rate: within any 16 seconds (the pause of 20, less
-// a fifth) five pings to an address that never answered, and five echoes if pings
-// come from it; no address at all gets more than ten a second.
+// the time that five echoes take) five pings to an address that never answered,
+// and five echoes if pings come from it; no address at all gets more than ten a second.
 func (p *landPeer) note(to netip.AddrPort) {
 	now := p.node.land.w.Now()
 	g := p.pings[to]

@@ -101,6 +101,11 @@ func (f *finder) resume(now time.Time, s *spot) {
 	}
 }
 
+// shrunk reports whether an address carried long datagrams once and answers none
+// now. If something short arrives all the same, it is the long ones that vanish,
+// and a transfer that stands still for them is too little traffic to count losses.
+func (s *spot) shrunk() bool { return s.gauge != nil && s.gauge.proved && s.gauge.deaf }
+
 // settled reports whether an address may be used alone: its width is known, or
 // cannot be.
 func (s *spot) settled() bool { return s.gauge == nil || s.gauge.settled() }

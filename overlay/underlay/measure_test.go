@@ -61,6 +61,56 @@ func TestNarrowPath(t *testing.T) {
 	}
 }
 
+// TestStandstill: a path loses what is long from some moment on, or always did,
+// and a transfer that stands still sends little more than what is short. It is
+// left within seconds, and used again when it is well.
+func TestStandstill(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		first int // MTU at first
+		most  time.Duration
+	}{{"it has become narrow", 1500, 10 * time.Second}, {"it was from the start", 300, 40 * time.Second}} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSim(t, 5, netsim.PortRestricted, netsim.FullCone)
+			s.narrowTo(c.first)
+			both := []*simNode{s.a, s.b}
+			for _, n := range both {
+				n.every, n.long = 50*time.Millisecond, 100
+			}
+			s.w.Run(5 * time.Second)
+			for _, n := range both {
+				n.long = fullSize(0)
+			}
+			s.w.Run(200 * time.Millisecond)
+			for _, n := range both {
+				n.every = 500 * time.Millisecond
+			}
+			s.narrowTo(300)
+			alone := time.Duration(0)
+			for range 120 {
+				s.w.Run(500 * time.Millisecond)
+				if s.a.direct() || s.b.direct() {
+					alone += 500 * time.Millisecond
+				}
+			}
+			if alone > c.most {
+				t.Errorf("what is long was lost for %v", alone)
+			}
+			for _, n := range both {
+				if got := n.finder.reason(s.w.Now()); got != reasonMTU {
+					t.Errorf("reason %s", got)
+				}
+				n.every, n.long = 5*time.Millisecond, fullSize(0)
+			}
+			s.narrowTo(0)
+			s.w.Run(12 * time.Minute)
+			if !s.a.direct() || !s.b.direct() {
+				t.Error("not used after it was healed")
+			}
+		})
+	}
+}
+
 // TestPathForShortOnly: a path that loses all that is not very short is left,
 // and the reason says why.
 func TestPathForShortOnly(t *testing.T) {

@@ -1,6 +1,8 @@
 package underlay
 
 import (
+	"context"
+	"log/slog"
 	"time"
 )
 
@@ -14,9 +16,13 @@ const (
 	// taken meanwhile: on a machine without a route it takes none.
 	askedBridged = 2
 	askedAlone   = 10
-	// moveFirst to moveMost bound the gap between two moves that help nobody.
+	// moveFirst to moveMost are the longest gaps between two moves that help
+	// nobody, moveLeast the shortest. In a network that lets no UDP out they go on:
+	// at a few an hour, each of which may cost a mapping in the router and one
+	// call per peer that is talked to.
+	moveLeast = 15 * time.Second
 	moveFirst = 30 * time.Second
-	moveMost  = 10 * time.Minute
+	moveMost  = 20 * time.Minute
 	// moveProven is how long UDP has to be answered before a silence counts as
 	// the first one.
 	moveProven = time.Minute
@@ -53,7 +59,7 @@ func (m *mover) step(now time.Time, h hearing, random func(time.Duration) time.D
 			m.gap = 0
 		}
 		if m.silent = now; m.at.Before(now) {
-			m.at = now.Add(moveBridged/2 + random(moveBridged/2))
+			m.at = now.Add(backOff(moveBridged/2, moveBridged, random))
 		}
 	}
 	m.answered = time.Time{}
@@ -69,7 +75,7 @@ func (m *mover) step(now time.Time, h hearing, random func(time.Duration) time.D
 		return false, time.Time{}
 	}
 	m.gap = min(max(2*m.gap, moveFirst), moveMost)
-	m.at = now.Add(m.gap/2 + random(m.gap/2))
+	m.at = now.Add(backOff(moveLeast, m.gap, random))
 	m.silent = now
 	return true, m.at
 }
@@ -119,7 +125,11 @@ func (b *Bind) escape(now time.Time) (next time.Time) {
 		b.log.Warn("UDP is not answered, and no other port can be opened", "err", err)
 		return next
 	}
-	b.log.Info("UDP is not answered: another port is tried", "from", old, "to", b.localPort())
+	level := slog.LevelInfo
+	if b.mover.gap > moveFirst { // the last one was in vain: that is told already
+		level = slog.LevelDebug
+	}
+	b.log.Log(context.Background(), level, "UDP is not answered: another port is tried", "from", old, "to", b.localPort())
 	if b.o.Moved != nil {
 		b.o.Moved(b.localPort())
 	}
@@ -171,6 +181,7 @@ func (b *Bind) move() (old uint16, err error) {
 func (l *leg) retry(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.nudge()
 	if l.session == nil {
 		return
 	}

@@ -12,8 +12,9 @@ const (
 	// doubtBeforeTLS is how long before that connection takes over: two PINGs
 	// and most of a second.
 	doubtBeforeTLS = 900 * time.Millisecond
-	// udpFirst to udpMost are the gaps between two tries of UDP while TLS
-	// carries the traffic; udpTry is how long one lasts.
+	// udpFirst to udpMost are the longest gaps between two tries of UDP while TLS
+	// carries the traffic, udpLeast the shortest; udpTry is how long one lasts.
+	udpLeast = 15 * time.Second
 	udpFirst = 30 * time.Second
 	udpMost  = 5 * time.Minute
 	udpTry   = 2 * time.Second
@@ -131,7 +132,7 @@ func (r *race) onUDP(now time.Time, f facts, random func(time.Duration) time.Dur
 		takeover = max(takeover, 3*f.rtt)
 	}
 	if f.up {
-		r.takeOver(now)
+		r.takeOver(now, random)
 		v.udp, v.fresh, v.attach = false, true, true
 		v.next = r.probe
 		return v
@@ -149,14 +150,14 @@ func (r *race) onUDP(now time.Time, f facts, random func(time.Duration) time.Dur
 }
 
 // takeOver makes TLS carry the traffic.
-func (r *race) takeOver(now time.Time) {
+func (r *race) takeOver(now time.Time, random func(time.Duration) time.Duration) {
 	switch {
 	case r.gap == 0, r.wasUp && now.Sub(r.udpSince) >= udpProven:
 		r.gap = udpFirst
 	case r.wasUp:
 		r.gap = min(2*r.gap, udpMost)
 	}
-	*r = race{tls: true, gap: r.gap, probe: now.Add(r.gap), tlsSince: now, dials: r.dials}
+	*r = race{tls: true, gap: r.gap, probe: now.Add(backOff(udpLeast, r.gap, random)), tlsSince: now, dials: r.dials}
 }
 
 func (r *race) onTLS(now time.Time, f facts, random func(time.Duration) time.Duration) orders {
@@ -188,7 +189,7 @@ func (r *race) onTLS(now time.Time, f facts, random func(time.Duration) time.Dur
 	case !now.Before(r.probe) && r.probing:
 		r.probing = false
 		r.gap = min(2*r.gap, udpMost)
-		r.probe = now.Add(r.gap/2 + random(r.gap/2))
+		r.probe = now.Add(backOff(udpLeast, r.gap, random))
 	case !now.Before(r.probe):
 		r.probing = true
 		r.probe = now.Add(udpTry)

@@ -55,6 +55,7 @@ type spot struct {
 	last              loss // in the last whole window
 	lossy             bool // it is weighed against the relay before it is used alone
 	sum               loss // in all windows since then
+	brief             bool // the relay only: windows are short, as what it is weighed against says much by little
 
 	gauge  *gauge    // how long a datagram may be; nil: it was never used
 	stayed verdict   // of losses, until it is known whether only long ones are lost
@@ -170,6 +171,8 @@ const (
 	fewest = 5
 	// enough is how many make a share of losses.
 	enough = 100
+	// heavyShare of less than that is more than chance too, where 5 are lost.
+	heavyShare = 0.25
 	// windowLeast and windowMost bound how long a measurement takes.
 	windowLeast = 2 * time.Second
 	windowMost  = 30 * time.Second
@@ -202,8 +205,11 @@ func (s *spot) compare(now time.Time, p sentPing, got uint32) verdict {
 	if came > 0 {
 		v = verdictArrives
 	}
-	if sent >= enough && age >= windowLeast {
-		l := loss{sent: float64(sent), lost: max(0, float64(sent)-float64(came))}
+	l := loss{sent: float64(sent), lost: max(0, float64(sent)-float64(came))}
+	// Where nobody answers what is long, fewer tell: TCP, of which the long ones
+	// are lost, soon sends next to nothing.
+	few := s.brief && sent >= fewest || s.gauge != nil && s.gauge.deaf && l.lost >= fewest && l.share() >= heavyShare
+	if (sent >= enough || few) && age >= windowLeast {
 		if v = verdictClean; l.exceeds(loss{}) {
 			v = verdictLossy
 		}

@@ -6,9 +6,11 @@ import (
 )
 
 const (
-	// penaltyFirst to penaltyMost are how long an address is left that loses
-	// data, and how long one is not weighed again that loses no more than the
-	// relay; healthy is how long it must serve to begin anew.
+	// penaltyFirst to penaltyMost are the longest that an address is left that
+	// loses data, and that one is not weighed again that loses no more than the
+	// relay, penaltyLeast the shortest; healthy is how long it must serve to begin
+	// anew.
+	penaltyLeast = 10 * time.Second
 	penaltyFirst = 15 * time.Second
 	penaltyMost  = 10 * time.Minute
 	healthy      = 5 * time.Minute
@@ -33,24 +35,29 @@ func (f *finder) beginWeighing(now time.Time) {
 	f.weighed, f.askGap = now, 0
 	f.use.sum, f.use.window = loss{}, window{}
 	f.relay.sum, f.relay.window, f.relay.pings = loss{}, window{}, nil
+	f.relay.brief = f.use.gauge != nil && f.use.gauge.deaf
 }
 
 // weigh decides between the address in use, which loses much, and the relay:
 // where both lose the same, as on a bad wireless link, the relay is a detour.
 func (f *finder) weigh(now time.Time) {
 	s := f.use
-	if s == nil || !s.lossy || f.confirmed || s.sum.sent < enough {
+	if s == nil || !s.lossy || f.confirmed {
 		return
+	}
+	here, there := float64(enough), float64(enough) // how many datagrams it takes
+	if f.relay.brief {
+		here, there = 4*fewest, 2*fewest
 	}
 	r := f.relay.sum
 	switch {
-	case r.sent < enough && now.Sub(f.weighed) < weighPatience:
-	case r.sent >= enough && s.sum.exceeds(r):
+	case s.sum.sent < here, r.sent < there && now.Sub(f.weighed) < weighPatience:
+	case r.sent >= there && s.sum.exceeds(r):
 		f.lossy = true
 		f.leave(now, s)
-	case r.sent < enough, min(r.sent, s.sum.sent) >= 4*enough:
+	case r.sent < there, min(r.sent, s.sum.sent) >= 4*enough:
 		s.weighWait = min(max(2*s.weighWait, penaltyFirst), penaltyMost)
-		s.lossy, s.heavy, s.weighAt = false, s.sum.share(), now.Add(f.jitter(s.weighWait))
+		s.lossy, s.heavy, s.weighAt = false, s.sum.share(), now.Add(backOff(penaltyLeast, s.weighWait, f.below))
 		f.confirm(now)
 	}
 }
@@ -65,7 +72,7 @@ func (f *finder) leave(now time.Time, s *spot) {
 		s.penalty = 0
 	}
 	s.penalty = min(max(2*s.penalty, penaltyFirst), penaltyMost)
-	s.leftUntil = now.Add(f.jitter(s.penalty))
+	s.leftUntil = now.Add(backOff(penaltyLeast, s.penalty, f.below))
 	s.window = window{}
 	if f.use == s {
 		f.quit(now)
