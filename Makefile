@@ -44,7 +44,7 @@ lab: bin/overlayd bin/lab ## the same machines, kept up for you to enter until C
 test: lint cross ## everything a change must pass: lint, all platforms, all tests (as root: in namespaces too)
 	@examples/lab/install.sh test
 	@echo "== go test ./..."
-	@go test -timeout 10m ./...
+	@go test -count=1 -timeout 14m ./...
 
 lint: ## gofmt, go vet, staticcheck
 	@echo "== gofmt, go vet, staticcheck"

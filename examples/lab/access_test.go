@@ -172,6 +172,10 @@ func TestAccess(t *testing.T) {
 						return nil
 					}
 				}
+				// A path is only looked for while packets want to go somewhere.
+				if err := reaches(ctx, c.Laptop, "tcp4", "192.168.1.201:22"); err != nil {
+					return err
+				}
 				return fmt.Errorf("alice's peers are %+v, want %s %s", s.Peers, tt.kind, tt.transport)
 			})
 			c.refuses(ctx, t)
