@@ -38,7 +38,7 @@ const (
 
 // Node is one machine's membership in one network.
 type Node struct {
-	o     Options // set by New, then read-only
+	o     Options // set by New, then read-only, but for setProxy
 	log   *slog.Logger
 	dir   stateDir
 	hub   *Hub      // nil but on a relay's machine
@@ -97,20 +97,16 @@ func New(o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	proxy, err := chooseProxy(o.Proxy)
-	if err != nil {
-		return nil, err
-	}
-	return &Node{
+	n := &Node{
 		o:       o,
-		proxy:   proxy,
 		log:     o.Log,
 		dir:     stateDir{o.StateDir},
 		bootID:  rand.Uint64(),
 		changed: make(chan struct{}, 1),
 		host:    make(chan struct{}, 1),
 		woke:    make(chan time.Duration, 1),
-	}, nil
+	}
+	return n, n.setProxy(o.Proxy)
 }
 
 // Run joins the network if need be, makes this machine match its map until ctx
