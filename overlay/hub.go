@@ -63,7 +63,6 @@ type Hub struct {
 // NewHub checks the options. Nothing is read or changed before Run.
 func NewHub(o HubOptions) (*Hub, error) {
 	o.Role = coord.RoleRelay
-	o.Proxy = NoProxy // to itself
 	node, err := New(o.Options)
 	if err != nil {
 		return nil, err
@@ -97,6 +96,9 @@ func (h *Hub) Run(ctx context.Context) (err error) {
 	}
 	var store *bookkeeping
 	if !joined {
+		if err := h.node.setProxy(NoProxy); err != nil { // its coordinator is here
+			return err
+		}
 		if store, err = h.openStore(); err != nil {
 			return err
 		}

@@ -34,9 +34,11 @@ type hubState struct {
 // what is stored.
 func (h *Hub) joins() (bool, error) {
 	link := h.o.Link != ""
-	if founded, err := h.founded(); err != nil {
+	founded, err := h.founded()
+	switch {
+	case err != nil:
 		return false, err
-	} else if link && founded {
+	case link && founded:
 		return false, fault(ExitConflict, "leave --join out to go on with that network, or choose another --state-dir",
 			"this machine is the coordinator of a network of its own")
 	}
@@ -48,7 +50,11 @@ func (h *Hub) joins() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	joined := link || j.Joined && id != nil && id.joined()
+	if j.Joined && !link && !founded && (id == nil || !id.joined()) {
+		return false, fault(ExitNotJoined, "start it with --join and a link again, or found a network of its own with another --state-dir",
+			"this relay was to join another machine's network, and has not done so yet")
+	}
+	joined := link || j.Joined && !founded
 	if joined && (h.o.Overlay.IsValid() || h.o.Address.IsValid()) {
 		return false, fault(ExitConflict, "leave --overlay and --address out",
 			"this relay belongs to a network whose coordinator gives out the addresses")

@@ -38,7 +38,7 @@ const (
 
 // Node is one machine's membership in one network.
 type Node struct {
-	o     Options // set by New, then read-only
+	o     Options // set by New, then read-only, but for setProxy
 	log   *slog.Logger
 	dir   stateDir
 	guard *enforcer // of the map's rules
@@ -100,13 +100,8 @@ func New(o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	proxy, err := chooseProxy(o.Proxy)
-	if err != nil {
-		return nil, err
-	}
-	return &Node{
+	n := &Node{
 		o:       o,
-		proxy:   proxy,
 		log:     o.Log,
 		guard:   newEnforcer(o.Log),
 		flows:   newFlowRecord(o.Log, o.StateDir),
@@ -115,7 +110,8 @@ func New(o Options) (*Node, error) {
 		changed: make(chan struct{}, 1),
 		host:    make(chan struct{}, 1),
 		woke:    make(chan time.Duration, 1),
-	}, nil
+	}
+	return n, n.setProxy(o.Proxy)
 }
 
 // Run joins the network if need be, makes this machine match its map until ctx

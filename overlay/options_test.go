@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"overlayd/overlay/key"
 )
 
 func TestCheckAdvertised(t *testing.T) {
@@ -59,6 +61,64 @@ func TestHubAddresses(t *testing.T) {
 		if h.public != tt.wantPublic || h.listen.String() != tt.at {
 			t.Errorf("%q %q: public %q at %s, want %q at %s", tt.public, tt.listen, h.public, h.listen, tt.wantPublic, tt.at)
 		}
+	}
+}
+
+// TestHubProxy: a relay's coordinator may be behind a proxy when it is another
+// machine's.
+func TestHubProxy(t *testing.T) {
+	h, err := NewHub(HubOptions{Options: Options{Link: "x", Proxy: "http://proxy.example.org:3128"}, Public: "203.0.113.10"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := h.node.proxyFor("203.0.113.1:443"); got != "proxy.example.org:3128" {
+		t.Errorf("by %q", got)
+	}
+	if err := h.node.setProxy(NoProxy); err != nil || h.node.proxyFor("203.0.113.1:443") != "" {
+		t.Errorf("there is a proxy, or %v", err)
+	}
+}
+
+// TestHubJoins says whose network a relay belongs to.
+func TestHubJoins(t *testing.T) {
+	for name, c := range map[string]struct {
+		link   string
+		stored *hubJSON // nil: the first start
+		member bool     // there is an identity that joined
+		joins  bool
+		code   int // of the refusal; 0: none
+	}{
+		"the first start":             {"", nil, false, false, 0},
+		"the first start, a link":     {"x", nil, false, true, 0},
+		"its own network":             {"", &hubJSON{Schema: stateSchema}, true, false, 0},
+		"another's":                   {"", &hubJSON{Schema: stateSchema, Joined: true}, true, true, 0},
+		"another's that refused":      {"", &hubJSON{Schema: stateSchema, Joined: true}, false, false, ExitNotJoined},
+		"another's that refused once": {"x", &hubJSON{Schema: stateSchema, Joined: true}, false, true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := stateDir{t.TempDir()}
+			if c.stored != nil {
+				if err := d.writeJSON(hubFile, c.stored); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.member {
+				if err := d.saveIdentity(&identity{Machine: key.NewMachine(), WireGuard: key.NewPrivate(), NodeID: "n1"}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h, err := NewHub(HubOptions{Options: Options{StateDir: d.path, Link: c.link}, Public: "203.0.113.10"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			joins, err := h.joins()
+			if joins != c.joins || (err != nil) != (c.code != 0) {
+				t.Errorf("joins: %v, %v", joins, err)
+			}
+			if err != nil && (AsFault(err).Code != c.code || AsFault(err).Hint == "") {
+				t.Errorf("refused: %v", err)
+			}
+		})
 	}
 }
 

@@ -26,6 +26,13 @@ func chooseProxy(setting string) (proxyFunc, error) {
 	return http.ProxyURL(u), nil
 }
 
+// setProxy takes another setting; not while the node runs.
+func (n *Node) setProxy(setting string) (err error) {
+	n.o.Proxy = setting
+	n.proxy, err = chooseProxy(setting)
+	return err
+}
+
 // ParseProxy reads the URL of a proxy. The error does not repeat it: there may
 // be a password in it.
 func ParseProxy(s string) (*url.URL, error) {

@@ -43,6 +43,13 @@ func slept(before, now clocks) time.Duration {
 	return 0
 }
 
+// awake returns the clocks as they would be if from c to now the machine had not
+// slept: what was waited for meanwhile is no sleep, and one that fell into that
+// time is still to be seen.
+func (c clocks) awake(now clocks) clocks {
+	return clocks{mono: now.mono, boot: c.boot + now.mono - c.mono}
+}
+
 // watchSleep calls woke after each time that this process stood still, with how
 // long that was, until ctx ends.
 func watchSleep(ctx context.Context, woke func(time.Duration)) error {
@@ -58,6 +65,7 @@ func watchSleep(ctx context.Context, woke func(time.Duration)) error {
 		now := readClocks()
 		if d := slept(before, now); d > 0 {
 			woke(d)
+			now = now.awake(readClocks())
 		}
 		before = now
 	}
@@ -79,12 +87,12 @@ func outlived(stats map[key.Public]tunnel.Stat, slept time.Duration, now time.Ti
 }
 
 // whereabouts says in a line where in the world a machine is: its addresses and
-// its default routes. While it stays the same, so do the paths; what containers
-// do to links that have no address of this machine's is nobody's concern.
+// its default routes. While it stays the same, so do the paths; links that lead
+// to no others, as those of containers, are nobody's concern.
 func whereabouts(h routing.Host, own string) string {
 	var b strings.Builder
 	for _, l := range h.Links {
-		if !l.Up || l.Name == own {
+		if l.Name == own || !outward(h, l) {
 			continue
 		}
 		for _, a := range l.Addrs {

@@ -35,6 +35,19 @@ func TestSlept(t *testing.T) {
 	}
 }
 
+// TestSleptWhileTold: what it takes to tell of a sleep is no sleep, but the
+// machine may sleep meanwhile.
+func TestSleptWhileTold(t *testing.T) {
+	c := clocks{mono: time.Hour, boot: 2 * time.Hour}
+	for _, sleep := range []time.Duration{0, time.Minute} {
+		told := clocks{c.mono + 20*time.Second, c.boot + 20*time.Second + sleep}
+		next := clocks{told.mono + clockEvery, told.boot + clockEvery}
+		if got := slept(c.awake(told), next); got != sleep {
+			t.Errorf("slept %v, want %v", got, sleep)
+		}
+	}
+}
+
 func TestOutlived(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	stats := map[key.Public]tunnel.Stat{}
@@ -80,6 +93,12 @@ func TestWhereabouts(t *testing.T) {
 		{"a container's link", func(h *routing.Host) {
 			h.Links = append(h.Links, routing.Link{Name: "veth1", Up: true, Addrs: []netip.Prefix{netip.MustParsePrefix("fe80::1/64")}})
 		}, false},
+		{"a bridge for containers", func(h *routing.Host) {
+			h.Links = append(h.Links, routing.Link{Name: "br-0123456789ab", Up: true, Virtual: true, Addrs: []netip.Prefix{netip.MustParsePrefix("172.19.0.1/16")}})
+		}, false},
+		{"a second network card", func(h *routing.Host) {
+			h.Links = append(h.Links, routing.Link{Name: "wlan0", Up: true, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.1.2/24")}})
+		}, true},
 		{"a metric", func(h *routing.Host) { h.Default[0].Metric = 7 }, false},
 		{"an address", func(h *routing.Host) { h.Links[1].Addrs[0] = netip.MustParsePrefix("10.0.0.3/24") }, true},
 		{"a link that goes down", func(h *routing.Host) { h.Links[1].Up = false }, true},

@@ -189,7 +189,7 @@ func (s nodeService) Report(ctx context.Context, req *connect.Request[api.Report
 	}
 	if a := req.Msg.Attached; a != nil {
 		now := s.o.Now()
-		if s.presence.attach(n.ID, attachedFromWire(a.Attached)) {
+		if s.presence.attach(now, n.ID, attachedFromWire(a.Attached)) {
 			s.presence.mark(now, false, []uint32{n.Label})
 		}
 	}

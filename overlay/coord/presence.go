@@ -29,9 +29,15 @@ type sighting struct {
 	bootID uint64
 	last   time.Time
 
-	attached []Attachment // as the node last reported
-	applied  Applied      // likewise
+	attached []Attachment // as the node reported
+	moved    time.Time    // when that last was another; zero: never
+	applied  Applied      // as the node last reported
 }
+
+// moveGap is the least time between two changes of a node's relays that are
+// taken: each goes to all nodes, and one that comes too soon is in the next
+// report as well.
+const moveGap = beatEvery / 2
 
 // passFor names a pass.
 type passFor struct{ node, relay string }
@@ -62,7 +68,9 @@ func (p *presence) join(node string, bootID uint64, now time.Time) (*watcher, er
 		old.stop(errReplaced)
 	}
 	p.watchers[node] = w
-	p.seen[node] = sighting{online: true, bootID: bootID, last: now, attached: p.seen[node].attached}
+	s := p.seen[node]
+	s.online, s.bootID, s.last, s.applied = true, bootID, now, Applied{}
+	p.seen[node] = s
 	p.stir()
 	return w, nil
 }
@@ -126,15 +134,19 @@ func (p *presence) forget(node string, why error) {
 	maps.DeleteFunc(p.passes, func(f passFor, _ issued) bool { return f.node == node || f.relay == node })
 }
 
-// attach takes what a node reports of its relays, and says whether that is new.
-func (p *presence) attach(node string, as []Attachment) bool {
+// attach takes what a node reports of its relays, unless it did so a moment ago,
+// and says whether that is new.
+func (p *presence) attach(now time.Time, node string, as []Attachment) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s, ok := p.seen[node]
 	if !ok || slices.Equal(s.attached, as) {
 		return false
 	}
-	s.attached = as
+	if d := now.Sub(s.moved); d >= 0 && d < moveGap {
+		return false
+	}
+	s.attached, s.moved = as, now
 	p.seen[node] = s
 	return true
 }

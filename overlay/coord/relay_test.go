@@ -162,9 +162,36 @@ func TestAttached(t *testing.T) {
 	f.await("where a is", func(m *Map) bool {
 		return slices.ContainsFunc(m.Peers, func(p Node) bool { return p.Name == "a" && slices.Equal(p.Attached, told) })
 	})
-	p := n.server.presence
-	if p.attach(a.NodeID, told) || !p.attach(a.NodeID, nil) || p.attach("nobody", told) {
+	p, now := n.server.presence, time.Now().Add(moveGap)
+	if p.attach(now, a.NodeID, told) || !p.attach(now, a.NodeID, nil) || p.attach(now, "nobody", told) {
 		t.Error("what is a change of a's relays, and what is not")
+	}
+}
+
+// TestAttachedTooOften: a node that changes its mind all the time keeps nobody
+// busy, not even by a new stream each time, and its last word counts in the end.
+func TestAttachedTooOften(t *testing.T) {
+	p, now := newPresence(), time.Unix(1e9, 0)
+	p.join("a", 1, now)
+	words := [][]Attachment{{{Relay: "1"}}, {{Relay: "2"}}}
+	taken := 0
+	for i := range 1000 {
+		p.join("a", 1, now)
+		if p.attach(now, "a", words[i%2]) {
+			taken++
+		}
+		now = now.Add(10 * time.Millisecond)
+	}
+	if most := int(10*time.Second/moveGap) + 1; taken > most || taken < 2 {
+		t.Errorf("%d changes in ten seconds, want at most %d", taken, most)
+	}
+	now = now.Add(moveGap)
+	p.attach(now, "a", words[0])
+	if got := p.sighting("a").attached; !slices.Equal(got, words[0]) {
+		t.Errorf("%v", got)
+	}
+	if now = now.Add(-time.Hour); !p.attach(now, "a", words[1]) {
+		t.Error("the clock was set back, and nothing is taken any more")
 	}
 }
 

@@ -229,7 +229,7 @@ func (k *keeper) Done(now time.Time, t task, l lease, err error) {
 	case t.kind == obtain && err == nil:
 		k.granted(now, l)
 	case t.kind == obtain:
-		k.refused(now, err)
+		k.refused(now, t.protocol, err)
 	case err != nil, !k.lease.epoch.follows(l.epoch), l.external.IsValid() && l.external != k.lease.external:
 		if errors.Is(err, errGone) {
 			k.drop()
@@ -283,11 +283,13 @@ func (k *keeper) settle(now time.Time) {
 }
 
 // refused goes on to the next protocol, or pauses after the last one. A router
-// that says no has ended the mapping; one that is silent may be back before it
-// has expired.
-func (k *keeper) refused(now time.Time, err error) {
+// that says no in the protocol of the mapping has ended it; one that is silent
+// may be back before it has expired.
+func (k *keeper) refused(now time.Time, p Protocol, err error) {
 	if _, said := errors.AsType[refusal](err); said {
-		k.drop()
+		if p == k.lease.protocol {
+			k.drop()
+		}
 		k.failed = err
 	} else if k.failed == nil {
 		k.failed = err

@@ -323,6 +323,29 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
+// TestOtherRefusal: a no in another protocol than the mapping's does not end it.
+func TestOtherRefusal(t *testing.T) {
+	s := newStage(t)
+	s.router = s.grants(UPnP, testExternal, 0, time.Hour)
+	s.k.Move(s.now, testTarget)
+	s.run(time.Second)
+	until := s.k.Status().Expires
+	s.router = func(t task) (lease, error) {
+		if t.protocol == PCP {
+			return lease{}, refused(PCP, 2)
+		}
+		return lease{}, errSilent
+	}
+	s.run(until.Sub(s.now) - time.Second)
+	if st := s.k.Status(); st.Offered().String() != testExternal {
+		t.Errorf("%+v", st)
+	}
+	s.run(2 * time.Second)
+	if st := s.k.Status(); st.Offered().IsValid() || st.Reason != ReasonRefused {
+		t.Errorf("%+v", st)
+	}
+}
+
 // TestPrivate: an external address that is none is not offered.
 func TestPrivate(t *testing.T) {
 	for a, want := range map[string]bool{

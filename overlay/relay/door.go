@@ -11,6 +11,8 @@ import (
 const (
 	// forgedPerSource limits ATTACHes with a wrong MAC per source. Right ones
 	// are not counted: however many nodes share an address, they all get in.
+	// Beyond it a source of right ones, whose address somebody else may use in
+	// forged ones, counts as a stranger, and another one is not listened to.
 	forgedPerSource, forgedBurst = 200, 1000
 	// strangersTotal limits how many ATTACHes have their MACs looked at over all
 	// sources, which can be forged: at two to four HMACs, some two microseconds,
@@ -89,18 +91,17 @@ func (d *door) attach(b []byte, now time.Time, src origin, frame []byte) ([]byte
 	}
 	since := now.Sub(d.start)
 	host, member := d.forgedHosts.host(src.addr.Addr()), d.known.host(src.addr.Addr())
-	share := d.strangers
-	if d.known.has(member, since) {
-		share = d.members
-	}
-	if !d.forgedHosts.allow(host, since) || !share.allow(0, since) {
+	counted, ok := d.listen(host, d.known.has(member, since), since)
+	if !ok {
 		return b, dropLimited
 	}
 	k := SessionKey(d.secret, f.ticket[:])
 	if !authentic(k, frame) {
 		return b, dropForged
 	}
-	d.forgedHosts.refund(host)
+	if counted {
+		d.forgedHosts.refund(host)
+	}
 	d.known.add(member, since)
 	tokenAt, proved := time.Duration(0), false
 	if f.token != (token{}) {
@@ -125,6 +126,23 @@ func (d *door) attach(b []byte, now time.Time, src origin, frame []byte) ([]byte
 		return goAway{f.nonce.session(), why}.Append(b, k), what
 	}
 	return b, what
+}
+
+// listen says whether to look at the MAC of an ATTACH from a host, and whether
+// the host's allowance was charged for it.
+func (d *door) listen(host uint64, known bool, since time.Duration) (counted, ok bool) {
+	share := d.strangers
+	switch counted = d.forgedHosts.allow(host, since); {
+	case counted && known:
+		share = d.members
+	case !counted && !known:
+		return false, false
+	}
+	if ok = share.allow(0, since); !ok && counted {
+		d.forgedHosts.refund(host)
+		counted = false
+	}
+	return counted, ok
 }
 
 func (d *door) ping(b []byte, now time.Time, src origin, frame []byte) ([]byte, event) {

@@ -63,6 +63,53 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+// Forged ATTACHes in the name of one source must not keep that one out once it
+// was here, nor take anything from the other members; and what nobody had the
+// time to look at is not held against its source.
+func TestForgedSource(t *testing.T) {
+	start := time.Now()
+	right := func(i int) []byte {
+		b, k := pass(testNetwork, Label(i+1), 1, start.Add(time.Hour))
+		return attach{nonce: nonce{byte(i)}, ticket: [ticketSize]byte(b)}.Append(nil, k)
+	}
+	forged := right(0)
+	forged[len(forged)-1]++
+	flood := func(d *door, from netip.AddrPort, n int) (looked int) {
+		for range n {
+			if _, what := d.control(nil, start, byUDP(from), forged); what == dropForged {
+				looked++
+			}
+		}
+		return looked
+	}
+	let := func(d *door, i int) bool {
+		_, what := d.control(nil, start, byUDP(nodeHost(i, 1)), right(i))
+		return what == challenged
+	}
+
+	d := newDoor(testSecret, start, newTable(16, 16))
+	let(d, 0)
+	let(d, 1)
+	flood(d, nodeHost(0, 9), 2*forgedBurst)
+	if !let(d, 0) {
+		t.Error("a member is kept out by forgeries in its name")
+	}
+	flood(d, nodeHost(0, 9), 2*(membersBurst+strangersBurst))
+	if !let(d, 1) {
+		t.Error("forgeries in one member's name keep another one out")
+	}
+	if looked := flood(d, nodeHost(2, 9), 2*forgedBurst); looked != 0 {
+		t.Errorf("the strangers' share was used up, and %d were looked at", looked)
+	}
+	d.strangers = newLimiter(forAll, strangersTotal, strangersBurst)
+	if looked := flood(d, nodeHost(2, 9), 2*forgedBurst); looked < forgedBurst {
+		t.Errorf("of the next, only %d were looked at", looked)
+	}
+	if let(d, 2) {
+		t.Error("forgeries of one stranger have no limit")
+	}
+}
+
 // nodeHost is the address of one of many nodes.
 func nodeHost(i int, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), port)

@@ -437,6 +437,7 @@ func (b *Bind) Run(ctx context.Context) error {
 	defer calls.Wait()
 	defer func() { hangUpAll(b.snapshot()) }()
 	defer cancel()
+	var last time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -444,7 +445,16 @@ func (b *Bind) Run(ctx context.Context) error {
 		case <-timer.C:
 		case <-b.poke:
 		}
+		if rest := shortestNap - time.Since(last); rest > 0 { // whoever pokes how often
+			timer.Reset(rest)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-timer.C:
+			}
+		}
 		now := time.Now()
+		last = now
 		next, dials := b.tick(now)
 		for _, l := range dials {
 			calls.Go(func() { b.call(ctx, l) })

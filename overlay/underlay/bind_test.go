@@ -2,11 +2,13 @@ package underlay
 
 import (
 	"bytes"
+	"context"
 	"net"
 	"net/netip"
 	"runtime"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"overlayd/overlay/key"
@@ -309,4 +311,39 @@ func TestSendAllocatesNothing(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
+}
+
+// TestRunRests: Run looks at once when it is poked, but whoever pokes it all the
+// time does not keep it busy.
+func TestRunRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New(Options{})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- b.Run(ctx) }()
+		looks := func() bool {
+			b.hush.Store(true) // a look takes it away
+			b.wake()
+			synctest.Wait()
+			return !b.hush.Load()
+		}
+		time.Sleep(time.Second)
+		if !looks() {
+			t.Error("the first poke has to wait")
+		}
+		for range 10 {
+			if looks() {
+				t.Error("it looks twice at one moment")
+			}
+		}
+		time.Sleep(shortestNap)
+		synctest.Wait()
+		if b.hush.Load() {
+			t.Error("a poke is forgotten")
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }

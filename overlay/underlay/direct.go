@@ -423,7 +423,7 @@ func (b *Bind) probed(p *peer, from netip.AddrPort, d []byte) {
 // detoured is called when a peer that this node reaches directly sends by the
 // relay. Perhaps its direct path has ended, and ours with it.
 func (b *Bind) detoured(p *peer) {
-	if p.detour.Swap(true) {
+	if p.detour.Load() || p.detour.Swap(true) { // mostly it is read only
 		return
 	}
 	now := time.Now()
@@ -439,6 +439,11 @@ func (b *Bind) detoured(p *peer) {
 	}
 }
 
+// suspectGap is how often the beginning of a handshake, which anybody can make
+// up, puts a direct path in doubt: a little less than WireGuard takes to begin
+// the next one (its REKEY-TIMEOUT, 5 s).
+const suspectGap = 4 * time.Second
+
 // suspect is called when a peer begins a handshake by the relay. If it was
 // restarted, our answer must not go to where it was before.
 func (b *Bind) suspect(p *peer) {
@@ -447,11 +452,14 @@ func (b *Bind) suspect(p *peer) {
 	}
 	now := time.Now()
 	p.mu.Lock()
-	if p.finder != nil {
-		p.finder.Suspect()
-		p.next = now
-		b.settle(now, p, b.lines.Load())
+	if p.finder == nil || now.Sub(p.suspected) < suspectGap {
+		p.mu.Unlock()
+		return
 	}
+	p.suspected = now
+	p.finder.Suspect()
+	p.next = now
+	b.settle(now, p, b.lines.Load())
 	p.mu.Unlock()
 	b.wake()
 }

@@ -29,7 +29,7 @@ const (
 	// triesPerAddr is how many messages go unanswered before another of the
 	// relay's addresses is tried: one may be lost.
 	triesPerAddr = 2
-	// shortestNap bounds how fast a session can drive Run.
+	// shortestNap bounds how fast anything can drive Run.
 	shortestNap = time.Millisecond
 )
 

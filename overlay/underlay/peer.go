@@ -63,6 +63,8 @@ type peer struct {
 	teller   teller
 	talkedAt time.Time // when data to the peer was last seen
 
+	suspected time.Time // when a handshake by the relay last put the direct path in doubt
+
 	finder *finder // nil: no direct paths are looked for
 	seal   *seal   // made when first needed; nil: none can be made, or not yet
 	next   time.Time

@@ -105,7 +105,7 @@ func cut(t *udp.Train) []byte {
 
 // fillRelayed takes a train of a relay's, of which n slots are filled already.
 func (r *receiver) fillRelayed(train *udp.Train, l *leg, t *table, bufs [][]byte, sizes []int, eps []conn.Endpoint, n int) int {
-	l.note(heardMark)
+	heard := false // from a peer, which makes it likely to be the relay's
 	var last relay.Label
 	var to *peer // whom last belongs to
 	came := 0    // WireGuard's, of to
@@ -123,6 +123,7 @@ func (r *receiver) fillRelayed(train *udp.Train, l *leg, t *table, bufs [][]byte
 				r.b.count.add(dropUnknownLabel, 1)
 				continue
 			}
+			heard = true
 			if kind == toWireGuard && to.way.Load().direct().IsValid() {
 				r.b.detoured(to)
 			}
@@ -149,6 +150,9 @@ func (r *receiver) fillRelayed(train *udp.Train, l *leg, t *table, bufs [][]byte
 	}
 	if came > 0 {
 		to.byRelay.got.Add(uint64(came))
+	}
+	if heard {
+		l.note(heardMark)
 	}
 	return n
 }

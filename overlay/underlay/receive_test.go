@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"net/netip"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 
@@ -138,5 +140,61 @@ func FuzzFill(f *testing.F) {
 			{Src: src, Buf: buf[:half], Size: max(1, int(size))},
 			{Src: known, Buf: buf[half:], Size: max(1, int(size)/2)},
 		}, max(1, int(batch)))
+	})
+}
+
+// TestHeard: only what names a peer is a sign of life from a relay, for anybody
+// can send in its name.
+func TestHeard(t *testing.T) {
+	for name, c := range map[string]struct {
+		frame []byte
+		want  bool
+	}{
+		"data of a peer":    {[]byte{typeData, 1, 0, 0, 5}, true},
+		"data of a nobody":  {[]byte{typeData, 9, 0, 0, 5}, false},
+		"junk":              {[]byte{0x55, 1, 0, 0, 5}, false},
+		"a control message": {[]byte{typeControl, 0, 0, 0, 5}, false}, // the session judges it
+		"too short":         {[]byte{typeData}, false},
+	} {
+		r, known := newTestReceiver()
+		l := r.b.legs[0]
+		l.marks.Store(0)
+		r.trains = []udp.Train{{Src: known, Buf: c.frame, Size: len(c.frame)}}
+		r.fill([][]byte{make([]byte, 100)}, make([]int, 1), make([]conn.Endpoint, 1))
+		if got := l.marks.Load()&heardMark != 0; got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// TestSuspectedSeldom: handshakes by the relay put a direct path in doubt, but
+// made-up ones cannot keep it there.
+func TestSuspectedSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New(Options{Key: key.NewPrivate()})
+		k := key.NewPrivate().Public()
+		b.SetPeers([]Peer{{Key: k, Label: 1}})
+		p := b.peers[k]
+		at := &spot{addr: netip.MustParseAddrPort("192.0.2.1:1"), tally: &tally{}}
+		doubted := func() bool {
+			p.finder.use, p.finder.confirmed = at, true
+			p.way.Store(&way{relayed: p.relayed, spot: at})
+			b.suspect(p)
+			return !p.finder.confirmed
+		}
+		n := 0
+		for range 1000 {
+			if doubted() {
+				n++
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n != 3 {
+			t.Errorf("in doubt %d times in ten seconds", n)
+		}
+		time.Sleep(suspectGap)
+		if !doubted() {
+			t.Error("the next handshake is as good as the first")
+		}
 	})
 }

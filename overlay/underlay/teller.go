@@ -11,8 +11,9 @@ const (
 	tellEvery = 10 * time.Second
 	// answerGap limits how often a peer can make us tell it.
 	answerGap = 100 * time.Millisecond
-	// noticeLife is for how long an older notice is refused: a peer whose clock
-	// was set back is believed again after that.
+	// noticeLife is for how long an older notice is refused. A peer whose clock
+	// was ahead and set right is believed again after that, but nothing older
+	// than that by our clock: somebody may have kept it.
 	noticeLife = time.Minute
 )
 
@@ -70,7 +71,7 @@ func (t *teller) answer(now time.Time, version uint64) bool {
 // fresh reports whether a notice is newer than the last one, and notes it.
 func (t *teller) fresh(now time.Time, m probe) bool {
 	n := binary.LittleEndian.Uint64(m.id[:])
-	if n <= t.heard && now.Sub(t.heardAt) < noticeLife {
+	if n <= t.heard && (now.Sub(t.heardAt) < noticeLife || n < uint64(now.Add(-noticeLife).UnixNano())) {
 		return false
 	}
 	t.heard, t.heardAt = n, now

@@ -302,7 +302,14 @@ func TestTeller(t *testing.T) {
 	if !tl.fresh(now, m) || tl.fresh(now.Add(time.Second), m) || tl.fresh(now, newNotice(now.Add(-time.Second), nil, false)) {
 		t.Error("an old notice is taken")
 	}
-	if !tl.fresh(now.Add(noticeLife), newNotice(now.Add(-time.Second), nil, false)) {
-		t.Error("a peer whose clock was set back is never believed again")
+	if tl.fresh(now.Add(time.Hour), newNotice(now.Add(-time.Second), nil, false)) {
+		t.Error("a notice that somebody kept is taken after an hour without any")
+	}
+	if !tl.fresh(now.Add(time.Minute), newNotice(now.Add(time.Hour), nil, false)) {
+		t.Error("a peer whose clock is ahead is not believed")
+	}
+	back := now.Add(2 * time.Minute)
+	if tl.fresh(back.Add(-time.Second), newNotice(back, nil, false)) || !tl.fresh(back, newNotice(back, nil, false)) {
+		t.Error("a peer whose clock was set right is believed after a minute")
 	}
 }
