@@ -17,11 +17,11 @@ func health(v view, relays []underlay.RelayStatus, now time.Time) []HealthItem {
 	items = append(items, barred...)
 	cutOff := v.m != nil && v.live != nil && !anyUp(relays) && len(barred) == 0
 	if !v.outage.since.IsZero() {
-		title := fmt.Sprintf("the coordinator cannot be reached for %s", now.Sub(v.outage.since).Round(time.Second))
+		title := fmt.Sprintf("no contact with the coordinator for %s", now.Sub(v.outage.since).Round(time.Second))
 		if v.outage.err != nil {
 			title += ": " + v.outage.err.Error()
 		}
-		fix := "check that overlayd runs on the relay and its TCP port is open"
+		fix := "check that overlayd runs on the first relay, and that its TCP port can be reached from here, through the proxy if one is set"
 		if !cutOff {
 			fix = "tunnels go on with the last map; " + fix
 		}

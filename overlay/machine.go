@@ -3,6 +3,7 @@ package overlay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"reflect"
@@ -53,6 +54,10 @@ func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, s
 	m.bind = underlay.New(under)
 	m.dev, err = tunnel.New(tunnel.Options{TUN: tun, Bind: m.bind, Key: k, Log: log})
 	if err != nil {
+		if under.Port != 0 && isAddrInUse(err) {
+			err = fault(ExitConflict, fmt.Sprintf("find it with `ss -lnup sport = :%d` and stop it, or choose another --port", under.Port),
+				"udp port %d is in use by another program", under.Port)
+		}
 		return nil, errors.Join(err, tun.Close())
 	}
 	m.bind.OnPathMTU(m.dev.SetPathMTU)

@@ -73,6 +73,14 @@ type NetcheckRelay struct {
 	TLS      NetcheckTLS    `json:"tls"`
 }
 
+// answersUDP reports whether an echo came back from any of its addresses.
+func (r NetcheckRelay) answersUDP() bool {
+	return slices.ContainsFunc(r.UDP, func(e NetcheckEcho) bool { return e.RTTMS != nil })
+}
+
+// answers reports whether it can carry traffic.
+func (r NetcheckRelay) answers() bool { return r.answersUDP() || r.TLS.State == NetWorks }
+
 // NetcheckEcho is a relay's answer at one address.
 type NetcheckEcho struct {
 	Addr  string   `json:"addr"`
@@ -280,15 +288,16 @@ func findings(c Netcheck) []HealthItem {
 	if len(c.Relays) == 0 {
 		add("no_relay", SeverityError, "no relay is known", "look at `overlayd status`")
 	}
+	dead := SeverityError // of a relay that does not answer
+	if slices.ContainsFunc(c.Relays, NetcheckRelay.answers) {
+		dead = SeverityWarning // the others carry its traffic
+	}
 	reach := NetUntried // by any transport
 	for _, r := range c.Relays {
 		if r.InUse == underlay.TransportLocal {
 			continue
 		}
-		answered := false
-		for _, e := range r.UDP {
-			answered = answered || e.RTTMS != nil
-		}
+		answered := r.answersUDP()
 		switch {
 		case answered:
 			reach = NetWorks
@@ -298,7 +307,7 @@ func findings(c Netcheck) []HealthItem {
 				"let UDP to "+r.Endpoint+" out of this network")
 		default:
 			reach = better(reach, NetSilent)
-			add("relay_unreachable", SeverityError, "relay "+r.Name+" answers neither by UDP nor by TLS: "+r.TLS.Detail, obstacleFix(r.TLS.Reason))
+			add("relay_unreachable", dead, "relay "+r.Name+" answers neither by UDP nor by TLS: "+r.TLS.Detail, obstacleFix(r.TLS.Reason))
 			continue
 		}
 		if answered && r.TLS.State != NetWorks {

@@ -246,7 +246,7 @@ func (n *Node) join(ctx context.Context) (*identity, error) {
 		if id.Pin != link.Pin || id.Pin.IsZero() && id.Endpoint != link.Endpoint {
 			return nil, fault(ExitConflict,
 				"run it without the link to use that network, or choose another --state-dir for this one",
-				"this machine is already a member of another network, the one of %s", id.Endpoint)
+				"this machine is already a member of another network, %s", networkOf(id.Endpoint))
 		}
 		if _, err := os.Stat(n.dir.file(mapFile)); errors.Is(err, fs.ErrNotExist) {
 			return n.joinAgain(ctx, id, link)
@@ -465,4 +465,13 @@ func (n *Node) ownPort(m *coord.Map) *relay.Port {
 		return nil
 	}
 	return n.hub.relay.Attach(relay.Network(m.Network), relay.Label(m.Self.Label))
+}
+
+// networkOf names a network by its coordinator's address, which is this very
+// machine's where it is a loopback's.
+func networkOf(endpoint string) string {
+	if at, err := netip.ParseAddrPort(endpoint); err == nil && at.Addr().IsLoopback() {
+		return "of which it is the first relay itself"
+	}
+	return "the one of " + endpoint
 }

@@ -260,9 +260,14 @@ func (p *Plan) carrier(addr netip.Addr) *PlanPeer {
 	return best
 }
 
-// atRelay reports whether a node is a relay's own.
-func (p *Plan) atRelay(k key.Public) bool {
-	return slices.ContainsFunc(p.Peers, func(o PlanPeer) bool { return o.Key == k && o.AtRelay })
+// atRelay reports whether a node is the relay's own, so that nothing lies between
+// the two.
+func (p *Plan) atRelay(k key.Public, relayID string) bool {
+	return slices.ContainsFunc(p.Peers, func(o PlanPeer) bool {
+		return o.Key == k && o.AtRelay && slices.ContainsFunc(p.Relays, func(r underlay.Relay) bool {
+			return r.ID == relayID && r.Label == o.Label
+		})
+	})
 }
 
 // owns reports whether an address is the peer's own, not one behind it.

@@ -44,8 +44,12 @@ const (
 type echo struct {
 	rx, tx uint64
 	heard  time.Time // authentic data or a handshake came; zero: not yet
-	asked  time.Time // the first was sent since then; zero: none
+	asked  time.Time // the first that wants an answer was sent since then; zero: none
 }
+
+// keepaliveBytes is WireGuard's keepalive on the wire, which nobody answers: the
+// last word of every conversation is one.
+const keepaliveBytes = 32
 
 // watchEchoes looks at the peers' counters until ctx ends.
 func (n *Node) watchEchoes(ctx context.Context) error {
@@ -79,7 +83,7 @@ func lookAt(old map[key.Public]echo, stats map[key.Public]tunnel.Stat, now time.
 		switch {
 		case s.RxBytes != e.rx:
 			e.heard, e.asked = now, time.Time{}
-		case s.TxBytes != e.tx && e.asked.IsZero():
+		case s.TxBytes > e.tx+keepaliveBytes && e.asked.IsZero():
 			e.asked = now
 		}
 		e.rx, e.tx = s.RxBytes, s.TxBytes

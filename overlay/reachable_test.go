@@ -135,7 +135,12 @@ func TestAtRelay(t *testing.T) {
 	vps, other := testNode("vps", 10, coord.RoleRelay, true), testNode("lab", 200, coord.RoleGateway, true)
 	m := testMap(testNode("laptop", 11, coord.RoleMember, true), vps, other)
 	m.Relays[0].Label = 10
-	for _, p := range testPlan(m, testHost("10.0.0.5/24")).underlayPeers() {
+	made := testPlan(m, testHost("10.0.0.5/24"))
+	id := m.Relays[0].ID
+	if !made.atRelay(vps.WireGuard, id) || made.atRelay(vps.WireGuard, id+"2") || made.atRelay(other.WireGuard, id) {
+		t.Error("only the relay's own node is at it, and only at that one")
+	}
+	for _, p := range made.underlayPeers() {
 		if p.AtRelay != (p.Label == 10) {
 			t.Errorf("%+v", p)
 		}

@@ -148,6 +148,9 @@ func (s snapshot) statusRelays() []StatusRelay {
 		} else if state == relay.Up.String() && relayStale(r, s.now) {
 			state = ProofDegraded
 		}
+		if state == relay.Lost.String() {
+			r.RTT = 0 // measured in another time
+		}
 		out = append(out, StatusRelay{
 			Name: r.Name, Endpoint: r.Endpoint, State: state,
 			Transport: r.Transport, RTTMS: milliseconds(r.RTT), Reason: r.Reason, Nearest: r.Nearest,
@@ -183,7 +186,7 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 		RTTMS:   milliseconds(path.RTT),
 		RxBytes: stat.RxBytes, TxBytes: stat.TxBytes,
 	}
-	if out.RTTMS == nil && s.plan != nil && s.plan.atRelay(p.WireGuard) {
+	if out.RTTMS == nil && s.plan != nil && s.plan.atRelay(p.WireGuard, path.RelayID) {
 		for _, r := range s.relays {
 			if r.ID == path.RelayID { // on its own machine: there is no further to go
 				out.RTTMS = milliseconds(r.RTT)

@@ -38,8 +38,10 @@ one with overlayd invite --relay. It is needed once, as is --public.`,
   sudo overlayd relay --join LINK --public 198.51.100.10`,
 		Args:        words(0, 0, ""),
 		Annotations: map[string]string{daemonSettings: "yes"},
-		PreRunE: func(*cobra.Command, []string) error {
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
+			case join == "" && cmd.Flags().Changed("join"):
+				return usage("make one on the first relay with overlayd invite --relay", "--join: the link is empty")
 			case own.IsValid() && prefix.IsValid() && !prefix.Contains(own.Addr):
 				return usage("choose one inside, or another --overlay", "--address: %s is not in the overlay %s", own.Addr, prefix.Prefix)
 			case (join != "" || file != "") && (prefix.IsValid() || own.IsValid()):

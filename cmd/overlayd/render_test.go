@@ -210,3 +210,17 @@ func TestFigures(t *testing.T) {
 		}
 	}
 }
+
+// TestPathOfARelaysMachine: nothing lies in between by the relay's own relay, and
+// another relay by another.
+func TestPathOfARelaysMachine(t *testing.T) {
+	peer := overlay.StatusPeer{Name: "vps", Role: "relay", Online: true}
+	for want, path := range map[string]overlay.StatusPath{
+		"the relay itself, udp": {Kind: "relay", Transport: "udp", Relay: "vps"},
+		"relay vps2 udp":        {Kind: "relay", Transport: "udp", Relay: "vps2"},
+		"from the relay here":   {Kind: "relay", Transport: "local", Relay: "vps2"},
+	} {
+		peer.Path = path
+		compare(t, want, pathText(peer, nil), want)
+	}
+}

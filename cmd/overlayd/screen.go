@@ -266,7 +266,8 @@ func pathText(p overlay.StatusPeer, relays []overlay.StatusRelay) string {
 	if p.Online && path.Kind == "relay" && path.Transport == "local" {
 		text = "from the relay here"
 	}
-	if p.Role == "relay" && path.Kind == "relay" && path.Reason == "" { // nothing lies in between
+	own := strings.TrimSpace(relayName(relays, path)) == p.Name && path.Transport != "local"
+	if p.Role == "relay" && path.Kind == "relay" && path.Reason == "" && own { // nothing lies in between
 		text = "the relay itself, " + path.Transport
 	}
 	if p.State == overlay.ProofDegraded {

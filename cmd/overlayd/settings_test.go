@@ -160,6 +160,9 @@ func TestRelayOptions(t *testing.T) {
 	if code := w.do("relay", "--join", link, "--overlay", "172.18.0.0/24"); code != 2 || !strings.Contains(w.err.String(), "hint: leave out --overlay") {
 		t.Errorf("exit code %d: %s", code, &w.err)
 	}
+	if code := w.do("relay", "--join", "", "--public", "198.51.100.10"); code != 2 || !strings.Contains(w.err.String(), "the link is empty") {
+		t.Errorf("an empty link, exit code %d: %s", code, &w.err)
+	}
 	if code := w.do("relay", "--join", "ovl://x"); code != 2 || !strings.Contains(w.err.String(), "mangled") {
 		t.Errorf("exit code %d: %s", code, &w.err)
 	}
