@@ -72,7 +72,8 @@ pgo: bin/bench bin/wireguard-go ## measure where overlayd spends its time, for t
 	@rm -rf bin/profile && mkdir -p bin/profile
 	@$(SUDO) env PROFILE_DIR=$(CURDIR)/bin/profile bin/bench -overlayd bin/overlayd-profile -only relayed,direct,tls -probes one,four,reverse -rounds 1 -seconds 12 -out bin/profile
 	@find bin/profile -name '*.pprof' -empty -delete
-	@go tool pprof -proto bin/profile/*.pprof > cmd/overlayd/default.pgo
+	@# The path of the measured binary says nothing to the compiler, and much of the machine.
+	@path=$(CURDIR)/bin/overlayd-profile; go tool pprof -proto bin/profile/*.pprof | gunzip | LC_ALL=C sed "s|$$path|$${path//?/-}|" | gzip -9n > cmd/overlayd/default.pgo
 	@ls -l cmd/overlayd/default.pgo
 
 fuzz: ## every fuzz target for FUZZTIME (60s) each
