@@ -43,16 +43,15 @@ func Read(dir, name string, each func(line []byte) error) error {
 }
 
 // openAll opens the files of a record, the oldest first. The newest is opened
-// first: a rotation meanwhile can show a file twice, and hide none.
+// first: a rotation meanwhile can show a file twice, and hide none. One that is
+// under way, or was cut short, leaves one number without a file.
 func openAll(dir, name string) (open []*os.File, err error) {
 	var infos []os.FileInfo
-	for n := 0; ; n++ {
+	for n, missing := 0, 0; missing < 2; n++ {
 		f, err := os.Open(path(dir, name, n))
 		if errors.Is(err, fs.ErrNotExist) {
-			if n == 0 { // it is being rotated
-				continue
-			}
-			break
+			missing++
+			continue
 		}
 		if err != nil {
 			return open, err
