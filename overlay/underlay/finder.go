@@ -506,7 +506,11 @@ func (f *finder) maintain(now time.Time) (out []send) {
 	}
 	// Data that comes says nothing of what leaves, so pings count as well.
 	unanswered := s.missed >= 3 && since >= askAgain
-	if f.confirmed && (unanswered || silent >= askAfter+max(doubtAfter, 2*s.rtt) && s.missed >= 1) {
+	one := 1
+	if s.heavy > 0 { // it is known to lose, and the relay was no better
+		one = 2
+	}
+	if f.confirmed && (unanswered || silent >= askAfter+max(doubtAfter, 2*s.rtt) && s.missed >= one) {
 		f.doubt(now)
 	}
 	if s.lossy && !f.confirmed && !f.noRelay && now.Sub(f.relay.pingAt) >= weighEvery {

@@ -52,10 +52,10 @@ type spot struct {
 	waiting           time.Time // since when we send and hear nothing; zero: not
 	talked            bool      // data came since the silence was last asked about
 	window            window
-	last              loss // in the last whole window
-	lossy             bool // it is weighed against the relay before it is used alone
-	sum               loss // in all windows since then
-	brief             bool // the relay only: windows are short, as what it is weighed against says much by little
+	last              loss   // in the last whole window
+	lossy             bool   // it is weighed against the relay before it is used alone
+	base              window // where that began
+	sum               loss   // since then
 
 	gauge  *gauge    // how long a datagram may be; nil: it was never used
 	stayed verdict   // of losses, until it is known whether only long ones are lost
@@ -181,6 +181,7 @@ const (
 // compare compares how much was sent to the address with how much the peer got
 // from it. p is the ping that the peer answered with its count.
 func (s *spot) compare(now time.Time, p sentPing, got uint32) verdict {
+	s.total(now, p, got)
 	w := &s.window
 	if w.at.IsZero() {
 		*w = window{now, p.sent, got}
@@ -208,17 +209,29 @@ func (s *spot) compare(now time.Time, p sentPing, got uint32) verdict {
 	l := loss{sent: float64(sent), lost: max(0, float64(sent)-float64(came))}
 	// Where nobody answers what is long, fewer tell: TCP, of which the long ones
 	// are lost, soon sends next to nothing.
-	few := s.brief && sent >= fewest || s.gauge != nil && s.gauge.deaf && l.lost >= fewest && l.share() >= heavyShare
+	few := s.gauge != nil && s.gauge.deaf && l.lost >= fewest && l.share() >= heavyShare
 	if (sent >= enough || few) && age >= windowLeast {
 		if v = verdictClean; l.exceeds(loss{}) {
 			v = verdictLossy
 		}
 		s.last = l
-		s.sum.sent += l.sent
-		s.sum.lost += l.lost
 		*w = window{now, p.sent, got}
 	} else if age > windowMost {
 		*w = window{now, p.sent, got}
 	}
 	return v
+}
+
+// total counts what was sent and lost since the weighing began.
+func (s *spot) total(now time.Time, p sentPing, got uint32) {
+	came := uint64(got - s.base.got)
+	if s.base.at.IsZero() || came > math.MaxUint32/2 { // the latter: the peer counts anew
+		s.base, s.sum = window{now, p.sent, got}, loss{}
+		return
+	}
+	if p.sent < s.base.sent {
+		return // an old answer, late
+	}
+	sent := float64(p.sent - s.base.sent)
+	s.sum = loss{sent: sent, lost: max(0, sent-float64(came))}
 }

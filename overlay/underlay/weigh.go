@@ -21,9 +21,12 @@ const (
 	// of 100 datagrams 10 must be lost.
 	doubtful = 2
 	// weighEvery is how often the relay's losses are asked for while an address
-	// is weighed against it; weighPatience how long no answer is waited for.
+	// is weighed against it; weighPatience is how long it may leave that unanswered
+	// before it counts as dead, and weighMost how long a conversation that says
+	// little is waited for: 5 datagrams a second make a hundred in that time.
 	weighEvery    = time.Second
 	weighPatience = 6 * time.Second
+	weighMost     = 20 * time.Second
 	// worse is how much more an address must lose than when it was weighed to
 	// be weighed again at once.
 	worse = 0.1
@@ -33,9 +36,9 @@ const (
 // meanwhile.
 func (f *finder) beginWeighing(now time.Time) {
 	f.weighed, f.askGap = now, 0
-	f.use.sum, f.use.window = loss{}, window{}
-	f.relay.sum, f.relay.window, f.relay.pings = loss{}, window{}, nil
-	f.relay.brief = f.use.gauge != nil && f.use.gauge.deaf
+	f.use.sum, f.use.base, f.use.window = loss{}, window{}, window{}
+	f.relay.sum, f.relay.base, f.relay.window, f.relay.pings = loss{}, window{}, window{}, nil
+	f.relay.heardAt = now
 }
 
 // weigh decides between the address in use, which loses much, and the relay:
@@ -46,16 +49,17 @@ func (f *finder) weigh(now time.Time) {
 		return
 	}
 	here, there := float64(enough), float64(enough) // how many datagrams it takes
-	if f.relay.brief {
+	if s.gauge != nil && s.gauge.deaf || now.Sub(f.weighed) >= weighMost {
 		here, there = 4*fewest, 2*fewest
 	}
 	r := f.relay.sum
+	dead := now.Sub(f.relay.heardAt) >= weighPatience
 	switch {
-	case s.sum.sent < here, r.sent < there && now.Sub(f.weighed) < weighPatience:
+	case s.sum.sent < here, r.sent < there && !dead:
 	case r.sent >= there && s.sum.exceeds(r):
 		f.lossy = true
 		f.leave(now, s)
-	case r.sent < there, min(r.sent, s.sum.sent) >= 4*enough:
+	case dead, min(r.sent, s.sum.sent) >= 4*enough, now.Sub(f.weighed) >= 2*weighMost:
 		s.weighWait = min(max(2*s.weighWait, penaltyFirst), penaltyMost)
 		s.lossy, s.heavy, s.weighAt = false, s.sum.share(), now.Add(backOff(penaltyLeast, s.weighWait, f.below))
 		f.confirm(now)

@@ -90,6 +90,33 @@ func TestLossReturns(t *testing.T) {
 	wait(true, 2*penaltyFirst+5*time.Second)
 }
 
+// TestLossLeft: a lossy path is left for a relay that loses nothing, whether
+// much is said on it or little, and though the relay was found no better before.
+func TestLossLeft(t *testing.T) {
+	for _, every := range []time.Duration{10, 20, 30, 50, 100, 150} {
+		for seed := range uint64(8) {
+			s := newSim(t, seed, netsim.PortRestricted, netsim.PortRestricted)
+			s.a.every, s.b.every = every*time.Millisecond, every*time.Millisecond
+			s.w.Run(5 * time.Second)
+			if seed%2 == 0 {
+				s.cut(0.2, 0.2)
+				s.a.byRelayLoss, s.b.byRelayLoss = 0.2, 0.2
+				s.w.Run(12 * time.Second)
+				s.a.byRelayLoss, s.b.byRelayLoss = 0, 0
+			}
+			s.cut(0.2, 0.2)
+			start, a, b := s.w.Now(), false, false
+			for !a || !b { // each, not both at once: one that was left is tried again
+				s.w.Run(100 * time.Millisecond)
+				a, b = a || s.a.finder.use == nil, b || s.b.finder.use == nil
+				if d := s.w.Now().Sub(start); d > 3*weighMost {
+					t.Fatalf("a datagram each %v, seed %d: after %v left %t, %t", s.a.every, seed, d, a, b)
+				}
+			}
+		}
+	}
+}
+
 // TestBlackHole: an address that answers pings while data vanishes is marked and
 // left, within the time that silence is given.
 func TestBlackHole(t *testing.T) {
