@@ -32,6 +32,8 @@ type machine struct {
 	dev    *tunnel.Device
 	peered bool // dev's peers are those of the plan
 
+	sockets sockets // for connections into the overlay
+
 	running sync.WaitGroup // bind.Run and mapper.Run
 	stop    context.CancelFunc
 	unmap   context.CancelFunc // ends mapper.Run
@@ -44,7 +46,7 @@ func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, s
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{log: log, kernel: kernel, notes: notes}
+	m := &machine{log: log, kernel: kernel, notes: notes, sockets: kernelSockets{state.Link}}
 	if maps {
 		m.mapper = portmap.New(portmap.Options{
 			Log: log, Control: markSocket, Changed: func(a netip.AddrPort) { m.bind.SetMapped(a) },

@@ -56,9 +56,10 @@ type Node struct {
 
 	offer *coord.RelayOffer // what a relay serves that joined; set before Run
 
-	mu   sync.Mutex // guards view and quit
-	view view
-	quit context.CancelFunc // ends Run
+	mu    sync.Mutex // guards view, moved and quit
+	view  view
+	moved chan struct{}      // closed when view changes, and made anew
+	quit  context.CancelFunc // ends Run
 }
 
 // view is what the goroutines of a node know, for status and for each other.
@@ -110,6 +111,7 @@ func New(o Options) (*Node, error) {
 		changed: make(chan struct{}, 1),
 		host:    make(chan struct{}, 1),
 		woke:    make(chan time.Duration, 1),
+		moved:   make(chan struct{}),
 	}
 	return n, n.setProxy(o.Proxy)
 }
@@ -213,14 +215,23 @@ func wake(c chan struct{}) {
 
 func (n *Node) update(f func(*view)) {
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	f(&n.view)
-	n.mu.Unlock()
+	close(n.moved)
+	n.moved = make(chan struct{})
 }
 
 func (n *Node) look() view {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.view
+}
+
+// lookMoved also returns a channel that is closed when that is true no more.
+func (n *Node) lookMoved() (view, <-chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.view, n.moved
 }
 
 // join returns the node's identity, and enrols it first if it has none. On a
