@@ -13,9 +13,8 @@ const (
 	// Only then is anything probed: an idle network is silent.
 	activeFor = 45 * time.Second
 	// activePoll is how often a talking pair is looked at: traffic only leaves
-	// counts. unconfirmedPoll is that while everything is sent twice.
-	activePoll      = 200 * time.Millisecond
-	unconfirmedPoll = 100 * time.Millisecond
+	// counts.
+	activePoll = 100 * time.Millisecond
 
 	// heartbeat keeps the NATs' mappings open and the round trip known.
 	heartbeat = 3 * time.Second
@@ -61,6 +60,10 @@ const (
 	recentIDs = 128
 )
 
+// recallAfter is how long after the start of a search a call is repeated that was
+// not answered: it was lost, or the peer's map did not have us yet.
+var recallAfter = []time.Duration{300 * time.Millisecond, 800 * time.Millisecond, 1800 * time.Millisecond}
+
 // send is what a finder wants sent.
 type send struct {
 	to netip.AddrPort // the zero value: by the relay
@@ -92,6 +95,8 @@ type finder struct {
 	wait       time.Duration // before the search after the next
 	callAt     time.Time
 	called     bool // the peer's candidates are known
+	answered   bool // the peer has called since our last search began
+	recalls    int  // how often that was asked for again
 	failed     int  // searches in vain, in a row
 	lossy      bool // the last path was left for loss
 	weighed    time.Time
@@ -253,7 +258,7 @@ func (f *finder) quit(now time.Time) {
 
 // handleCall takes the peer's candidates, tries them, and tells ours.
 func (f *finder) handleCall(now time.Time, m probe) (out []send) {
-	f.called, f.peerNoUDP = true, m.noUDP
+	f.called, f.answered, f.peerNoUDP = true, true, m.noUDP
 	f.foretold, f.step = m.next, m.step
 	named := f.use != nil && f.use.listed
 	for _, s := range f.spots {
@@ -402,6 +407,10 @@ func (f *finder) Tick(now time.Time, sent bool) (out []send, next time.Time) {
 	if active && !now.Before(f.nextSearch) {
 		out = append(out, f.search(now))
 	}
+	if active && !f.answered && f.recalls < len(recallAfter) && now.Sub(f.searchAt) >= recallAfter[f.recalls] {
+		f.recalls++
+		out = append(out, f.call(now, false))
+	}
 	out = append(out, f.due(now)...)
 	if active && f.use != nil {
 		out = append(out, f.maintain(now)...)
@@ -481,7 +490,7 @@ func (f *finder) search(now time.Time) send {
 	if f.called && f.use == nil && !f.searchAt.IsZero() && now.Sub(f.searchAt) >= searchTime {
 		f.failed++
 	}
-	f.searchAt = now
+	f.searchAt, f.answered, f.recalls = now, false, 0
 	f.wait = min(max(2*f.wait, searchFirst), searchMost)
 	f.nextSearch = now.Add(backOff(searchTime, f.wait, f.below))
 	if f.confirmed {
@@ -523,7 +532,7 @@ func (f *finder) maintain(now time.Time) (out []send) {
 	switch {
 	case !s.due.IsZero(): // a handful is on its way
 	case !f.confirmed && since >= f.askGap:
-		f.askGap = min(max(2*f.askGap, 2*unconfirmedPoll), unconfirmedAsk)
+		f.askGap = min(max(2*f.askGap, 2*activePoll), unconfirmedAsk)
 		out = append(out, f.ping(now, s))
 	case quiet, since >= heartbeat, since >= unconfirmedAsk && s.missed > 0, since >= askAgain && silent >= askAfter,
 		since >= 2*askAgain && s.missed > 1:
@@ -553,9 +562,6 @@ func (f *finder) next(now time.Time) time.Time {
 	}
 	if f.active(now) {
 		soon(now.Add(activePoll))
-		if f.use != nil && !f.confirmed {
-			soon(now.Add(unconfirmedPoll))
-		}
 	}
 	return next
 }

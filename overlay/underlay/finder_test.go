@@ -462,3 +462,15 @@ func TestFaults(t *testing.T) {
 		}
 	}
 }
+
+// TestCallLost: a call that got lost, as one to a peer whose map does not have us
+// yet, is repeated at once, not only with the next search.
+func TestCallLost(t *testing.T) {
+	s := newSimWith(t, 1, netsim.PortRestricted, netsim.PortRestricted, func(s *sim) { s.calls = false })
+	s.w.Run(250 * time.Millisecond)
+	s.calls = true
+	s.w.Run(time.Second)
+	if !s.a.direct() || !s.b.direct() {
+		t.Errorf("direct %v, %v", s.a.direct(), s.b.direct())
+	}
+}
