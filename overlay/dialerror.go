@@ -125,6 +125,9 @@ func (n *Node) explainDial(proto string, to target, began time.Time, err error) 
 		e.Via, offline = v.carrierOf(to.at.Addr())
 	}
 	e.Reason = reasonFor(err, offline)
+	if (e.Reason == ReasonRefused || e.Reason == ReasonUnreachable) && n.guard.refused(proto, to.at, began) {
+		e.Reason = ReasonPolicy
+	}
 	return e
 }
 

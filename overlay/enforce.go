@@ -245,6 +245,19 @@ func (e *enforcer) flows(now time.Time, match func(filter.Flow) bool) []filter.F
 	return list
 }
 
+// refused reports whether another node's policy refused a flow of this node to
+// remote since a moment.
+func (e *enforcer) refused(network string, remote netip.AddrPort, since time.Time) bool {
+	e.mu.Lock()
+	f := e.filter
+	e.mu.Unlock()
+	proto := uint8(policy.ProtoTCP)
+	if network == "udp" {
+		proto = uint8(policy.ProtoUDP)
+	}
+	return f != nil && f.Refused(proto, remote, since)
+}
+
 // rulesOf is a policy's ruleset in the words of the filter.
 func rulesOf(s policy.Ruleset) filter.Rules {
 	r := filter.Rules{Self: s.Self, Routes: s.Routes}

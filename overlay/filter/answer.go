@@ -69,7 +69,7 @@ func (c *cursor) appendReset() {
 		seq, flags = 0, rst|ack
 	}
 	from := len(c.b.room)
-	c.b.room = appendTCPReset(c.b.room, p.dst, p.src, p.dport, p.sport, seq, acked, flags)
+	c.b.room = appendTCPReset(c.b.room, p.dst, p.src, p.dport, p.sport, seq, acked, flags, refusalWindow)
 	c.b.Answers = append(c.b.Answers, c.b.room[from:])
 }
 
@@ -77,18 +77,18 @@ func (c *cursor) appendReset() {
 func (f *flow) reset(toTunnel bool) []byte {
 	k := f.key
 	if toTunnel {
-		return appendTCPReset(nil, k.local, k.remote, k.localPort(), k.remotePort(), f.seqOut, f.seqIn, rst|ack)
+		return appendTCPReset(nil, k.local, k.remote, k.localPort(), k.remotePort(), f.seqOut, f.seqIn, rst|ack, 0)
 	}
-	return appendTCPReset(nil, k.remote, k.local, k.remotePort(), k.localPort(), f.seqIn, f.seqOut, rst|ack)
+	return appendTCPReset(nil, k.remote, k.local, k.remotePort(), k.localPort(), f.seqIn, f.seqOut, rst|ack, 0)
 }
 
-func appendTCPReset(b []byte, src, dst addr, sport, dport uint16, seq, acked uint32, flags uint8) []byte {
+func appendTCPReset(b []byte, src, dst addr, sport, dport uint16, seq, acked uint32, flags uint8, window uint16) []byte {
 	b = appendIP(b, src, dst, tcp, minTCP)
 	b = binary.BigEndian.AppendUint16(b, sport)
 	b = binary.BigEndian.AppendUint16(b, dport)
 	b = binary.BigEndian.AppendUint32(b, seq)
 	b = binary.BigEndian.AppendUint32(b, acked)
-	b = append(b, minTCP/4<<4, flags, 0, 0, 0, 0, 0, 0)
+	b = append(b, minTCP/4<<4, flags, byte(window>>8), byte(window), 0, 0, 0, 0)
 	t := b[len(b)-minTCP:]
 	binary.BigEndian.PutUint16(t[16:], checksum(pseudo(src, dst, tcp, minTCP), t))
 	return b

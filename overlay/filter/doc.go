@@ -32,6 +32,9 @@
 // answers a reset, an ICMP error, an echo's answer, a fragment, a multicast, or
 // somebody unknown. Each reason has a name and is counted; see Verdict.
 //
+// A reset that refuses has a window of its own by which the filter of the side
+// that began knows it from a closed port's: Refused tells.
+//
 // Headers must be whole and consistent. IPv4 options that route are refused, and
 // of IPv6's extension headers all but one of hop-by-hop options, destination
 // options and one fragment header. A first fragment has the whole transport

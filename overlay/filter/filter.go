@@ -42,6 +42,7 @@ type Filter struct {
 	told      repeats
 	fragments fragments
 	toLocal   bucket // limits the answers to this side
+	refused   refusals
 
 	swap  sync.Mutex // held by Swap and Tick, which see to all flows
 	sweep int        // of Tick: which part of the table is next
@@ -238,6 +239,7 @@ func (c *cursor) icmpError() Verdict {
 	if c.slot == 0 || c.flow().phase == cut {
 		return DropICMPUnmatched
 	}
+	c.noteError(&quoted, c.flow())
 	return Pass
 }
 
@@ -267,6 +269,9 @@ func (c *cursor) follow() Verdict {
 		return DropCut
 	}
 	c.count(f)
+	if p.proto == tcp && p.flags&rst != 0 {
+		c.noteReset(f)
+	}
 	c.shard.move(f, c.slot, f.advance(p, c.out))
 	return Pass
 }

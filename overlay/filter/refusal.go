@@ -1,0 +1,79 @@
+package filter
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// refusalWindow is the window in the resets that refuse by policy. Nobody looks
+// at a reset's window (RFC 9293 section 3.10.7.4), so it can tell the filter at
+// the other end that the host itself had no part in it. A host that forges it
+// is called forbidden where it is closed.
+const refusalWindow = 0x6f76
+
+// rememberedRefusals is how many are kept: who asks has just been refused.
+const rememberedRefusals = 64
+
+// refusals are the last flows of this side that the other side's policy refused.
+type refusals struct {
+	mu   sync.Mutex // guards what follows
+	list [rememberedRefusals]refusal
+	next int
+}
+
+type refusal struct {
+	proto  uint8
+	remote netip.AddrPort
+	at     time.Time
+}
+
+func (r *refusals) note(v refusal) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list[r.next] = v
+	r.next = (r.next + 1) % len(r.list)
+}
+
+// noteReset takes note of a reset to a flow of this side.
+func (c *cursor) noteReset(f *flow) {
+	const windowAt = 14
+	if c.out || !f.outward || binary.BigEndian.Uint16(c.raw[c.p.transport+windowAt:]) != refusalWindow {
+		return
+	}
+	c.f.refused.note(refusal{tcp, netip.AddrPortFrom(c.p.src.netip(), c.p.sport), time.Unix(0, c.wall)})
+}
+
+// refusing4 and refusing6 are the codes of "destination unreachable" by which a
+// machine says that it must not pass something (RFC 1812 section 5.2.7.1, RFC 4443
+// section 3.1).
+var (
+	refusing4 = []uint8{9, 10, 13}
+	refusing6 = []uint8{1, 5, 6}
+)
+
+// noteError takes note of an error about a flow of this side.
+func (c *cursor) noteError(quoted *packet, f *flow) {
+	const unreachable4, unreachable6 = 3, 1
+	kind, codes := uint8(unreachable4), refusing4
+	if c.p.v6 {
+		kind, codes = unreachable6, refusing6
+	}
+	if c.out || !f.outward || c.p.icmpType != kind || !slices.Contains(codes, c.p.icmpCode) {
+		return
+	}
+	c.f.refused.note(refusal{quoted.proto, netip.AddrPortFrom(quoted.dst.netip(), quoted.dport), time.Unix(0, c.wall)})
+}
+
+// Refused reports whether the policy of the node that carries remote refused a
+// flow of this side to it since a moment. Only some dozens of refusals are
+// remembered.
+func (f *Filter) Refused(proto uint8, remote netip.AddrPort, since time.Time) bool {
+	f.refused.mu.Lock()
+	defer f.refused.mu.Unlock()
+	return slices.ContainsFunc(f.refused.list[:], func(r refusal) bool {
+		return r.proto == proto && r.remote == remote && !r.at.Before(since)
+	})
+}

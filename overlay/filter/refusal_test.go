@@ -1,0 +1,74 @@
+package filter
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// TestRefused: who begins a flow can tell a policy's refusal from a closed port,
+// and from an unreachable host.
+func TestRefused(t *testing.T) {
+	remote := func(host string, port uint16) netip.AddrPort {
+		return netip.AddrPortFrom(netip.MustParseAddr(host), port)
+	}
+	laptop := func(t *testing.T) *rig {
+		return newRig(t, Rules{Self: []netip.Addr{netip.MustParseAddr(alice), netip.MustParseAddr(alice6)}}, Options{})
+	}
+	for _, c := range []struct {
+		name   string
+		proto  uint8
+		sent   []byte
+		to     netip.AddrPort
+		answer func([]byte) []byte // nil: what the gateway's filter says
+		want   bool
+	}{
+		{"tcp by policy", tcp, tcpPacket(alice, nas, 50000, 80, syn, 1, 0, 0), remote(nas, 80), nil, true},
+		{"tcp of IPv6 by policy", tcp, tcpPacket(alice6, nas6, 50000, 80, syn, 1, 0, 0), remote(nas6, 80), nil, true},
+		{"udp by policy", udp, udpPacket(alice, nas, 50000, 80, 9), remote(nas, 80), nil, true},
+		{"udp of IPv6 by policy", udp, udpPacket(alice6, nas6, 50000, 80, 9), remote(nas6, 80), nil, true},
+		{"a closed port", tcp, tcpPacket(alice, nas, 50000, 22, syn, 1, 0, 0), remote(nas, 22), func([]byte) []byte {
+			return tcpPacket(nas, alice, 22, 50000, rst|ack, 0, 2, 0)
+		}, false},
+		{"a closed port of UDP", udp, udpPacket(alice, nas, 50000, 53, 9), remote(nas, 53), func(sent []byte) []byte {
+			return unreachable(nas, alice, sent)
+		}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			near, far := laptop(t), newRig(t, labRules(), Options{})
+			near.out(Pass, c.sent)
+			if near.f.Refused(c.proto, c.to, near.now) {
+				t.Error("it is refused before anybody answered")
+			}
+			var answer []byte
+			if c.answer != nil {
+				answer = c.answer(c.sent)
+			} else {
+				answer = far.in(DropDenied, c.sent)
+			}
+			near.in(Pass, answer)
+			if got := near.f.Refused(c.proto, c.to, near.now); got != c.want {
+				t.Errorf("refused: %t, want %t", got, c.want)
+			}
+			if near.f.Refused(c.proto, c.to, near.now.Add(time.Nanosecond)) {
+				t.Error("an old refusal counts for a new flow")
+			}
+			if near.f.Refused(c.proto, netip.AddrPortFrom(c.to.Addr(), 1), near.now) {
+				t.Error("a refusal counts for another port")
+			}
+		})
+	}
+}
+
+// TestRefusedByNobody: what nobody here began is not noted, or a peer could say
+// what it likes.
+func TestRefusedByNobody(t *testing.T) {
+	g := newRig(t, labRules(), Options{})
+	g.connect(alice, nas, 40000, 22)
+	p := tcpPacket(alice, nas, 40000, 22, rst, 101, 0, 0)
+	p[20+14], p[20+15] = refusalWindow>>8, refusalWindow&0xff
+	g.in(Pass, p)
+	if g.f.Refused(tcp, netip.MustParseAddrPort(alice+":40000"), g.now) {
+		t.Error("a flow from the tunnel is noted as refused")
+	}
+}
