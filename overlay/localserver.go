@@ -25,6 +25,7 @@ type localServer struct {
 	path string
 	http *http.Server
 	done chan struct{} // closed when Serve has returned
+	dial *localDials
 }
 
 // listenLocal opens the socket and serves on it. A socket that a dead daemon
@@ -58,6 +59,8 @@ func (n *Node) listenLocal(ctx context.Context) (*localServer, error) {
 
 	mux := http.NewServeMux()
 	mux.Handle(local.NewLocalHandler(localService{n}))
+	dials := newLocalDials(n)
+	mux.Handle(dialPath, dials)
 	if n.hub != nil && n.hub.coord != nil {
 		mux.Handle("/", n.hub.coord.AdminHandler())
 	} else {
@@ -71,6 +74,7 @@ func (n *Node) listenLocal(ctx context.Context) (*localServer, error) {
 			BaseContext:       func(net.Listener) context.Context { return ctx },
 		},
 		done: make(chan struct{}),
+		dial: dials,
 	}
 	go func() {
 		defer close(s.done)
@@ -90,6 +94,7 @@ func (s *localServer) close() {
 		s.http.Close()
 	}
 	<-s.done
+	s.dial.running.Wait()
 	os.Remove(s.path) // already gone: closing a Unix listener unlinks it
 }
 

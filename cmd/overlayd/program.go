@@ -29,6 +29,7 @@ type program struct {
 // engine is the part of package overlay that the verbs drive.
 type engine struct {
 	dial        func(socket string) daemon
+	connect     func(ctx context.Context, socket, network, address string) (stream, error)
 	coordinator func(socket string) coordinator
 	node        func(overlay.Options) (runner, error)
 	hub         func(overlay.HubOptions) (runner, error)
@@ -58,7 +59,14 @@ func newProgram() *program {
 
 func realEngine() engine {
 	return engine{
-		dial:        func(socket string) daemon { return overlay.Dial(socket) },
+		dial: func(socket string) daemon { return overlay.Dial(socket) },
+		connect: func(ctx context.Context, socket, network, address string) (stream, error) {
+			c, err := overlay.Dial(socket).Dial(ctx, network, address)
+			if err != nil {
+				return nil, err // not a nil pointer in an interface
+			}
+			return c, nil
+		},
 		coordinator: func(socket string) coordinator { return overlay.Dial(socket).Admin() },
 		node: func(o overlay.Options) (runner, error) {
 			n, err := overlay.New(o)

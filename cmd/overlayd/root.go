@@ -81,6 +81,7 @@ func (p *program) rootCommand() *cobra.Command {
 		p.revokeCommand(), p.accessCommand(), p.explainCommand(),
 		p.statusCommand(), p.peersCommand(), p.pingCommand(), p.netcheckCommand(), p.planCommand(),
 		p.auditCommand(), p.whoisCommand(),
+		p.ncCommand(),
 		p.cleanupCommand(), p.serviceCommand(), p.versionCommand(), p.completionCommand(),
 	)
 	return root
