@@ -12,6 +12,7 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 
 	"overlayd/internal/bell"
+	"overlayd/overlay/train"
 )
 
 const (
@@ -36,7 +37,7 @@ type Device struct {
 	close  sync.Once
 
 	in      []byte // a frame; the splitter's packet lies in it
-	split   splitter
+	split   train.Splitter
 	try     func(uintptr) bool // made once: a closure per call would be an allocation per call
 	wait    bool               // parameter of try
 	got     int                // results of try
@@ -53,7 +54,7 @@ func Open(name string, mtu int) (*Device, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("open "+clonePath, err)
 	}
-	d := &Device{name: name, events: make(chan tun.Event), in: make([]byte, offloadSize+mostBytes)}
+	d := &Device{name: name, events: make(chan tun.Event), in: make([]byte, train.HeaderSize+train.MostBytes)}
 	if err := d.attach(fd, mtu); err != nil {
 		unix.Close(fd)
 		return nil, err
@@ -69,7 +70,7 @@ func Open(name string, mtu int) (*Device, error) {
 	}
 	d.try = d.receive
 	d.writers.New = func() any {
-		w := &writer{joiner: joiner{udp: d.udp}}
+		w := &writer{joiner: train.Joiner{UDP: d.udp}}
 		w.call = w.write
 		return w
 	}
@@ -124,7 +125,7 @@ func link(name string, what uint, before, after func(*unix.Ifreq)) error {
 // closed, or removed.
 func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) {
 	for n < len(bufs) {
-		if !d.split.more() {
+		if !d.split.More() {
 			if n >= enough {
 				break
 			}
@@ -142,12 +143,12 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
 			if d.got == 0 {
 				break
 			}
-			if d.split.load(d.in[:d.got]) != nil {
+			if d.split.Load(d.in[:d.got]) != nil {
 				d.dropped.Add(1)
 			}
 			continue
 		}
-		if sizes[n] = d.split.cut(bufs[n][offset:]); sizes[n] == 0 {
+		if sizes[n] = d.split.Cut(bufs[n][offset:]); sizes[n] == 0 {
 			d.dropped.Add(1)
 			continue
 		}
@@ -192,12 +193,12 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	w := d.writers.Get().(*writer)
 	defer d.writers.Put(w)
 	for _, b := range bufs {
-		w.joiner.add(b[offset:])
+		w.joiner.Add(b[offset:])
 	}
 	w.dropped, w.gone = 0, false
 	err := d.bell.Control(w.call)
 	n := len(bufs) - w.dropped
-	w.joiner.reset()
+	w.joiner.Reset()
 	if err != nil || w.gone {
 		return 0, os.ErrClosed
 	}
@@ -207,8 +208,8 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 
 // writer is what one Write needs.
 type writer struct {
-	joiner joiner
-	iovs   [1 + 1 + mostPieces]unix.Iovec
+	joiner train.Joiner
+	iovs   [1 + 1 + train.MostPieces]unix.Iovec
 
 	call    func(uintptr) // made once: a closure per call would be an allocation per call
 	dropped int           // results of call
@@ -216,31 +217,32 @@ type writer struct {
 }
 
 func (w *writer) write(fd uintptr) {
-	for i := range w.joiner.trains[:w.joiner.n] {
-		t := &w.joiner.trains[i]
-		t.finish()
+	trains := w.joiner.Trains()
+	for i := range trains {
+		t := &trains[i]
+		t.Finish()
 		switch errno := w.send(fd, t); errno {
 		case 0:
 		case unix.EBADFD:
 			w.gone = true
 			return
 		default:
-			w.dropped += 1 + len(t.rest)
+			w.dropped += 1 + len(t.Rest)
 		}
 	}
 	clear(w.iovs[:]) // or they would keep the caller's buffers alive
 }
 
-func (w *writer) send(fd uintptr, t *train) unix.Errno {
+func (w *writer) send(fd uintptr, t *train.Train) unix.Errno {
 	n := 0
 	piece := func(b []byte) {
 		w.iovs[n].Base = &b[0]
 		w.iovs[n].SetLen(len(b))
 		n++
 	}
-	piece(t.frame[:])
-	piece(t.head)
-	for _, b := range t.rest {
+	piece(t.Frame[:])
+	piece(t.Head)
+	for _, b := range t.Rest {
 		piece(b)
 	}
 	for {

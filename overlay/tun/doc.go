@@ -3,10 +3,10 @@
 //
 // With offload the kernel hands over a train of TCP segments as one packet of up
 // to 64 KiB, and takes such packets. [Device] cuts them into packets that fit
-// the link as it reads (splitter), summing while it copies; and it joins what
-// WireGuard decrypted as it writes (joiner), where the packets lie: the kernel
-// gathers a train from its pieces, so no payload is copied in between. Both are
-// pure. What cannot be joined is written as it is.
+// the link as it reads, summing while it copies; and it joins what WireGuard
+// decrypted as it writes, where the packets lie (package train does both): the
+// kernel gathers a train from its pieces, so no payload is copied in between.
+// What cannot be joined is written as it is.
 //
 // # Why not WireGuard's own
 //

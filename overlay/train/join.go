@@ -1,4 +1,4 @@
-package tun
+package train
 
 import (
 	"bytes"
@@ -9,28 +9,30 @@ const (
 	// lookBack is how many recent trains a packet is compared with. Batches that
 	// mix more flows than this gain little from joining.
 	lookBack = 16
-	// mostPieces is the longest train: the kernel takes no more of UDP, and 64 KiB
+	// MostPieces is the longest train: the kernel takes no more of UDP, and 64 KiB
 	// hold no more of TCP in packets of usual length.
-	mostPieces = 64
+	MostPieces = 64
 )
 
-// joiner makes trains of packets. It does no I/O and copies no payload.
-type joiner struct {
-	udp    bool // the kernel takes trains of UDP
-	trains []train
+// Joiner makes trains of packets. It does no I/O and copies no payload.
+type Joiner struct {
+	UDP bool // make trains of UDP, too; set before the first Add
+
+	trains []Train
 	n      int // of trains in use
 }
 
-// train is one or more packets for the kernel. Payloads lie where they came.
-type train struct {
-	head   []byte   // the first packet
-	rest   [][]byte // the payloads of the others
-	flow   flow     // of head; proto 0: it is not joined with anything
-	length int      // of the joined packet
-	next   uint32   // TCP: the sequence number that follows
-	sound  bool     // head's checksum was verified
-	closed bool     // nothing may follow
-	frame  [offloadSize]byte
+// Train is one or more packets that are taken for one. Payloads lie where they came.
+type Train struct {
+	Head  []byte           // the first packet
+	Rest  [][]byte         // the payloads of the others
+	Frame [HeaderSize]byte // what the kernel wants before Head; written by Finish
+
+	flow   flow   // of head; proto 0: it is not joined with anything
+	length int    // of the joined packet
+	next   uint32 // TCP: the sequence number that follows
+	sound  bool   // head's checksum was verified
+	closed bool   // nothing may follow
 }
 
 // flow is what a packet's headers say of the train it may belong to.
@@ -41,21 +43,27 @@ type flow struct {
 	payload  int
 }
 
-// reset forgets the trains of the last batch, and the buffers they lie in.
-func (j *joiner) reset() {
+// Trains returns what was added, until Reset.
+func (j *Joiner) Trains() []Train { return j.trains[:j.n] }
+
+// Len returns how many bytes the joined packet has.
+func (t *Train) Len() int { return t.length }
+
+// Reset forgets the trains of the last batch, and the buffers they lie in.
+func (j *Joiner) Reset() {
 	for i := range j.trains[:j.n] {
 		t := &j.trains[i]
-		clear(t.rest)
-		t.head, t.rest = nil, t.rest[:0]
+		clear(t.Rest)
+		t.Head, t.Rest = nil, t.Rest[:0]
 	}
 	j.n = 0
 }
 
-// add takes the next packet, which is borrowed until reset. Packets of a flow that
+// Add takes the next packet, which is borrowed until Reset. Packets of a flow that
 // can be joined stay in order; one that cannot, such as a bare acknowledgement,
 // may be overtaken.
-func (j *joiner) add(p []byte) {
-	f := classify(p, j.udp)
+func (j *Joiner) Add(p []byte) {
+	f := classify(p, j.UDP)
 	if f.proto != 0 {
 		for i := j.n - 1; i >= 0 && i >= j.n-lookBack; i-- {
 			t := &j.trains[i]
@@ -69,12 +77,12 @@ func (j *joiner) add(p []byte) {
 		}
 	}
 	if j.n == len(j.trains) {
-		j.trains = append(j.trains, train{})
+		j.trains = append(j.trains, Train{})
 	}
 	t := &j.trains[j.n]
 	j.n++
-	rest := t.rest[:0]
-	*t = train{head: p, rest: rest, flow: f, length: len(p)}
+	rest := t.Rest[:0]
+	*t = Train{Head: p, Rest: rest, flow: f, length: len(p)}
 	if f.proto == protoTCP {
 		tcp := p[f.ipHeader:]
 		t.next = binary.BigEndian.Uint32(tcp[4:]) + uint32(f.payload)
@@ -126,16 +134,16 @@ func classify(p []byte, udp bool) (f flow) {
 
 // sameFlow reports whether p has the addresses and ports of the train. Only
 // then does it matter what comes first.
-func (t *train) sameFlow(p []byte, f flow) bool {
-	h := t.head
+func (t *Train) sameFlow(p []byte, f flow) bool {
+	h := t.Head
 	return h[0] == p[0] && t.flow.ipHeader == f.ipHeader && bytes.Equal(addresses(h), addresses(p)) &&
 		[4]byte(h[f.ipHeader:]) == [4]byte(p[f.ipHeader:])
 }
 
 // follow appends p if the kernel would cut it off again just as it is.
-func (t *train) follow(p []byte, f flow) bool {
-	h := t.head
-	if t.closed || f.header != t.flow.header || f.payload > t.flow.payload || t.length+f.payload > mostBytes || len(t.rest) == mostPieces-1 {
+func (t *Train) follow(p []byte, f flow) bool {
+	h := t.Head
+	if t.closed || f.header != t.flow.header || f.payload > t.flow.payload || t.length+f.payload > MostBytes || len(t.Rest) == MostPieces-1 {
 		return false
 	}
 	if f.ipHeader == 20 {
@@ -143,7 +151,7 @@ func (t *train) follow(p []byte, f flow) bool {
 			return false
 		}
 		// Numbers that tell fragments apart must be those that cutting makes.
-		if p[6]&0x40 == 0 && binary.BigEndian.Uint16(p[4:]) != binary.BigEndian.Uint16(h[4:])+uint16(len(t.rest)+1) {
+		if p[6]&0x40 == 0 && binary.BigEndian.Uint16(p[4:]) != binary.BigEndian.Uint16(h[4:])+uint16(len(t.Rest)+1) {
 			return false
 		}
 	} else if [4]byte(h) != [4]byte(p) || h[7] != p[7] { // traffic class and flow label, hop limit
@@ -171,7 +179,7 @@ func (t *train) follow(p []byte, f flow) bool {
 	if !intact(p, f) {
 		return false
 	}
-	t.rest = append(t.rest, p[f.header:])
+	t.Rest = append(t.Rest, p[f.header:])
 	t.length += f.payload
 	t.next += uint32(f.payload)
 	t.closed = push || f.payload < t.flow.payload
@@ -190,25 +198,25 @@ func intact(p []byte, f flow) bool {
 	return fold(sum(transport, pseudo(p, f.proto, len(transport)))) == 0xffff
 }
 
-// finish writes the headers of a train, of which head's are changed.
-func (t *train) finish() {
-	if len(t.rest) == 0 {
-		t.frame = [offloadSize]byte{}
+// Finish writes the headers of a train, of which head's are changed.
+func (t *Train) Finish() {
+	if len(t.Rest) == 0 {
+		t.Frame = [HeaderSize]byte{}
 		return
 	}
 	f := t.flow
-	o := offload{needsSum: true, header: uint16(f.header), segment: uint16(f.payload), sumStart: uint16(f.ipHeader)}
-	setLength(t.head, f.ipHeader, t.length)
-	transport := t.head[f.ipHeader:]
+	o := Offload{NeedsSum: true, Header: uint16(f.header), Segment: uint16(f.payload), SumStart: uint16(f.ipHeader)}
+	setLength(t.Head, f.ipHeader, t.length)
+	transport := t.Head[f.ipHeader:]
 	switch {
 	case f.proto == protoUDP:
-		o.kind, o.sumAt = gsoUDP, udpSumAt
+		o.Kind, o.SumAt = UDP, udpSumAt
 		binary.BigEndian.PutUint16(transport[4:], uint16(t.length-f.ipHeader))
 	case f.ipHeader == 20:
-		o.kind, o.sumAt = gsoTCPv4, tcpSumAt
+		o.Kind, o.SumAt = TCP4, tcpSumAt
 	default:
-		o.kind, o.sumAt = gsoTCPv6, tcpSumAt
+		o.Kind, o.SumAt = TCP6, tcpSumAt
 	}
-	putSum(transport[o.sumAt:], fold(pseudo(t.head, f.proto, t.length-f.ipHeader)))
-	o.put(&t.frame)
+	putSum(transport[o.SumAt:], fold(pseudo(t.Head, f.proto, t.length-f.ipHeader)))
+	o.Put(&t.Frame)
 }

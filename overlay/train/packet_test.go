@@ -1,4 +1,4 @@
-package tun
+package train
 
 import (
 	"bytes"
@@ -87,27 +87,27 @@ func (k packet) bytes() []byte {
 // joined joins packets, and splits the trains again as the kernel would.
 func joined(t *testing.T, packets [][]byte) (trains int, out [][]byte) {
 	t.Helper()
-	j := joiner{udp: true}
+	j := Joiner{UDP: true}
 	for _, p := range packets {
-		j.add(bytes.Clone(p))
+		j.Add(bytes.Clone(p))
 	}
-	for i := range j.trains[:j.n] {
+	for i := range j.Trains() {
 		tr := &j.trains[i]
-		tr.finish()
-		frame := append(bytes.Clone(tr.frame[:]), tr.head...)
-		for _, r := range tr.rest {
+		tr.Finish()
+		frame := append(bytes.Clone(tr.Frame[:]), tr.Head...)
+		for _, r := range tr.Rest {
 			frame = append(frame, r...)
 		}
-		if len(frame) > offloadSize+mostBytes {
+		if len(frame) > HeaderSize+MostBytes {
 			t.Fatalf("a train of %d bytes", len(frame))
 		}
-		var s splitter
-		if err := s.load(frame); err != nil {
+		var s Splitter
+		if err := s.Load(frame); err != nil {
 			t.Fatalf("train %d: %v", i, err)
 		}
-		for s.more() {
-			dst := make([]byte, mostBytes)
-			n := s.cut(dst)
+		for s.More() {
+			dst := make([]byte, MostBytes)
+			n := s.Cut(dst)
 			if n == 0 {
 				t.Fatal("a packet was left out")
 			}
@@ -180,13 +180,13 @@ func TestJoin(t *testing.T) {
 	}
 }
 
-// joinedAnyway is joined for packets that no splitter would take.
+// joinedAnyway is joined for packets that no Splitter would take.
 func joinedAnyway(t *testing.T, packets [][]byte) (int, [][]byte) {
 	for _, p := range packets {
 		if len(p) < 20 || p[0]>>4 != 4 && p[0]>>4 != 6 {
-			j := joiner{udp: true}
+			j := Joiner{UDP: true}
 			for _, p := range packets {
-				j.add(p)
+				j.Add(p)
 			}
 			return j.n, nil
 		}
@@ -247,26 +247,26 @@ func TestSplit(t *testing.T) {
 		k.payload = whole
 		p := k.bytes()
 		f := flow{ipHeader: 20, proto: protoTCP}
-		o := offload{needsSum: true, kind: gsoTCPv4 | gsoECN, segment: uint16(c.size), sumStart: 20, sumAt: tcpSumAt}
+		o := Offload{NeedsSum: true, Kind: TCP4 | ecn, Segment: uint16(c.size), SumStart: 20, SumAt: tcpSumAt}
 		if k.v6 {
-			o.kind, o.sumStart, f.ipHeader = gsoTCPv6, 40, 40
+			o.Kind, o.SumStart, f.ipHeader = TCP6, 40, 40
 		}
 		if k.udp {
-			o.kind, o.sumAt, f.proto = gsoUDP, udpSumAt, protoUDP
+			o.Kind, o.SumAt, f.proto = UDP, udpSumAt, protoUDP
 		}
-		var h [offloadSize]byte
-		o.put(&h)
-		var s splitter
-		if err := s.load(append(h[:], p...)); err != nil {
+		var h [HeaderSize]byte
+		o.Put(&h)
+		var s Splitter
+		if err := s.Load(append(h[:], p...)); err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
 		for i := range want {
 			dst := make([]byte, 2000)
-			if n := s.cut(dst); !bytes.Equal(dst[:n], want[i]) {
+			if n := s.Cut(dst); !bytes.Equal(dst[:n], want[i]) {
 				t.Fatalf("%s: packet %d of %d is\n%x, want\n%x", c.name, i, c.n, dst[:n], want[i])
 			}
 		}
-		if s.more() {
+		if s.More() {
 			t.Errorf("%s: there is more", c.name)
 		}
 	}
@@ -281,16 +281,16 @@ func TestSplitExtended(t *testing.T) {
 	p := slices.Concat(plain[:fixed6], []byte{protoTCP, 0, 1, 4, 0, 0, 0, 0}, plain[fixed6:])
 	p[6] = 60
 	setLength(p, fixed6+extra, len(p))
-	o := offload{needsSum: true, kind: gsoTCPv6, segment: 1200, sumStart: fixed6 + extra, sumAt: tcpSumAt}
-	var frame [offloadSize]byte
-	o.put(&frame)
-	var s splitter
-	if err := s.load(append(frame[:], p...)); err != nil {
+	o := Offload{NeedsSum: true, Kind: TCP6, Segment: 1200, SumStart: fixed6 + extra, SumAt: tcpSumAt}
+	var frame [HeaderSize]byte
+	o.Put(&frame)
+	var s Splitter
+	if err := s.Load(append(frame[:], p...)); err != nil {
 		t.Fatal(err)
 	}
 	for i, payload := range []int{1200, 800} {
-		dst := make([]byte, mostBytes)
-		got := dst[:s.cut(dst)]
+		dst := make([]byte, MostBytes)
+		got := dst[:s.Cut(dst)]
 		if want := extra + 20 + payload; len(got) != fixed6+want || int(binary.BigEndian.Uint16(got[4:])) != want {
 			t.Errorf("packet %d of %d bytes says %d", i, len(got), binary.BigEndian.Uint16(got[4:]))
 		}
@@ -305,27 +305,27 @@ func TestSplitWhole(t *testing.T) {
 	for _, k := range []packet{{sport: 1, dport: 2, flags: tcpACK, payload: []byte("odd")}, {v6: true, udp: true, payload: []byte("even")}} {
 		want := k.bytes()
 		p := bytes.Clone(want)
-		o := offload{needsSum: true, sumStart: 20, sumAt: tcpSumAt}
+		o := Offload{NeedsSum: true, SumStart: 20, SumAt: tcpSumAt}
 		proto := uint8(protoTCP)
 		if k.v6 {
-			o.sumStart = 40
+			o.SumStart = 40
 		}
 		if k.udp {
-			o.sumAt, proto = udpSumAt, protoUDP
+			o.SumAt, proto = udpSumAt, protoUDP
 		}
-		putSum(p[o.sumStart+o.sumAt:], fold(pseudo(p, proto, len(p)-int(o.sumStart))))
-		var h [offloadSize]byte
-		o.put(&h)
-		var s splitter
+		putSum(p[o.SumStart+o.SumAt:], fold(pseudo(p, proto, len(p)-int(o.SumStart))))
+		var h [HeaderSize]byte
+		o.Put(&h)
+		var s Splitter
 		dst := make([]byte, 100)
-		if err := s.load(append(h[:], p...)); err != nil {
+		if err := s.Load(append(h[:], p...)); err != nil {
 			t.Fatal(err)
 		}
-		if n := s.cut(dst); !bytes.Equal(dst[:n], want) || s.more() {
+		if n := s.Cut(dst); !bytes.Equal(dst[:n], want) || s.More() {
 			t.Errorf("%x, want %x", dst[:n], want)
 		}
-		_ = s.load(append(make([]byte, offloadSize), want...))
-		if n := s.cut(make([]byte, 10)); n != 0 || s.more() {
+		_ = s.Load(append(make([]byte, HeaderSize), want...))
+		if n := s.Cut(make([]byte, 10)); n != 0 || s.More() {
 			t.Error("a packet was cut off")
 		}
 	}
@@ -359,24 +359,24 @@ func TestCopySum(t *testing.T) {
 // FuzzSplit loads whatever the kernel might say.
 func FuzzSplit(f *testing.F) {
 	for _, k := range []packet{{flags: tcpACK, payload: make([]byte, 100)}, {v6: true, udp: true, payload: make([]byte, 100)}} {
-		for _, kind := range []uint8{gsoNone, gsoTCPv4, gsoTCPv6, gsoUDP} {
-			o := offload{needsSum: true, kind: kind, segment: 10, sumStart: 20, sumAt: tcpSumAt}
+		for _, kind := range []uint8{None, TCP4, TCP6, UDP} {
+			o := Offload{NeedsSum: true, Kind: kind, Segment: 10, SumStart: 20, SumAt: tcpSumAt}
 			if k.v6 {
-				o.sumStart, o.sumAt = 40, udpSumAt
+				o.SumStart, o.SumAt = 40, udpSumAt
 			}
-			var h [offloadSize]byte
-			o.put(&h)
+			var h [HeaderSize]byte
+			o.Put(&h)
 			f.Add(append(h[:], k.bytes()...))
 		}
 	}
 	f.Fuzz(func(t *testing.T, frame []byte) {
-		var s splitter
-		if s.load(bytes.Clone(frame)) != nil {
+		var s Splitter
+		if s.Load(bytes.Clone(frame)) != nil {
 			return
 		}
 		dst := make([]byte, 2000)
-		for n := 0; s.more(); n++ {
-			if s.cut(dst); n > mostBytes {
+		for n := 0; s.More(); n++ {
+			if s.Cut(dst); n > MostBytes {
 				t.Fatal("there is no end")
 			}
 		}
@@ -439,17 +439,17 @@ func FuzzJoin(f *testing.F) {
 
 func TestAllocatesNothing(t *testing.T) {
 	packets := stream(40, 1380, packet{flags: tcpACK})
-	j := joiner{}
-	var s splitter
-	frame := append(make([]byte, offloadSize), packets[0]...)
+	j := Joiner{}
+	var s Splitter
+	frame := append(make([]byte, HeaderSize), packets[0]...)
 	dst := make([]byte, 2000)
 	if n := testing.AllocsPerRun(100, func() {
 		for _, p := range packets {
-			j.add(p)
+			j.Add(p)
 		}
-		j.reset()
-		_ = s.load(frame)
-		s.cut(dst)
+		j.Reset()
+		_ = s.Load(frame)
+		s.Cut(dst)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
@@ -457,31 +457,31 @@ func TestAllocatesNothing(t *testing.T) {
 
 func BenchmarkJoin(b *testing.B) {
 	packets := stream(40, 1380, packet{flags: tcpACK})
-	j := joiner{}
+	j := Joiner{}
 	b.SetBytes(40 * 1380)
 	for b.Loop() {
 		for _, p := range packets {
-			j.add(p)
+			j.Add(p)
 		}
-		j.reset()
+		j.Reset()
 	}
 }
 
 func BenchmarkSplit(b *testing.B) {
 	k := packet{flags: tcpACK, payload: make([]byte, 40*1380)}
-	o := offload{needsSum: true, kind: gsoTCPv4, segment: 1380, sumStart: 20, sumAt: tcpSumAt}
-	var h [offloadSize]byte
-	o.put(&h)
+	o := Offload{NeedsSum: true, Kind: TCP4, Segment: 1380, SumStart: 20, SumAt: tcpSumAt}
+	var h [HeaderSize]byte
+	o.Put(&h)
 	frame := append(h[:], k.bytes()...)
 	dst := make([]byte, 2000)
 	b.SetBytes(40 * 1380)
-	var s splitter
+	var s Splitter
 	for b.Loop() {
-		if s.load(frame) != nil {
+		if s.Load(frame) != nil {
 			b.Fatal("not loaded")
 		}
-		for s.more() {
-			s.cut(dst)
+		for s.More() {
+			s.Cut(dst)
 		}
 	}
 }

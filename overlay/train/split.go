@@ -1,13 +1,13 @@
-package tun
+package train
 
 import (
 	"encoding/binary"
 	"errors"
 )
 
-// splitter cuts what the kernel hands over into packets that fit the link. It
+// Splitter cuts what the kernel hands over into packets that fit the link. It
 // does no I/O. The zero value holds nothing.
-type splitter struct {
+type Splitter struct {
 	packet   []byte // borrowed until it is used up
 	next     int    // where the rest of the payload begins
 	header   int    // bytes of all headers
@@ -23,21 +23,21 @@ type splitter struct {
 
 var errMalformed = errors.New("malformed packet from the kernel")
 
-// load takes a frame: an offload header and a packet. The packet is borrowed,
+// Load takes a frame: an offload header and a packet. The packet is borrowed,
 // and changed.
-func (s *splitter) load(frame []byte) error {
-	*s = splitter{}
-	if len(frame) < offloadSize+20 {
+func (s *Splitter) Load(frame []byte) error {
+	*s = Splitter{}
+	if len(frame) < HeaderSize+20 {
 		return errMalformed
 	}
-	o, p := parseOffload(frame), frame[offloadSize:]
+	o, p := parseOffload(frame), frame[HeaderSize:]
 	version := p[0] >> 4
 	if version != 4 && version != 6 || version == 6 && len(p) < 40 {
 		return errMalformed
 	}
-	start, at := int(o.sumStart), int(o.sumStart)+int(o.sumAt)
-	if o.kind == gsoNone {
-		if o.needsSum {
+	start, at := int(o.SumStart), int(o.SumStart)+int(o.SumAt)
+	if o.Kind == None {
+		if o.NeedsSum {
 			if at+2 > len(p) {
 				return errMalformed
 			}
@@ -47,10 +47,10 @@ func (s *splitter) load(frame []byte) error {
 		s.packet = p
 		return nil
 	}
-	kind := o.kind &^ gsoECN
+	kind := o.Kind &^ ecn
 	header := start + udpSize
 	switch {
-	case kind == gsoTCPv4 && version == 4, kind == gsoTCPv6 && version == 6:
+	case kind == TCP4 && version == 4, kind == TCP6 && version == 6:
 		// The kernel's own length of the headers is wrong for what it forwards.
 		if len(p) < start+20 {
 			return errMalformed
@@ -58,28 +58,28 @@ func (s *splitter) load(frame []byte) error {
 		header = start + int(p[start+12]>>4)*4
 		s.proto, at = protoTCP, start+tcpSumAt
 		s.seq = binary.BigEndian.Uint32(p[start+4:])
-	case kind == gsoUDP:
+	case kind == UDP:
 		s.proto, at = protoUDP, start+udpSumAt
 	default:
 		return errMalformed
 	}
-	if start < 20 || version == 6 && start < 40 || at+2 > header || header >= len(p) || o.segment == 0 || start%2 != 0 {
+	if start < 20 || version == 6 && start < 40 || at+2 > header || header >= len(p) || o.Segment == 0 || start%2 != 0 {
 		return errMalformed
 	}
 	s.packet, s.train = p, true
-	s.ipHeader, s.header, s.next, s.segment, s.sumAt = start, header, header, int(o.segment), at
+	s.ipHeader, s.header, s.next, s.segment, s.sumAt = start, header, header, int(o.Segment), at
 	s.id = binary.BigEndian.Uint16(p[4:])
 	s.base = sum(addresses(p), word(uint16(s.proto)))
 	p[at], p[at+1] = 0, 0
 	return nil
 }
 
-// more reports whether cut has something to give.
-func (s *splitter) more() bool { return len(s.packet) > 0 }
+// More reports whether Cut has something to give.
+func (s *Splitter) More() bool { return len(s.packet) > 0 }
 
-// cut writes the next packet to dst and returns its length; a packet that does
+// Cut writes the next packet to dst and returns its length; a packet that does
 // not fit is left out, with 0.
-func (s *splitter) cut(dst []byte) int {
+func (s *Splitter) Cut(dst []byte) int {
 	p := s.packet
 	if !s.train {
 		s.packet = nil

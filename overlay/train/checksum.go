@@ -1,4 +1,4 @@
-package tun
+package train
 
 import (
 	"encoding/binary"
