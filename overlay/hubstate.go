@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -111,13 +112,25 @@ func (h *Hub) state(joined bool) (*hubState, error) {
 	})
 }
 
+// carrierNAT is what carriers use behind their own NATs (RFC 6598).
+var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
+
+// isPublic reports whether an address can be reached from everywhere, as far as
+// it says itself.
+func isPublic(a netip.Addr) bool {
+	return a.IsGlobalUnicast() && !a.IsPrivate() && !carrierNAT.Contains(a)
+}
+
 // checkPublic refuses an address that no node could reach, for it goes into
 // every invite from now on. A name of the DNS may come to be known later.
 func (h *Hub) checkPublic(endpoint string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 	defer cancel()
-	_, err := lookupEndpoint(ctx, endpoint)
+	at, err := lookupEndpoint(ctx, endpoint)
 	if err == nil {
+		if !slices.ContainsFunc(at, func(a netip.AddrPort) bool { return isPublic(a.Addr()) }) {
+			h.log.Warn("the public address is a private one: only nodes of the same network will reach this machine", "endpoint", endpoint)
+		}
 		return nil
 	}
 	if !strings.Contains(endpoint, ".") {

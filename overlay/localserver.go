@@ -37,7 +37,7 @@ func (n *Node) listenLocal(ctx context.Context) (*localServer, error) {
 	}
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		c.Close()
-		return nil, fault(ExitConflict, "stop it with `overlayd down`, or choose another --socket",
+		return nil, fault(ExitConflict, "see it with `overlayd status`; stop it with `overlayd down`, or choose another --socket",
 			"another overlayd answers on %s", path)
 	}
 	if fi, err := os.Lstat(path); err == nil {

@@ -22,7 +22,7 @@ func lockDir(dir, path string) (unlock func(), err error) {
 	if err := windows.LockFileEx(windows.Handle(f.Fd()), flags, 0, 1, 0, new(windows.Overlapped)); err != nil {
 		f.Close()
 		if errors.Is(err, windows.ERROR_LOCK_VIOLATION) {
-			return nil, fault(ExitConflict, "stop it with `overlayd down`, or choose another --state-dir",
+			return nil, fault(ExitConflict, "see it with `overlayd status`; stop it with `overlayd down`, or choose another --state-dir",
 				"another overlayd runs on state directory %s", dir)
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)

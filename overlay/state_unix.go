@@ -38,7 +38,7 @@ func lockDir(dir, path string) (unlock func(), err error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fault(ExitConflict, "stop it with `overlayd down`, or choose another --state-dir",
+			return nil, fault(ExitConflict, "see it with `overlayd status`; stop it with `overlayd down`, or choose another --state-dir",
 				"another overlayd runs on state directory %s", dir)
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)

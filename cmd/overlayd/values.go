@@ -278,8 +278,14 @@ func (d *span) Set(s string) error {
 	return nil
 }
 
-func (d *span) String() string { return spanText(time.Duration(*d)) }
-func (d *span) Type() string   { return "D" }
+// String returns "" for none, which the help then calls no default.
+func (d *span) String() string {
+	if *d == 0 {
+		return ""
+	}
+	return spanText(time.Duration(*d))
+}
+func (d *span) Type() string { return "D" }
 
 // level is how much a daemon logs.
 type level slog.Level
