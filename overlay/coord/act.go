@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,44 @@ const (
 	byLocal       = "local" // whoever may open the socket on the coordinator's machine
 	byCoordinator = "coordinator"
 )
+
+// tally counts what a change ended of what guests had begun. It travels with the
+// context of a call, and is the call's alone.
+type tally struct{ n int }
+
+type tallyKey struct{}
+
+func withTally(ctx context.Context) (context.Context, *tally) {
+	t := &tally{}
+	return context.WithValue(ctx, tallyKey{}, t), t
+}
+
+// tallyOf returns the tally of a call; one that nobody asked for counts for
+// nobody.
+func tallyOf(ctx context.Context) *tally {
+	if t, ok := ctx.Value(tallyKey{}).(*tally); ok {
+		return t
+	}
+	return &tally{}
+}
+
+func (t *tally) add(n int) { t.n += n }
+
+// join adds what was ended on the coordinator's own machine to the acks.
+func (t *tally) join(acks []Ack, own *nodeRecord) []Ack {
+	if t.n == 0 || own == nil {
+		return acks
+	}
+	for i := range acks {
+		if acks[i].Node == own.Name {
+			acks[i].FlowsCut += t.n
+			return acks
+		}
+	}
+	acks = append(acks, Ack{Node: own.Name, Online: true, Applied: true, FlowsCut: t.n})
+	slices.SortFunc(acks, func(a, b Ack) int { return strings.Compare(a.Node, b.Node) })
+	return acks
+}
 
 type actKey struct{}
 
@@ -78,7 +117,7 @@ func (s *Server) recordChange(ctx context.Context, c change) {
 	e.Revision = c.next.rev
 	for _, r := range c.records {
 		if !bearsOnAccess(r) && !strings.HasPrefix(r.Key, keyRequest) && r.Key != keyNetwork {
-			continue // an invite holds a hash of its secret
+			continue // an invite holds a hash of its secret; logins and exposures hold secrets
 		}
 		e.Undo = append(e.Undo, Undo{r.Key, c.old.before(r.Key)})
 	}
@@ -110,6 +149,14 @@ func about(c change) (list []string) {
 			}
 		case "policy":
 			id = strings.TrimLeft(id, "0")
+		case "sshkey":
+			if k := s.sshKeys[id]; k != nil {
+				id = k.info(s).Fingerprint
+			}
+		case "login":
+			if u := s.users[id]; u != nil {
+				id = u.Name
+			}
 		case "retired", "network":
 			continue
 		}

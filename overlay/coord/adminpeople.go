@@ -19,6 +19,9 @@ type User struct {
 	Groups   []string // without those that only the policy knows
 	Nodes    []string
 	Created  time.Time
+	SSHKeys  int
+	Password bool // there is one for published pages
+	Codes    bool // and a seed for the codes
 }
 
 // UserUpdate is a change of a user. What is nil or empty stays.
@@ -104,6 +107,7 @@ func userFromWire(w *api.UserInfo) (User, error) {
 	return User{
 		ID: w.GetId(), Name: w.GetName(), Admin: w.GetAdmin(), Disabled: w.GetDisabled(), Tags: w.GetTags(),
 		Groups: w.GetGroups(), Nodes: w.GetNodes(), Created: timeFromWire(w.GetCreatedAt()),
+		SSHKeys: int(w.GetSshKeys()), Password: w.GetPassword(), Codes: w.GetCodes(),
 	}, nil
 }
 

@@ -34,6 +34,12 @@
 // are nobody's. A store from before there were users gets all this when it is
 // opened.
 //
+// Users may come without overlayd: by an ssh key, by a password with codes, or
+// through a port that an admin published. These are records too; none of them says
+// who reaches what. The jump host and the ports run in the coordinator's process:
+// it tells them of each change, and they tell how much that ended. Hashes, seeds
+// and keys stay in the store: neither calls nor the record give them out.
+//
 // A revocation is one commit. Then it waits until those who let the revoked one
 // in say, with a Report, that they enforce a map of that revision or a later
 // one, and names those who are not there.

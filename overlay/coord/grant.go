@@ -109,6 +109,11 @@ func (s *snapshot) overdue(now time.Time) (changes []Record) {
 			changes = append(changes, drop(keyRequest+r.ID))
 		}
 	}
+	for _, e := range s.exposuresByAge() {
+		if !e.Until.IsZero() && now.Sub(e.Until) >= graceOver {
+			changes = append(changes, drop(keyExposure+e.ID))
+		}
+	}
 	return changes
 }
 

@@ -11,6 +11,7 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"overlayd/overlay/coord/api"
 )
@@ -124,10 +125,10 @@ func (s *Server) allow(ctx context.Context, a act, procedure string) error {
 			"%s has not the role of admin", strings.TrimPrefix(a.who, "user:"))
 	}
 	at, now := addrOf(snap.network.Overlay, n.Label), s.o.Now()
-	if wait := s.refusals.wait(at, now); wait > 0 {
+	if wait := s.refusals.Wait(at, now); wait > 0 {
 		return problem(KindDenied, "wait "+wait.Round(time.Second).String(), "too many refused calls from the node %s", n.Name)
 	}
-	s.refusals.failed(at, now)
+	s.refusals.Add(at, now)
 	s.recordRefusal(ctx, err)
 	return err
 }
@@ -144,11 +145,30 @@ func ownerOf(snap *snapshot, n *nodeRecord) *userRecord {
 // only what names it.
 const maxRecorded = 64 << 10
 
+// secretFields are what a request may hold that is nobody's to read later.
+var secretFields = []protoreflect.FullName{
+	"overlayd.coord.v1.SetPasswordRequest.password",
+	"overlayd.coord.v1.AddExposureRequest.key",
+}
+
+// withoutSecrets returns a message as it may be recorded.
+func withoutSecrets(m proto.Message) proto.Message {
+	for _, name := range secretFields {
+		r := m.ProtoReflect()
+		if f := r.Descriptor().Fields().ByName(name.Name()); f != nil && f.FullName() == name && r.Has(f) {
+			m = proto.Clone(m)
+			m.ProtoReflect().Set(f, protoreflect.ValueOfString("hidden"))
+		}
+	}
+	return m
+}
+
 func requestText(req connect.AnyRequest) json.RawMessage {
 	m, ok := req.Any().(proto.Message)
 	if !ok {
 		return nil
 	}
+	m = withoutSecrets(m)
 	b, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
 	if err != nil {
 		return nil

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,6 +45,9 @@ type network struct {
 	now     *clock
 	removed chan Removal
 	events  *Events
+
+	published *publisher
+	ended     atomic.Int32 // what Changed says next
 }
 
 // clock is the wall clock of a test, moved by hand.
@@ -115,13 +119,14 @@ func startNetwork(t testing.TB, store Store, ln net.Listener, machine key.Machin
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &network{t: t, pin: pin, addr: ln.Addr().String(), log: &syncBuffer{}, now: &clock{}, removed: make(chan Removal, 100)}
+	n := &network{t: t, published: &publisher{}, pin: pin, addr: ln.Addr().String(), log: &syncBuffer{}, now: &clock{}, removed: make(chan Removal, 100)}
 	log := slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.events = recordEvents(t, t.TempDir())
 	n.server, err = NewServer(ServerOptions{
 		Store: store, Log: log, Overlay: testOverlay, Endpoint: n.addr, Pin: pin, Passes: testPasses{},
 		Relay: Relay{ID: "r1", Name: "vps", Endpoint: n.addr}, Now: n.now.Now,
 		Removed: func(r Removal) { n.removed <- r }, Policy: openPolicy, Events: n.events,
+		Publisher: n.published, Changed: func() int { return int(n.ended.Swap(0)) },
 	})
 	if err != nil {
 		t.Fatal(err)

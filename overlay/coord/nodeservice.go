@@ -91,14 +91,14 @@ func (s nodeService) member(h http.Header) (*nodeRecord, error) {
 // Enroll makes the caller a member.
 func (s nodeService) Enroll(ctx context.Context, req *connect.Request[api.EnrollRequest]) (*connect.Response[api.EnrollResponse], error) {
 	from := peerAddr(req.Peer().Addr)
-	if wait := s.limiter.wait(from, s.o.Now()); wait > 0 {
+	if wait := s.failures.Wait(from, s.o.Now()); wait > 0 {
 		return nil, wireError(problem(KindDenied, "wait "+wait.Round(time.Second).String()+" and use a new link",
 			"too many failed attempts to join from this address"))
 	}
 	resp, err := s.enrollCaller(ctx, req)
 	if err != nil {
 		if p, ok := AsProblem(err); ok && (p == errBadInvite || p.Kind == KindInvalid) {
-			s.limiter.failed(from, s.o.Now())
+			s.failures.Add(from, s.o.Now())
 		}
 		return nil, s.refuse("enroll", err)
 	}

@@ -22,6 +22,10 @@ func (s adminService) userInfo(snap *snapshot, u *userRecord) *api.UserInfo {
 	for _, n := range snap.nodesOf(u.ID) {
 		w.Nodes = append(w.Nodes, n.Name)
 	}
+	w.SshKeys = uint32(len(snap.sshKeysOf(u.ID)))
+	if l := snap.logins[u.ID]; l != nil {
+		w.Password, w.Codes = l.Hash != "", len(l.Seed) > 0
+	}
 	return w
 }
 

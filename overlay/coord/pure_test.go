@@ -158,39 +158,6 @@ func TestCheckAdvertised(t *testing.T) {
 	}
 }
 
-func TestLimiter(t *testing.T) {
-	l, now := newLimiter(), time.Unix(1e9, 0)
-	bad, good := netip.MustParseAddr("203.0.113.5"), netip.MustParseAddr("203.0.113.6")
-	for i := range limiterBurst {
-		if w := l.wait(bad, now); w != 0 {
-			t.Fatalf("attempt %d waits %s", i, w)
-		}
-		l.failed(bad, now)
-	}
-	if w := l.wait(bad, now); w != limiterEvery {
-		t.Errorf("after the burst: %s", w)
-	}
-	if w := l.wait(good, now); w != 0 {
-		t.Errorf("a bystander waits %s", w)
-	}
-	if w := l.wait(netip.MustParseAddr("::ffff:203.0.113.5"), now); w == 0 {
-		t.Error("the same address in IPv6 form does not wait")
-	}
-	if w := l.wait(bad, now.Add(limiterEvery)); w != 0 {
-		t.Errorf("later: %s", w)
-	}
-	for i := range 3 * maxLimited {
-		l.failed(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now)
-	}
-	if len(l.sources) > maxLimited {
-		t.Errorf("the table has %d sources", len(l.sources))
-	}
-	a, b := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2%eth0")
-	if source(a) != source(b) {
-		t.Error("two addresses of one /64 count apart")
-	}
-}
-
 func TestPulse(t *testing.T) {
 	start := time.Unix(1e9, 0)
 	at := func(d time.Duration) time.Time { return start.Add(d) }

@@ -24,6 +24,10 @@ const (
 	keyPolicy  = "policy/"  // and the version, in eight digits
 	keyGrant   = "grant/"   // and the grant's id
 	keyRequest = "request/" // and the request's id
+
+	keySSHKey   = "sshkey/"   // and the key's id, its hash
+	keyLogin    = "login/"    // and the user's id
+	keyExposure = "exposure/" // and the exposure's id
 )
 
 // networkSchema says what a store has: 0 has no users and no policy.

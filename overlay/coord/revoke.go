@@ -34,9 +34,10 @@ func (s *snapshot) revocation(what string, now time.Time) (revocation, error) {
 	try("node", noNode == nil)
 	try("invite", s.invites[ref] != nil)
 	try("grant", s.grants[ref] != nil)
+	try("exposure", s.exposures[ref] != nil)
 	switch {
 	case len(found) == 0:
-		return revocation{}, problem(KindNotFound, "see overlayd users, nodes, grants and invite list", "there is no user, node, invite or grant %.80q", what)
+		return revocation{}, problem(KindNotFound, "see overlayd users, nodes, grants, invite list and expose list", "there is no user, node, invite, grant or exposure %.80q", what)
 	case len(found) > 1:
 		return revocation{}, problem(KindConflict, "say which: "+found[0]+":"+ref+" or "+found[1]+":"+ref, "%s is a %s and a %s", ref, found[0], found[1])
 	}
@@ -59,6 +60,8 @@ func (s *snapshot) revocation(what string, now time.Time) (revocation, error) {
 	case "grant":
 		r.grant, r.nodes = ref, s.nodesOf(s.grants[ref].User)
 		r.changes = []Record{drop(keyGrant + ref)}
+	case "exposure":
+		r.changes = []Record{drop(keyExposure + ref)}
 	}
 	return r, nil
 }
@@ -143,7 +146,7 @@ const ackWait = 5 * time.Second
 
 // Revoked is what a revocation did.
 type Revoked struct {
-	Kind  string // user, node, invite, grant
+	Kind  string // user, node, invite, grant, exposure
 	Name  string
 	Nodes []Ack // that had let it in, or carried it; by name
 	Took  time.Duration
@@ -152,6 +155,7 @@ type Revoked struct {
 // revokeNow makes a revocation, and waits for those who enforce it.
 func (s *Server) revokeNow(ctx context.Context, what string) (Revoked, error) {
 	began := time.Now()
+	ctx, ended := withTally(ctx)
 	var r revocation
 	var witnesses []*nodeRecord
 	err := s.ledger.change(ctx, func(snap *snapshot) (_ []Record, err error) {
@@ -170,7 +174,7 @@ func (s *Server) revokeNow(ctx context.Context, what string) (Revoked, error) {
 	}
 	s.presence.mark(s.o.Now(), false, nil) // for everybody to say which map it has, also when nothing changed
 	s.o.Log.Info("revoked", r.kind, r.name)
-	acks := s.presence.await(ctx, witnesses, s.ledger.now().rev, ackWait)
+	acks := ended.join(s.presence.await(ctx, witnesses, s.ledger.now().rev, ackWait), s.ledger.now().ownRelay())
 	return Revoked{Kind: r.kind, Name: r.name, Nodes: acks, Took: time.Since(began)}, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"overlayd/internal/limit"
 	"overlayd/overlay/record"
 )
 
@@ -192,7 +193,7 @@ func TestStrangersCallNothing(t *testing.T) {
 func TestRefusalsAreBounded(t *testing.T) {
 	l := newLab(t)
 	alice := l.adminOf(l.alice)
-	for range 5 * limiterBurst {
+	for range 5 * limit.Burst {
 		wantDenied(t, alice)
 	}
 	count := 0
@@ -201,7 +202,7 @@ func TestRefusalsAreBounded(t *testing.T) {
 			count++
 		}
 	}
-	if count == 0 || count > limiterBurst+2 {
+	if count == 0 || count > limit.Burst+2 {
 		t.Errorf("%d refusals are recorded", count)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"overlayd/internal/limit"
 	"overlayd/overlay/key"
 	"overlayd/overlay/policy"
 )
@@ -22,8 +23,10 @@ type Server struct {
 	audiences []string // what a token may be for
 	ledger    *ledger
 	presence  *presence
-	limiter   *limiter
-	refusals  *limiter // of recorded refusals, by node
+	failures  *limit.Failures
+	doorman   *doorman
+	reach     reach
+	refusals  *limit.Failures // of recorded refusals, by node
 }
 
 // ServerOptions say what a Server serves.
@@ -41,6 +44,12 @@ type ServerOptions struct {
 	Now      func() time.Time // nil: time.Now
 	Policy   string           // of a new network; "": policy.Default
 	Events   *Events          // where changes are recorded; nil: nowhere
+
+	Publisher Publisher // of ports; nil: none can be
+	// Changed is called after each change, whoever made it: what guests have begun
+	// and may go on with no more is ended. It returns how much that was, and must
+	// change nothing itself. May be nil.
+	Changed func() (ended int)
 }
 
 // Passes makes the tickets that let nodes attach to the relay with a secret. A
@@ -92,8 +101,9 @@ func NewServer(o ServerOptions) (*Server, error) {
 		o:         o,
 		audiences: []string{audience(key.Pin{}, o.Endpoint)},
 		presence:  newPresence(),
-		limiter:   newLimiter(),
-		refusals:  newLimiter(),
+		failures:  limit.NewFailures(),
+		doorman:   newDoorman(),
+		refusals:  limit.NewFailures(),
 	}
 	if !o.Pin.IsZero() {
 		s.audiences = append(s.audiences, audience(o.Pin, o.Endpoint))
@@ -207,6 +217,9 @@ func (s *Server) changed(ctx context.Context, c change) {
 		s.presence.mark(s.o.Now(), relays, labels)
 	}
 	s.recordChange(ctx, c)
+	if s.o.Changed != nil {
+		tallyOf(ctx).add(s.o.Changed())
+	}
 }
 
 // Removals returns what Removed was told, also before this start, as far as the

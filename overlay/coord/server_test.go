@@ -15,6 +15,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"overlayd/internal/limit"
 	"overlayd/overlay/key"
 )
 
@@ -475,16 +476,16 @@ func TestFailedEnrolmentsAreLimited(t *testing.T) {
 	wrong := n.invite(Invite{})
 	good := n.invite(Invite{})
 	wrong.Secret = key.NewSecret()
-	for i := range limiterBurst + 1 {
+	for i := range limit.Burst + 1 {
 		err := n.stranger().enroll(wrong, "x")
-		if i < limiterBurst {
+		if i < limit.Burst {
 			wantKind(t, err, KindDenied, "wrong")
 		} else {
 			wantKind(t, err, KindDenied, "too many")
 		}
 	}
 	wantKind(t, n.stranger().enroll(good, "x"), KindDenied, "wait")
-	n.now.add(limiterEvery + time.Second)
+	n.now.add(limit.ForgiveEvery + time.Second)
 	if err := n.stranger().enroll(good, "x"); err != nil {
 		t.Error(err)
 	}

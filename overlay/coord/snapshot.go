@@ -35,6 +35,10 @@ type snapshot struct {
 	userByName  map[string]*userRecord
 	groupByName map[string]*groupRecord
 
+	sshKeys   map[string]*sshKeyRecord
+	logins    map[string]*loginRecord // by user
+	exposures map[string]*exposureRecord
+
 	standing *standing // who may reach what; the same as long as nothing of it changed
 }
 
@@ -54,6 +58,9 @@ func newSnapshot(rev uint64, records []Record) (*snapshot, error) {
 		policies:    map[uint64]*policyRecord{},
 		grants:      map[string]*grantRecord{},
 		requests:    map[string]*requestRecord{},
+		sshKeys:     map[string]*sshKeyRecord{},
+		logins:      map[string]*loginRecord{},
+		exposures:   map[string]*exposureRecord{},
 	}
 	return empty.with(rev, records)
 }
@@ -75,6 +82,9 @@ func (s *snapshot) with(rev uint64, changes []Record) (*snapshot, error) {
 		policies:    maps.Clone(s.policies),
 		grants:      maps.Clone(s.grants),
 		requests:    maps.Clone(s.requests),
+		sshKeys:     maps.Clone(s.sshKeys),
+		logins:      maps.Clone(s.logins),
+		exposures:   maps.Clone(s.exposures),
 		standing:    s.standing,
 	}
 	// What goes makes room first: two nodes may swap a name in one commit.
@@ -190,6 +200,15 @@ func (s *snapshot) applyPeople(r Record) (known bool, err error) {
 	}
 	if id, ok := recordID(r, keyRequest); ok {
 		return true, keep(s.requests, id, r)
+	}
+	if id, ok := recordID(r, keySSHKey); ok {
+		return true, keep(s.sshKeys, id, r)
+	}
+	if id, ok := recordID(r, keyLogin); ok {
+		return true, keep(s.logins, id, r)
+	}
+	if id, ok := recordID(r, keyExposure); ok {
+		return true, keep(s.exposures, id, r)
 	}
 	if id, ok := recordID(r, keyPolicy); ok {
 		v, err := strconv.ParseUint(id, 10, 64)

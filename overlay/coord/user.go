@@ -160,6 +160,12 @@ func (s *snapshot) removeUser(ref string, now time.Time) (userRecord, []Record, 
 		return userRecord{}, nil, err
 	}
 	changes := append(s.endUser(u, now), drop(keyUser+u.ID))
+	for _, k := range s.sshKeysOf(u.ID) {
+		changes = append(changes, drop(keySSHKey+k.ID))
+	}
+	if s.logins[u.ID] != nil {
+		changes = append(changes, drop(keyLogin+u.ID))
+	}
 	for _, n := range s.nodesOf(u.ID) {
 		changes = append(changes, drop(keyNode+n.ID), put(retiredKey(n.Label), retiredRecord{n.Label, now}))
 	}
@@ -181,6 +187,11 @@ func (s *snapshot) endUser(u *userRecord, now time.Time) (changes []Record) {
 	for id, r := range s.requests {
 		if r.User == u.ID {
 			changes = append(changes, drop(keyRequest+id))
+		}
+	}
+	for _, e := range s.exposuresByAge() {
+		if e.User == u.ID {
+			changes = append(changes, drop(keyExposure+e.ID))
 		}
 	}
 	for _, i := range s.invites {

@@ -99,6 +99,22 @@ const (
 	AdminApproveRequestProcedure = "/overlayd.coord.v1.Admin/ApproveRequest"
 	// AdminDenyRequestProcedure is the fully-qualified name of the Admin's DenyRequest RPC.
 	AdminDenyRequestProcedure = "/overlayd.coord.v1.Admin/DenyRequest"
+	// AdminAddKeyProcedure is the fully-qualified name of the Admin's AddKey RPC.
+	AdminAddKeyProcedure = "/overlayd.coord.v1.Admin/AddKey"
+	// AdminListKeysProcedure is the fully-qualified name of the Admin's ListKeys RPC.
+	AdminListKeysProcedure = "/overlayd.coord.v1.Admin/ListKeys"
+	// AdminRemoveKeyProcedure is the fully-qualified name of the Admin's RemoveKey RPC.
+	AdminRemoveKeyProcedure = "/overlayd.coord.v1.Admin/RemoveKey"
+	// AdminSetPasswordProcedure is the fully-qualified name of the Admin's SetPassword RPC.
+	AdminSetPasswordProcedure = "/overlayd.coord.v1.Admin/SetPassword"
+	// AdminMakeSeedProcedure is the fully-qualified name of the Admin's MakeSeed RPC.
+	AdminMakeSeedProcedure = "/overlayd.coord.v1.Admin/MakeSeed"
+	// AdminAddExposureProcedure is the fully-qualified name of the Admin's AddExposure RPC.
+	AdminAddExposureProcedure = "/overlayd.coord.v1.Admin/AddExposure"
+	// AdminListExposuresProcedure is the fully-qualified name of the Admin's ListExposures RPC.
+	AdminListExposuresProcedure = "/overlayd.coord.v1.Admin/ListExposures"
+	// AdminRemoveExposureProcedure is the fully-qualified name of the Admin's RemoveExposure RPC.
+	AdminRemoveExposureProcedure = "/overlayd.coord.v1.Admin/RemoveExposure"
 	// AdminRevokeProcedure is the fully-qualified name of the Admin's Revoke RPC.
 	AdminRevokeProcedure = "/overlayd.coord.v1.Admin/Revoke"
 	// AdminListAccessProcedure is the fully-qualified name of the Admin's ListAccess RPC.
@@ -272,6 +288,18 @@ type AdminClient interface {
 	// ApproveRequest makes a grant of a request; DenyRequest forgets it.
 	ApproveRequest(context.Context, *connect.Request[ApproveRequestRequest]) (*connect.Response[ApproveRequestResponse], error)
 	DenyRequest(context.Context, *connect.Request[DenyRequestRequest]) (*connect.Response[DenyRequestResponse], error)
+	// AddKey lets whoever holds a key be a user at the jump host.
+	AddKey(context.Context, *connect.Request[AddKeyRequest]) (*connect.Response[AddKeyResponse], error)
+	ListKeys(context.Context, *connect.Request[ListKeysRequest]) (*connect.Response[ListKeysResponse], error)
+	RemoveKey(context.Context, *connect.Request[RemoveKeyRequest]) (*connect.Response[RemoveKeyResponse], error)
+	// SetPassword gives a user another password for published pages, or takes it.
+	SetPassword(context.Context, *connect.Request[SetPasswordRequest]) (*connect.Response[SetPasswordResponse], error)
+	// MakeSeed makes the seed of a user's codes anew; no app has the old one any more.
+	MakeSeed(context.Context, *connect.Request[MakeSeedRequest]) (*connect.Response[MakeSeedResponse], error)
+	// AddExposure publishes a port of the network on the coordinator's machine.
+	AddExposure(context.Context, *connect.Request[AddExposureRequest]) (*connect.Response[AddExposureResponse], error)
+	ListExposures(context.Context, *connect.Request[ListExposuresRequest]) (*connect.Response[ListExposuresResponse], error)
+	RemoveExposure(context.Context, *connect.Request[RemoveExposureRequest]) (*connect.Response[RemoveExposureResponse], error)
 	// Revoke takes access away, and returns when the nodes that knew of it have
 	// said that they let it in no more, or after a few seconds.
 	Revoke(context.Context, *connect.Request[RevokeRequest]) (*connect.Response[RevokeResponse], error)
@@ -453,6 +481,54 @@ func NewAdminClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(adminMethods.ByName("DenyRequest")),
 			connect.WithClientOptions(opts...),
 		),
+		addKey: connect.NewClient[AddKeyRequest, AddKeyResponse](
+			httpClient,
+			baseURL+AdminAddKeyProcedure,
+			connect.WithSchema(adminMethods.ByName("AddKey")),
+			connect.WithClientOptions(opts...),
+		),
+		listKeys: connect.NewClient[ListKeysRequest, ListKeysResponse](
+			httpClient,
+			baseURL+AdminListKeysProcedure,
+			connect.WithSchema(adminMethods.ByName("ListKeys")),
+			connect.WithClientOptions(opts...),
+		),
+		removeKey: connect.NewClient[RemoveKeyRequest, RemoveKeyResponse](
+			httpClient,
+			baseURL+AdminRemoveKeyProcedure,
+			connect.WithSchema(adminMethods.ByName("RemoveKey")),
+			connect.WithClientOptions(opts...),
+		),
+		setPassword: connect.NewClient[SetPasswordRequest, SetPasswordResponse](
+			httpClient,
+			baseURL+AdminSetPasswordProcedure,
+			connect.WithSchema(adminMethods.ByName("SetPassword")),
+			connect.WithClientOptions(opts...),
+		),
+		makeSeed: connect.NewClient[MakeSeedRequest, MakeSeedResponse](
+			httpClient,
+			baseURL+AdminMakeSeedProcedure,
+			connect.WithSchema(adminMethods.ByName("MakeSeed")),
+			connect.WithClientOptions(opts...),
+		),
+		addExposure: connect.NewClient[AddExposureRequest, AddExposureResponse](
+			httpClient,
+			baseURL+AdminAddExposureProcedure,
+			connect.WithSchema(adminMethods.ByName("AddExposure")),
+			connect.WithClientOptions(opts...),
+		),
+		listExposures: connect.NewClient[ListExposuresRequest, ListExposuresResponse](
+			httpClient,
+			baseURL+AdminListExposuresProcedure,
+			connect.WithSchema(adminMethods.ByName("ListExposures")),
+			connect.WithClientOptions(opts...),
+		),
+		removeExposure: connect.NewClient[RemoveExposureRequest, RemoveExposureResponse](
+			httpClient,
+			baseURL+AdminRemoveExposureProcedure,
+			connect.WithSchema(adminMethods.ByName("RemoveExposure")),
+			connect.WithClientOptions(opts...),
+		),
 		revoke: connect.NewClient[RevokeRequest, RevokeResponse](
 			httpClient,
 			baseURL+AdminRevokeProcedure,
@@ -509,6 +585,14 @@ type adminClient struct {
 	listRequests   *connect.Client[ListRequestsRequest, ListRequestsResponse]
 	approveRequest *connect.Client[ApproveRequestRequest, ApproveRequestResponse]
 	denyRequest    *connect.Client[DenyRequestRequest, DenyRequestResponse]
+	addKey         *connect.Client[AddKeyRequest, AddKeyResponse]
+	listKeys       *connect.Client[ListKeysRequest, ListKeysResponse]
+	removeKey      *connect.Client[RemoveKeyRequest, RemoveKeyResponse]
+	setPassword    *connect.Client[SetPasswordRequest, SetPasswordResponse]
+	makeSeed       *connect.Client[MakeSeedRequest, MakeSeedResponse]
+	addExposure    *connect.Client[AddExposureRequest, AddExposureResponse]
+	listExposures  *connect.Client[ListExposuresRequest, ListExposuresResponse]
+	removeExposure *connect.Client[RemoveExposureRequest, RemoveExposureResponse]
 	revoke         *connect.Client[RevokeRequest, RevokeResponse]
 	listAccess     *connect.Client[ListAccessRequest, ListAccessResponse]
 	explain        *connect.Client[ExplainRequest, ExplainResponse]
@@ -650,6 +734,46 @@ func (c *adminClient) DenyRequest(ctx context.Context, req *connect.Request[Deny
 	return c.denyRequest.CallUnary(ctx, req)
 }
 
+// AddKey calls overlayd.coord.v1.Admin.AddKey.
+func (c *adminClient) AddKey(ctx context.Context, req *connect.Request[AddKeyRequest]) (*connect.Response[AddKeyResponse], error) {
+	return c.addKey.CallUnary(ctx, req)
+}
+
+// ListKeys calls overlayd.coord.v1.Admin.ListKeys.
+func (c *adminClient) ListKeys(ctx context.Context, req *connect.Request[ListKeysRequest]) (*connect.Response[ListKeysResponse], error) {
+	return c.listKeys.CallUnary(ctx, req)
+}
+
+// RemoveKey calls overlayd.coord.v1.Admin.RemoveKey.
+func (c *adminClient) RemoveKey(ctx context.Context, req *connect.Request[RemoveKeyRequest]) (*connect.Response[RemoveKeyResponse], error) {
+	return c.removeKey.CallUnary(ctx, req)
+}
+
+// SetPassword calls overlayd.coord.v1.Admin.SetPassword.
+func (c *adminClient) SetPassword(ctx context.Context, req *connect.Request[SetPasswordRequest]) (*connect.Response[SetPasswordResponse], error) {
+	return c.setPassword.CallUnary(ctx, req)
+}
+
+// MakeSeed calls overlayd.coord.v1.Admin.MakeSeed.
+func (c *adminClient) MakeSeed(ctx context.Context, req *connect.Request[MakeSeedRequest]) (*connect.Response[MakeSeedResponse], error) {
+	return c.makeSeed.CallUnary(ctx, req)
+}
+
+// AddExposure calls overlayd.coord.v1.Admin.AddExposure.
+func (c *adminClient) AddExposure(ctx context.Context, req *connect.Request[AddExposureRequest]) (*connect.Response[AddExposureResponse], error) {
+	return c.addExposure.CallUnary(ctx, req)
+}
+
+// ListExposures calls overlayd.coord.v1.Admin.ListExposures.
+func (c *adminClient) ListExposures(ctx context.Context, req *connect.Request[ListExposuresRequest]) (*connect.Response[ListExposuresResponse], error) {
+	return c.listExposures.CallUnary(ctx, req)
+}
+
+// RemoveExposure calls overlayd.coord.v1.Admin.RemoveExposure.
+func (c *adminClient) RemoveExposure(ctx context.Context, req *connect.Request[RemoveExposureRequest]) (*connect.Response[RemoveExposureResponse], error) {
+	return c.removeExposure.CallUnary(ctx, req)
+}
+
 // Revoke calls overlayd.coord.v1.Admin.Revoke.
 func (c *adminClient) Revoke(ctx context.Context, req *connect.Request[RevokeRequest]) (*connect.Response[RevokeResponse], error) {
 	return c.revoke.CallUnary(ctx, req)
@@ -701,6 +825,18 @@ type AdminHandler interface {
 	// ApproveRequest makes a grant of a request; DenyRequest forgets it.
 	ApproveRequest(context.Context, *connect.Request[ApproveRequestRequest]) (*connect.Response[ApproveRequestResponse], error)
 	DenyRequest(context.Context, *connect.Request[DenyRequestRequest]) (*connect.Response[DenyRequestResponse], error)
+	// AddKey lets whoever holds a key be a user at the jump host.
+	AddKey(context.Context, *connect.Request[AddKeyRequest]) (*connect.Response[AddKeyResponse], error)
+	ListKeys(context.Context, *connect.Request[ListKeysRequest]) (*connect.Response[ListKeysResponse], error)
+	RemoveKey(context.Context, *connect.Request[RemoveKeyRequest]) (*connect.Response[RemoveKeyResponse], error)
+	// SetPassword gives a user another password for published pages, or takes it.
+	SetPassword(context.Context, *connect.Request[SetPasswordRequest]) (*connect.Response[SetPasswordResponse], error)
+	// MakeSeed makes the seed of a user's codes anew; no app has the old one any more.
+	MakeSeed(context.Context, *connect.Request[MakeSeedRequest]) (*connect.Response[MakeSeedResponse], error)
+	// AddExposure publishes a port of the network on the coordinator's machine.
+	AddExposure(context.Context, *connect.Request[AddExposureRequest]) (*connect.Response[AddExposureResponse], error)
+	ListExposures(context.Context, *connect.Request[ListExposuresRequest]) (*connect.Response[ListExposuresResponse], error)
+	RemoveExposure(context.Context, *connect.Request[RemoveExposureRequest]) (*connect.Response[RemoveExposureResponse], error)
 	// Revoke takes access away, and returns when the nodes that knew of it have
 	// said that they let it in no more, or after a few seconds.
 	Revoke(context.Context, *connect.Request[RevokeRequest]) (*connect.Response[RevokeResponse], error)
@@ -878,6 +1014,54 @@ func NewAdminHandler(svc AdminHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(adminMethods.ByName("DenyRequest")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminAddKeyHandler := connect.NewUnaryHandler(
+		AdminAddKeyProcedure,
+		svc.AddKey,
+		connect.WithSchema(adminMethods.ByName("AddKey")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminListKeysHandler := connect.NewUnaryHandler(
+		AdminListKeysProcedure,
+		svc.ListKeys,
+		connect.WithSchema(adminMethods.ByName("ListKeys")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminRemoveKeyHandler := connect.NewUnaryHandler(
+		AdminRemoveKeyProcedure,
+		svc.RemoveKey,
+		connect.WithSchema(adminMethods.ByName("RemoveKey")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminSetPasswordHandler := connect.NewUnaryHandler(
+		AdminSetPasswordProcedure,
+		svc.SetPassword,
+		connect.WithSchema(adminMethods.ByName("SetPassword")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminMakeSeedHandler := connect.NewUnaryHandler(
+		AdminMakeSeedProcedure,
+		svc.MakeSeed,
+		connect.WithSchema(adminMethods.ByName("MakeSeed")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminAddExposureHandler := connect.NewUnaryHandler(
+		AdminAddExposureProcedure,
+		svc.AddExposure,
+		connect.WithSchema(adminMethods.ByName("AddExposure")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminListExposuresHandler := connect.NewUnaryHandler(
+		AdminListExposuresProcedure,
+		svc.ListExposures,
+		connect.WithSchema(adminMethods.ByName("ListExposures")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminRemoveExposureHandler := connect.NewUnaryHandler(
+		AdminRemoveExposureProcedure,
+		svc.RemoveExposure,
+		connect.WithSchema(adminMethods.ByName("RemoveExposure")),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminRevokeHandler := connect.NewUnaryHandler(
 		AdminRevokeProcedure,
 		svc.Revoke,
@@ -958,6 +1142,22 @@ func NewAdminHandler(svc AdminHandler, opts ...connect.HandlerOption) (string, h
 			adminApproveRequestHandler.ServeHTTP(w, r)
 		case AdminDenyRequestProcedure:
 			adminDenyRequestHandler.ServeHTTP(w, r)
+		case AdminAddKeyProcedure:
+			adminAddKeyHandler.ServeHTTP(w, r)
+		case AdminListKeysProcedure:
+			adminListKeysHandler.ServeHTTP(w, r)
+		case AdminRemoveKeyProcedure:
+			adminRemoveKeyHandler.ServeHTTP(w, r)
+		case AdminSetPasswordProcedure:
+			adminSetPasswordHandler.ServeHTTP(w, r)
+		case AdminMakeSeedProcedure:
+			adminMakeSeedHandler.ServeHTTP(w, r)
+		case AdminAddExposureProcedure:
+			adminAddExposureHandler.ServeHTTP(w, r)
+		case AdminListExposuresProcedure:
+			adminListExposuresHandler.ServeHTTP(w, r)
+		case AdminRemoveExposureProcedure:
+			adminRemoveExposureHandler.ServeHTTP(w, r)
 		case AdminRevokeProcedure:
 			adminRevokeHandler.ServeHTTP(w, r)
 		case AdminListAccessProcedure:
@@ -1081,6 +1281,38 @@ func (UnimplementedAdminHandler) ApproveRequest(context.Context, *connect.Reques
 
 func (UnimplementedAdminHandler) DenyRequest(context.Context, *connect.Request[DenyRequestRequest]) (*connect.Response[DenyRequestResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.coord.v1.Admin.DenyRequest is not implemented"))
+}
+
+func (UnimplementedAdminHandler) AddKey(context.Context, *connect.Request[AddKeyRequest]) (*connect.Response[AddKeyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.coord.v1.Admin.AddKey is not implemented"))
+}
+
+func (UnimplementedAdminHandler) ListKeys(context.Context, *connect.Request[ListKeysRequest]) (*connect.Response[ListKeysResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.coord.v1.Admin.ListKeys is not implemented"))
+}
+
+func (UnimplementedAdminHandler) RemoveKey(context.Context, *connect.Request[RemoveKeyRequest]) (*connect.Response[RemoveKeyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.coord.v1.Admin.RemoveKey is not implemented"))
+}
+
+func (UnimplementedAdminHandler) SetPassword(context.Context, *connect.Request[SetPasswordRequest]) (*connect.Response[SetPasswordResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.coord.v1.Admin.SetPassword is not implemented"))
+}
+
+func (UnimplementedAdminHandler) MakeSeed(context.Context, *connect.Request[MakeSeedRequest]) (*connect.Response[MakeSeedResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.coord.v1.Admin.MakeSeed is not implemented"))
+}
+
+func (UnimplementedAdminHandler) AddExposure(context.Context, *connect.Request[AddExposureRequest]) (*connect.Response[AddExposureResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.coord.v1.Admin.AddExposure is not implemented"))
+}
+
+func (UnimplementedAdminHandler) ListExposures(context.Context, *connect.Request[ListExposuresRequest]) (*connect.Response[ListExposuresResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.coord.v1.Admin.ListExposures is not implemented"))
+}
+
+func (UnimplementedAdminHandler) RemoveExposure(context.Context, *connect.Request[RemoveExposureRequest]) (*connect.Response[RemoveExposureResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.coord.v1.Admin.RemoveExposure is not implemented"))
 }
 
 func (UnimplementedAdminHandler) Revoke(context.Context, *connect.Request[RevokeRequest]) (*connect.Response[RevokeResponse], error) {

@@ -2856,6 +2856,9 @@ type UserInfo struct {
 	Groups        []string               `protobuf:"bytes,6,rep,name=groups,proto3" json:"groups,omitempty"` // by name, without those that only the policy knows
 	Nodes         []string               `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`   // by name
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	SshKeys       uint32                 `protobuf:"varint,9,opt,name=ssh_keys,json=sshKeys,proto3" json:"ssh_keys,omitempty"`
+	Password      bool                   `protobuf:"varint,10,opt,name=password,proto3" json:"password,omitempty"` // there is one
+	Codes         bool                   `protobuf:"varint,11,opt,name=codes,proto3" json:"codes,omitempty"`       // there is a seed for them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2944,6 +2947,27 @@ func (x *UserInfo) GetCreatedAt() *timestamppb.Timestamp {
 		return x.CreatedAt
 	}
 	return nil
+}
+
+func (x *UserInfo) GetSshKeys() uint32 {
+	if x != nil {
+		return x.SshKeys
+	}
+	return 0
+}
+
+func (x *UserInfo) GetPassword() bool {
+	if x != nil {
+		return x.Password
+	}
+	return false
+}
+
+func (x *UserInfo) GetCodes() bool {
+	if x != nil {
+		return x.Codes
+	}
+	return false
 }
 
 type ListUsersRequest struct {
@@ -4860,7 +4884,7 @@ func (*DenyRequestResponse) Descriptor() ([]byte, []int) {
 
 type RevokeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	What          string                 `protobuf:"bytes,1,opt,name=what,proto3" json:"what,omitempty"` // a user, node, invite or grant; user:NAME, node:NAME, invite:ID, grant:ID when it is not clear
+	What          string                 `protobuf:"bytes,1,opt,name=what,proto3" json:"what,omitempty"` // a user, node, invite, grant or exposure; user:NAME, node:NAME, invite:ID, grant:ID, exposure:ID when it is not clear
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4904,7 +4928,7 @@ func (x *RevokeRequest) GetWhat() string {
 
 type RevokeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // user, node, invite, grant
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // user, node, invite, grant, exposure
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Nodes         []*NodeAck             `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"` // that had let it in, or carried it
 	TookMs        int64                  `protobuf:"varint,4,opt,name=took_ms,json=tookMs,proto3" json:"took_ms,omitempty"`
@@ -5039,6 +5063,1048 @@ func (x *NodeAck) GetFlowsCut() uint32 {
 	return 0
 }
 
+type KeyInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Fingerprint   string                 `protobuf:"bytes,2,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"` // SHA256:...
+	Type          string                 `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`               // as in ssh-ed25519
+	Comment       string                 `protobuf:"bytes,4,opt,name=comment,proto3" json:"comment,omitempty"`
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyInfo) Reset() {
+	*x = KeyInfo{}
+	mi := &file_coord_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyInfo) ProtoMessage() {}
+
+func (x *KeyInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyInfo.ProtoReflect.Descriptor instead.
+func (*KeyInfo) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *KeyInfo) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *KeyInfo) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *KeyInfo) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *KeyInfo) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *KeyInfo) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+type AddKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"` // a line as in authorized_keys
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddKeyRequest) Reset() {
+	*x = AddKeyRequest{}
+	mi := &file_coord_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddKeyRequest) ProtoMessage() {}
+
+func (x *AddKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddKeyRequest.ProtoReflect.Descriptor instead.
+func (*AddKeyRequest) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *AddKeyRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *AddKeyRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+type AddKeyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *KeyInfo               `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddKeyResponse) Reset() {
+	*x = AddKeyResponse{}
+	mi := &file_coord_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddKeyResponse) ProtoMessage() {}
+
+func (x *AddKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddKeyResponse.ProtoReflect.Descriptor instead.
+func (*AddKeyResponse) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *AddKeyResponse) GetKey() *KeyInfo {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+type ListKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"` // empty: of everybody
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListKeysRequest) Reset() {
+	*x = ListKeysRequest{}
+	mi := &file_coord_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListKeysRequest) ProtoMessage() {}
+
+func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
+func (*ListKeysRequest) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *ListKeysRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+type ListKeysResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []*KeyInfo             `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListKeysResponse) Reset() {
+	*x = ListKeysResponse{}
+	mi := &file_coord_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListKeysResponse) ProtoMessage() {}
+
+func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
+func (*ListKeysResponse) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *ListKeysResponse) GetKeys() []*KeyInfo {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type RemoveKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"` // fingerprint, comment, or the line
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveKeyRequest) Reset() {
+	*x = RemoveKeyRequest{}
+	mi := &file_coord_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveKeyRequest) ProtoMessage() {}
+
+func (x *RemoveKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveKeyRequest.ProtoReflect.Descriptor instead.
+func (*RemoveKeyRequest) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{93}
+}
+
+func (x *RemoveKeyRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *RemoveKeyRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+type RemoveKeyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *KeyInfo               `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveKeyResponse) Reset() {
+	*x = RemoveKeyResponse{}
+	mi := &file_coord_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveKeyResponse) ProtoMessage() {}
+
+func (x *RemoveKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveKeyResponse.ProtoReflect.Descriptor instead.
+func (*RemoveKeyResponse) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *RemoveKeyResponse) GetKey() *KeyInfo {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+type SetPasswordRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Password      string                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"` // empty: one is made up; never recorded
+	Remove        bool                   `protobuf:"varint,3,opt,name=remove,proto3" json:"remove,omitempty"`    // the password and the seed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPasswordRequest) Reset() {
+	*x = SetPasswordRequest{}
+	mi := &file_coord_proto_msgTypes[95]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPasswordRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPasswordRequest) ProtoMessage() {}
+
+func (x *SetPasswordRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[95]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPasswordRequest.ProtoReflect.Descriptor instead.
+func (*SetPasswordRequest) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{95}
+}
+
+func (x *SetPasswordRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *SetPasswordRequest) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+func (x *SetPasswordRequest) GetRemove() bool {
+	if x != nil {
+		return x.Remove
+	}
+	return false
+}
+
+type SetPasswordResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *UserInfo              `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Password      string                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"` // the one that was made up
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPasswordResponse) Reset() {
+	*x = SetPasswordResponse{}
+	mi := &file_coord_proto_msgTypes[96]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPasswordResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPasswordResponse) ProtoMessage() {}
+
+func (x *SetPasswordResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[96]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPasswordResponse.ProtoReflect.Descriptor instead.
+func (*SetPasswordResponse) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{96}
+}
+
+func (x *SetPasswordResponse) GetUser() *UserInfo {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *SetPasswordResponse) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+type MakeSeedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MakeSeedRequest) Reset() {
+	*x = MakeSeedRequest{}
+	mi := &file_coord_proto_msgTypes[97]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MakeSeedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MakeSeedRequest) ProtoMessage() {}
+
+func (x *MakeSeedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[97]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MakeSeedRequest.ProtoReflect.Descriptor instead.
+func (*MakeSeedRequest) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{97}
+}
+
+func (x *MakeSeedRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+type MakeSeedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *UserInfo              `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Uri           string                 `protobuf:"bytes,2,opt,name=uri,proto3" json:"uri,omitempty"`   // otpauth://...
+	Seed          string                 `protobuf:"bytes,3,opt,name=seed,proto3" json:"seed,omitempty"` // the same to type
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MakeSeedResponse) Reset() {
+	*x = MakeSeedResponse{}
+	mi := &file_coord_proto_msgTypes[98]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MakeSeedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MakeSeedResponse) ProtoMessage() {}
+
+func (x *MakeSeedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[98]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MakeSeedResponse.ProtoReflect.Descriptor instead.
+func (*MakeSeedResponse) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{98}
+}
+
+func (x *MakeSeedResponse) GetUser() *UserInfo {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *MakeSeedResponse) GetUri() string {
+	if x != nil {
+		return x.Uri
+	}
+	return ""
+}
+
+func (x *MakeSeedResponse) GetSeed() string {
+	if x != nil {
+		return x.Seed
+	}
+	return ""
+}
+
+// Exposure is a port of the coordinator's machine that leads to one of the
+// network.
+type Exposure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`                                    // host:port
+	Listen        string                 `protobuf:"bytes,3,opt,name=listen,proto3" json:"listen,omitempty"`                                    // [address]:port
+	Protocol      string                 `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"`                                // tcp, udp, http
+	Allow         []string               `protobuf:"bytes,5,rep,name=allow,proto3" json:"allow,omitempty"`                                      // prefixes of clients; empty: all
+	Host          string                 `protobuf:"bytes,6,opt,name=host,proto3" json:"host,omitempty"`                                        // the only name that is answered; empty: any
+	Tls           string                 `protobuf:"bytes,7,opt,name=tls,proto3" json:"tls,omitempty"`                                          // empty: none; self, acme, given
+	AcmeDirectory string                 `protobuf:"bytes,8,opt,name=acme_directory,json=acmeDirectory,proto3" json:"acme_directory,omitempty"` // empty: Let's Encrypt's
+	AcmeCa        string                 `protobuf:"bytes,9,opt,name=acme_ca,json=acmeCa,proto3" json:"acme_ca,omitempty"`                      // certificates in PEM that the directory's is checked with; empty: the system's
+	Login         bool                   `protobuf:"varint,10,opt,name=login,proto3" json:"login,omitempty"`
+	ProxyProtocol bool                   `protobuf:"varint,11,opt,name=proxy_protocol,json=proxyProtocol,proto3" json:"proxy_protocol,omitempty"`
+	User          string                 `protobuf:"bytes,12,opt,name=user,proto3" json:"user,omitempty"` // as whom it reaches the target; empty: as the relay itself
+	By            string                 `protobuf:"bytes,13,opt,name=by,proto3" json:"by,omitempty"`
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=until,proto3" json:"until,omitempty"`     // not set: until it is removed
+	State         string                 `protobuf:"bytes,16,opt,name=state,proto3" json:"state,omitempty"`     // listening, failed, suspended
+	Problem       string                 `protobuf:"bytes,17,opt,name=problem,proto3" json:"problem,omitempty"` // why it is not listening
+	Connections   uint32                 `protobuf:"varint,18,opt,name=connections,proto3" json:"connections,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Exposure) Reset() {
+	*x = Exposure{}
+	mi := &file_coord_proto_msgTypes[99]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Exposure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Exposure) ProtoMessage() {}
+
+func (x *Exposure) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[99]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Exposure.ProtoReflect.Descriptor instead.
+func (*Exposure) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{99}
+}
+
+func (x *Exposure) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Exposure) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Exposure) GetListen() string {
+	if x != nil {
+		return x.Listen
+	}
+	return ""
+}
+
+func (x *Exposure) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Exposure) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+func (x *Exposure) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Exposure) GetTls() string {
+	if x != nil {
+		return x.Tls
+	}
+	return ""
+}
+
+func (x *Exposure) GetAcmeDirectory() string {
+	if x != nil {
+		return x.AcmeDirectory
+	}
+	return ""
+}
+
+func (x *Exposure) GetAcmeCa() string {
+	if x != nil {
+		return x.AcmeCa
+	}
+	return ""
+}
+
+func (x *Exposure) GetLogin() bool {
+	if x != nil {
+		return x.Login
+	}
+	return false
+}
+
+func (x *Exposure) GetProxyProtocol() bool {
+	if x != nil {
+		return x.ProxyProtocol
+	}
+	return false
+}
+
+func (x *Exposure) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Exposure) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Exposure) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *Exposure) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *Exposure) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Exposure) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *Exposure) GetConnections() uint32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+type AddExposureRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Exposure      *Exposure              `protobuf:"bytes,1,opt,name=exposure,proto3" json:"exposure,omitempty"`         // what is wanted of it
+	TtlMs         int64                  `protobuf:"varint,2,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"` // 0: until it is removed
+	Certificate   string                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`   // in PEM, with tls given
+	Key           string                 `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`                   // never recorded
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddExposureRequest) Reset() {
+	*x = AddExposureRequest{}
+	mi := &file_coord_proto_msgTypes[100]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddExposureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddExposureRequest) ProtoMessage() {}
+
+func (x *AddExposureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[100]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddExposureRequest.ProtoReflect.Descriptor instead.
+func (*AddExposureRequest) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{100}
+}
+
+func (x *AddExposureRequest) GetExposure() *Exposure {
+	if x != nil {
+		return x.Exposure
+	}
+	return nil
+}
+
+func (x *AddExposureRequest) GetTtlMs() int64 {
+	if x != nil {
+		return x.TtlMs
+	}
+	return 0
+}
+
+func (x *AddExposureRequest) GetCertificate() string {
+	if x != nil {
+		return x.Certificate
+	}
+	return ""
+}
+
+func (x *AddExposureRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+type AddExposureResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Exposure      *Exposure              `protobuf:"bytes,1,opt,name=exposure,proto3" json:"exposure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddExposureResponse) Reset() {
+	*x = AddExposureResponse{}
+	mi := &file_coord_proto_msgTypes[101]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddExposureResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddExposureResponse) ProtoMessage() {}
+
+func (x *AddExposureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[101]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddExposureResponse.ProtoReflect.Descriptor instead.
+func (*AddExposureResponse) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{101}
+}
+
+func (x *AddExposureResponse) GetExposure() *Exposure {
+	if x != nil {
+		return x.Exposure
+	}
+	return nil
+}
+
+type ListExposuresRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListExposuresRequest) Reset() {
+	*x = ListExposuresRequest{}
+	mi := &file_coord_proto_msgTypes[102]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListExposuresRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListExposuresRequest) ProtoMessage() {}
+
+func (x *ListExposuresRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[102]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListExposuresRequest.ProtoReflect.Descriptor instead.
+func (*ListExposuresRequest) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{102}
+}
+
+type ListExposuresResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Exposures     []*Exposure            `protobuf:"bytes,1,rep,name=exposures,proto3" json:"exposures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListExposuresResponse) Reset() {
+	*x = ListExposuresResponse{}
+	mi := &file_coord_proto_msgTypes[103]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListExposuresResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListExposuresResponse) ProtoMessage() {}
+
+func (x *ListExposuresResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[103]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListExposuresResponse.ProtoReflect.Descriptor instead.
+func (*ListExposuresResponse) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{103}
+}
+
+func (x *ListExposuresResponse) GetExposures() []*Exposure {
+	if x != nil {
+		return x.Exposures
+	}
+	return nil
+}
+
+type RemoveExposureRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveExposureRequest) Reset() {
+	*x = RemoveExposureRequest{}
+	mi := &file_coord_proto_msgTypes[104]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveExposureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveExposureRequest) ProtoMessage() {}
+
+func (x *RemoveExposureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[104]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveExposureRequest.ProtoReflect.Descriptor instead.
+func (*RemoveExposureRequest) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{104}
+}
+
+func (x *RemoveExposureRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RemoveExposureResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Exposure      *Exposure              `protobuf:"bytes,1,opt,name=exposure,proto3" json:"exposure,omitempty"`
+	Closed        uint32                 `protobuf:"varint,2,opt,name=closed,proto3" json:"closed,omitempty"` // connections
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveExposureResponse) Reset() {
+	*x = RemoveExposureResponse{}
+	mi := &file_coord_proto_msgTypes[105]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveExposureResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveExposureResponse) ProtoMessage() {}
+
+func (x *RemoveExposureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[105]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveExposureResponse.ProtoReflect.Descriptor instead.
+func (*RemoveExposureResponse) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{105}
+}
+
+func (x *RemoveExposureResponse) GetExposure() *Exposure {
+	if x != nil {
+		return x.Exposure
+	}
+	return nil
+}
+
+func (x *RemoveExposureResponse) GetClosed() uint32 {
+	if x != nil {
+		return x.Closed
+	}
+	return 0
+}
+
 type ListAccessRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
@@ -5049,7 +6115,7 @@ type ListAccessRequest struct {
 
 func (x *ListAccessRequest) Reset() {
 	*x = ListAccessRequest{}
-	mi := &file_coord_proto_msgTypes[88]
+	mi := &file_coord_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5061,7 +6127,7 @@ func (x *ListAccessRequest) String() string {
 func (*ListAccessRequest) ProtoMessage() {}
 
 func (x *ListAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[88]
+	mi := &file_coord_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5074,7 +6140,7 @@ func (x *ListAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccessRequest.ProtoReflect.Descriptor instead.
 func (*ListAccessRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{88}
+	return file_coord_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *ListAccessRequest) GetTarget() string {
@@ -5102,7 +6168,7 @@ type ListAccessResponse struct {
 
 func (x *ListAccessResponse) Reset() {
 	*x = ListAccessResponse{}
-	mi := &file_coord_proto_msgTypes[89]
+	mi := &file_coord_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5114,7 +6180,7 @@ func (x *ListAccessResponse) String() string {
 func (*ListAccessResponse) ProtoMessage() {}
 
 func (x *ListAccessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[89]
+	mi := &file_coord_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5127,7 +6193,7 @@ func (x *ListAccessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccessResponse.ProtoReflect.Descriptor instead.
 func (*ListAccessResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{89}
+	return file_coord_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *ListAccessResponse) GetAccess() []*AccessInfo {
@@ -5163,7 +6229,7 @@ type AccessInfo struct {
 
 func (x *AccessInfo) Reset() {
 	*x = AccessInfo{}
-	mi := &file_coord_proto_msgTypes[90]
+	mi := &file_coord_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5175,7 +6241,7 @@ func (x *AccessInfo) String() string {
 func (*AccessInfo) ProtoMessage() {}
 
 func (x *AccessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[90]
+	mi := &file_coord_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5188,7 +6254,7 @@ func (x *AccessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessInfo.ProtoReflect.Descriptor instead.
 func (*AccessInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{90}
+	return file_coord_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *AccessInfo) GetWho() string {
@@ -5229,7 +6295,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_coord_proto_msgTypes[91]
+	mi := &file_coord_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5241,7 +6307,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[91]
+	mi := &file_coord_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5254,7 +6320,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{91}
+	return file_coord_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *ExplainRequest) GetWho() string {
@@ -5281,7 +6347,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_coord_proto_msgTypes[92]
+	mi := &file_coord_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5293,7 +6359,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[92]
+	mi := &file_coord_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5306,7 +6372,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{92}
+	return file_coord_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *ExplainResponse) GetSteps() []*Step {
@@ -5335,7 +6401,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_coord_proto_msgTypes[93]
+	mi := &file_coord_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5347,7 +6413,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[93]
+	mi := &file_coord_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5360,7 +6426,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{93}
+	return file_coord_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *Step) GetName() string {
@@ -5392,7 +6458,7 @@ type VerifyRecordRequest struct {
 
 func (x *VerifyRecordRequest) Reset() {
 	*x = VerifyRecordRequest{}
-	mi := &file_coord_proto_msgTypes[94]
+	mi := &file_coord_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5404,7 +6470,7 @@ func (x *VerifyRecordRequest) String() string {
 func (*VerifyRecordRequest) ProtoMessage() {}
 
 func (x *VerifyRecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[94]
+	mi := &file_coord_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5417,7 +6483,7 @@ func (x *VerifyRecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRecordRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRecordRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{94}
+	return file_coord_proto_rawDescGZIP(), []int{112}
 }
 
 type VerifyRecordResponse struct {
@@ -5430,7 +6496,7 @@ type VerifyRecordResponse struct {
 
 func (x *VerifyRecordResponse) Reset() {
 	*x = VerifyRecordResponse{}
-	mi := &file_coord_proto_msgTypes[95]
+	mi := &file_coord_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5442,7 +6508,7 @@ func (x *VerifyRecordResponse) String() string {
 func (*VerifyRecordResponse) ProtoMessage() {}
 
 func (x *VerifyRecordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[95]
+	mi := &file_coord_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5455,7 +6521,7 @@ func (x *VerifyRecordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRecordResponse.ProtoReflect.Descriptor instead.
 func (*VerifyRecordResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{95}
+	return file_coord_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *VerifyRecordResponse) GetLines() uint64 {
@@ -5679,7 +6745,7 @@ const file_coord_proto_rawDesc = "" +
 	"\t_disabledB\a\n" +
 	"\x05_user\"E\n" +
 	"\x12UpdateNodeResponse\x12/\n" +
-	"\x04node\x18\x01 \x01(\v2\x1b.overlayd.coord.v1.NodeInfoR\x04node\"\xdd\x01\n" +
+	"\x04node\x18\x01 \x01(\v2\x1b.overlayd.coord.v1.NodeInfoR\x04node\"\xaa\x02\n" +
 	"\bUserInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -5689,7 +6755,11 @@ const file_coord_proto_rawDesc = "" +
 	"\x06groups\x18\x06 \x03(\tR\x06groups\x12\x14\n" +
 	"\x05nodes\x18\a \x03(\tR\x05nodes\x129\n" +
 	"\n" +
-	"created_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\x12\n" +
+	"created_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x19\n" +
+	"\bssh_keys\x18\t \x01(\rR\asshKeys\x12\x1a\n" +
+	"\bpassword\x18\n" +
+	" \x01(\bR\bpassword\x12\x14\n" +
+	"\x05codes\x18\v \x01(\bR\x05codes\"\x12\n" +
 	"\x10ListUsersRequest\"F\n" +
 	"\x11ListUsersResponse\x121\n" +
 	"\x05users\x18\x01 \x03(\v2\x1b.overlayd.coord.v1.UserInfoR\x05users\"P\n" +
@@ -5817,7 +6887,77 @@ const file_coord_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06online\x18\x02 \x01(\bR\x06online\x12\x18\n" +
 	"\aapplied\x18\x03 \x01(\bR\aapplied\x12\x1b\n" +
-	"\tflows_cut\x18\x04 \x01(\rR\bflowsCut\"W\n" +
+	"\tflows_cut\x18\x04 \x01(\rR\bflowsCut\"\xa8\x01\n" +
+	"\aKeyInfo\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12 \n" +
+	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x12\x18\n" +
+	"\acomment\x18\x04 \x01(\tR\acomment\x129\n" +
+	"\n" +
+	"created_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"5\n" +
+	"\rAddKeyRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\">\n" +
+	"\x0eAddKeyResponse\x12,\n" +
+	"\x03key\x18\x01 \x01(\v2\x1a.overlayd.coord.v1.KeyInfoR\x03key\"%\n" +
+	"\x0fListKeysRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\"B\n" +
+	"\x10ListKeysResponse\x12.\n" +
+	"\x04keys\x18\x01 \x03(\v2\x1a.overlayd.coord.v1.KeyInfoR\x04keys\"8\n" +
+	"\x10RemoveKeyRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\"A\n" +
+	"\x11RemoveKeyResponse\x12,\n" +
+	"\x03key\x18\x01 \x01(\v2\x1a.overlayd.coord.v1.KeyInfoR\x03key\"\\\n" +
+	"\x12SetPasswordRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1a\n" +
+	"\bpassword\x18\x02 \x01(\tR\bpassword\x12\x16\n" +
+	"\x06remove\x18\x03 \x01(\bR\x06remove\"b\n" +
+	"\x13SetPasswordResponse\x12/\n" +
+	"\x04user\x18\x01 \x01(\v2\x1b.overlayd.coord.v1.UserInfoR\x04user\x12\x1a\n" +
+	"\bpassword\x18\x02 \x01(\tR\bpassword\"%\n" +
+	"\x0fMakeSeedRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\"i\n" +
+	"\x10MakeSeedResponse\x12/\n" +
+	"\x04user\x18\x01 \x01(\v2\x1b.overlayd.coord.v1.UserInfoR\x04user\x12\x10\n" +
+	"\x03uri\x18\x02 \x01(\tR\x03uri\x12\x12\n" +
+	"\x04seed\x18\x03 \x01(\tR\x04seed\"\x82\x04\n" +
+	"\bExposure\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12\x16\n" +
+	"\x06listen\x18\x03 \x01(\tR\x06listen\x12\x1a\n" +
+	"\bprotocol\x18\x04 \x01(\tR\bprotocol\x12\x14\n" +
+	"\x05allow\x18\x05 \x03(\tR\x05allow\x12\x12\n" +
+	"\x04host\x18\x06 \x01(\tR\x04host\x12\x10\n" +
+	"\x03tls\x18\a \x01(\tR\x03tls\x12%\n" +
+	"\x0eacme_directory\x18\b \x01(\tR\racmeDirectory\x12\x17\n" +
+	"\aacme_ca\x18\t \x01(\tR\x06acmeCa\x12\x14\n" +
+	"\x05login\x18\n" +
+	" \x01(\bR\x05login\x12%\n" +
+	"\x0eproxy_protocol\x18\v \x01(\bR\rproxyProtocol\x12\x12\n" +
+	"\x04user\x18\f \x01(\tR\x04user\x12\x0e\n" +
+	"\x02by\x18\r \x01(\tR\x02by\x129\n" +
+	"\n" +
+	"created_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x120\n" +
+	"\x05until\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x14\n" +
+	"\x05state\x18\x10 \x01(\tR\x05state\x12\x18\n" +
+	"\aproblem\x18\x11 \x01(\tR\aproblem\x12 \n" +
+	"\vconnections\x18\x12 \x01(\rR\vconnections\"\x98\x01\n" +
+	"\x12AddExposureRequest\x127\n" +
+	"\bexposure\x18\x01 \x01(\v2\x1b.overlayd.coord.v1.ExposureR\bexposure\x12\x15\n" +
+	"\x06ttl_ms\x18\x02 \x01(\x03R\x05ttlMs\x12 \n" +
+	"\vcertificate\x18\x03 \x01(\tR\vcertificate\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\"N\n" +
+	"\x13AddExposureResponse\x127\n" +
+	"\bexposure\x18\x01 \x01(\v2\x1b.overlayd.coord.v1.ExposureR\bexposure\"\x16\n" +
+	"\x14ListExposuresRequest\"R\n" +
+	"\x15ListExposuresResponse\x129\n" +
+	"\texposures\x18\x01 \x03(\v2\x1b.overlayd.coord.v1.ExposureR\texposures\"'\n" +
+	"\x15RemoveExposureRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"i\n" +
+	"\x16RemoveExposureResponse\x127\n" +
+	"\bexposure\x18\x01 \x01(\v2\x1b.overlayd.coord.v1.ExposureR\bexposure\x12\x16\n" +
+	"\x06closed\x18\x02 \x01(\rR\x06closed\"W\n" +
 	"\x11ListAccessRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x8f\x01\n" +
@@ -5848,7 +6988,7 @@ const file_coord_proto_rawDesc = "" +
 	"\x04Node\x12M\n" +
 	"\x06Enroll\x12 .overlayd.coord.v1.EnrollRequest\x1a!.overlayd.coord.v1.EnrollResponse\x12L\n" +
 	"\x05Watch\x12\x1f.overlayd.coord.v1.WatchRequest\x1a .overlayd.coord.v1.WatchResponse0\x01\x12M\n" +
-	"\x06Report\x12 .overlayd.coord.v1.ReportRequest\x1a!.overlayd.coord.v1.ReportResponse2\xa1\x16\n" +
+	"\x06Report\x12 .overlayd.coord.v1.ReportRequest\x1a!.overlayd.coord.v1.ReportResponse2\xf9\x1b\n" +
 	"\x05Admin\x12_\n" +
 	"\fCreateInvite\x12&.overlayd.coord.v1.CreateInviteRequest\x1a'.overlayd.coord.v1.CreateInviteResponse\x12\\\n" +
 	"\vListInvites\x12%.overlayd.coord.v1.ListInvitesRequest\x1a&.overlayd.coord.v1.ListInvitesResponse\x12_\n" +
@@ -5885,6 +7025,14 @@ const file_coord_proto_rawDesc = "" +
 	"\fListRequests\x12&.overlayd.coord.v1.ListRequestsRequest\x1a'.overlayd.coord.v1.ListRequestsResponse\x12e\n" +
 	"\x0eApproveRequest\x12(.overlayd.coord.v1.ApproveRequestRequest\x1a).overlayd.coord.v1.ApproveRequestResponse\x12\\\n" +
 	"\vDenyRequest\x12%.overlayd.coord.v1.DenyRequestRequest\x1a&.overlayd.coord.v1.DenyRequestResponse\x12M\n" +
+	"\x06AddKey\x12 .overlayd.coord.v1.AddKeyRequest\x1a!.overlayd.coord.v1.AddKeyResponse\x12S\n" +
+	"\bListKeys\x12\".overlayd.coord.v1.ListKeysRequest\x1a#.overlayd.coord.v1.ListKeysResponse\x12V\n" +
+	"\tRemoveKey\x12#.overlayd.coord.v1.RemoveKeyRequest\x1a$.overlayd.coord.v1.RemoveKeyResponse\x12\\\n" +
+	"\vSetPassword\x12%.overlayd.coord.v1.SetPasswordRequest\x1a&.overlayd.coord.v1.SetPasswordResponse\x12S\n" +
+	"\bMakeSeed\x12\".overlayd.coord.v1.MakeSeedRequest\x1a#.overlayd.coord.v1.MakeSeedResponse\x12\\\n" +
+	"\vAddExposure\x12%.overlayd.coord.v1.AddExposureRequest\x1a&.overlayd.coord.v1.AddExposureResponse\x12b\n" +
+	"\rListExposures\x12'.overlayd.coord.v1.ListExposuresRequest\x1a(.overlayd.coord.v1.ListExposuresResponse\x12e\n" +
+	"\x0eRemoveExposure\x12(.overlayd.coord.v1.RemoveExposureRequest\x1a).overlayd.coord.v1.RemoveExposureResponse\x12M\n" +
 	"\x06Revoke\x12 .overlayd.coord.v1.RevokeRequest\x1a!.overlayd.coord.v1.RevokeResponse\x12Y\n" +
 	"\n" +
 	"ListAccess\x12$.overlayd.coord.v1.ListAccessRequest\x1a%.overlayd.coord.v1.ListAccessResponse\x12P\n" +
@@ -5903,7 +7051,7 @@ func file_coord_proto_rawDescGZIP() []byte {
 	return file_coord_proto_rawDescData
 }
 
-var file_coord_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
+var file_coord_proto_msgTypes = make([]protoimpl.MessageInfo, 114)
 var file_coord_proto_goTypes = []any{
 	(*Problem)(nil),                // 0: overlayd.coord.v1.Problem
 	(*Route)(nil),                  // 1: overlayd.coord.v1.Route
@@ -5993,21 +7141,39 @@ var file_coord_proto_goTypes = []any{
 	(*RevokeRequest)(nil),          // 85: overlayd.coord.v1.RevokeRequest
 	(*RevokeResponse)(nil),         // 86: overlayd.coord.v1.RevokeResponse
 	(*NodeAck)(nil),                // 87: overlayd.coord.v1.NodeAck
-	(*ListAccessRequest)(nil),      // 88: overlayd.coord.v1.ListAccessRequest
-	(*ListAccessResponse)(nil),     // 89: overlayd.coord.v1.ListAccessResponse
-	(*AccessInfo)(nil),             // 90: overlayd.coord.v1.AccessInfo
-	(*ExplainRequest)(nil),         // 91: overlayd.coord.v1.ExplainRequest
-	(*ExplainResponse)(nil),        // 92: overlayd.coord.v1.ExplainResponse
-	(*Step)(nil),                   // 93: overlayd.coord.v1.Step
-	(*VerifyRecordRequest)(nil),    // 94: overlayd.coord.v1.VerifyRecordRequest
-	(*VerifyRecordResponse)(nil),   // 95: overlayd.coord.v1.VerifyRecordResponse
-	(*timestamppb.Timestamp)(nil),  // 96: google.protobuf.Timestamp
+	(*KeyInfo)(nil),                // 88: overlayd.coord.v1.KeyInfo
+	(*AddKeyRequest)(nil),          // 89: overlayd.coord.v1.AddKeyRequest
+	(*AddKeyResponse)(nil),         // 90: overlayd.coord.v1.AddKeyResponse
+	(*ListKeysRequest)(nil),        // 91: overlayd.coord.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),       // 92: overlayd.coord.v1.ListKeysResponse
+	(*RemoveKeyRequest)(nil),       // 93: overlayd.coord.v1.RemoveKeyRequest
+	(*RemoveKeyResponse)(nil),      // 94: overlayd.coord.v1.RemoveKeyResponse
+	(*SetPasswordRequest)(nil),     // 95: overlayd.coord.v1.SetPasswordRequest
+	(*SetPasswordResponse)(nil),    // 96: overlayd.coord.v1.SetPasswordResponse
+	(*MakeSeedRequest)(nil),        // 97: overlayd.coord.v1.MakeSeedRequest
+	(*MakeSeedResponse)(nil),       // 98: overlayd.coord.v1.MakeSeedResponse
+	(*Exposure)(nil),               // 99: overlayd.coord.v1.Exposure
+	(*AddExposureRequest)(nil),     // 100: overlayd.coord.v1.AddExposureRequest
+	(*AddExposureResponse)(nil),    // 101: overlayd.coord.v1.AddExposureResponse
+	(*ListExposuresRequest)(nil),   // 102: overlayd.coord.v1.ListExposuresRequest
+	(*ListExposuresResponse)(nil),  // 103: overlayd.coord.v1.ListExposuresResponse
+	(*RemoveExposureRequest)(nil),  // 104: overlayd.coord.v1.RemoveExposureRequest
+	(*RemoveExposureResponse)(nil), // 105: overlayd.coord.v1.RemoveExposureResponse
+	(*ListAccessRequest)(nil),      // 106: overlayd.coord.v1.ListAccessRequest
+	(*ListAccessResponse)(nil),     // 107: overlayd.coord.v1.ListAccessResponse
+	(*AccessInfo)(nil),             // 108: overlayd.coord.v1.AccessInfo
+	(*ExplainRequest)(nil),         // 109: overlayd.coord.v1.ExplainRequest
+	(*ExplainResponse)(nil),        // 110: overlayd.coord.v1.ExplainResponse
+	(*Step)(nil),                   // 111: overlayd.coord.v1.Step
+	(*VerifyRecordRequest)(nil),    // 112: overlayd.coord.v1.VerifyRecordRequest
+	(*VerifyRecordResponse)(nil),   // 113: overlayd.coord.v1.VerifyRecordResponse
+	(*timestamppb.Timestamp)(nil),  // 114: google.protobuf.Timestamp
 }
 var file_coord_proto_depIdxs = []int32{
 	1,   // 0: overlayd.coord.v1.Member.routes:type_name -> overlayd.coord.v1.Route
 	3,   // 1: overlayd.coord.v1.Member.attached:type_name -> overlayd.coord.v1.Attachment
-	96,  // 2: overlayd.coord.v1.Member.expires_at:type_name -> google.protobuf.Timestamp
-	96,  // 3: overlayd.coord.v1.Pass.not_after:type_name -> google.protobuf.Timestamp
+	114, // 2: overlayd.coord.v1.Member.expires_at:type_name -> google.protobuf.Timestamp
+	114, // 3: overlayd.coord.v1.Pass.not_after:type_name -> google.protobuf.Timestamp
 	2,   // 4: overlayd.coord.v1.Map.self:type_name -> overlayd.coord.v1.Member
 	2,   // 5: overlayd.coord.v1.Map.peers:type_name -> overlayd.coord.v1.Member
 	4,   // 6: overlayd.coord.v1.Map.relays:type_name -> overlayd.coord.v1.Relay
@@ -6031,12 +7197,12 @@ var file_coord_proto_depIdxs = []int32{
 	15,  // 24: overlayd.coord.v1.ReportRequest.attached:type_name -> overlayd.coord.v1.AttachmentList
 	21,  // 25: overlayd.coord.v1.ReportRequest.applied:type_name -> overlayd.coord.v1.Applied
 	25,  // 26: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
-	96,  // 27: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
-	96,  // 28: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
+	114, // 27: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
+	114, // 28: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
 	25,  // 29: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
 	2,   // 30: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
-	96,  // 31: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
-	96,  // 32: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
+	114, // 31: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
+	114, // 32: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
 	30,  // 33: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
 	30,  // 34: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
 	30,  // 35: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
@@ -6044,7 +7210,7 @@ var file_coord_proto_depIdxs = []int32{
 	37,  // 37: overlayd.coord.v1.ApproveRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
 	37,  // 38: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
 	30,  // 39: overlayd.coord.v1.UpdateNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	96,  // 40: overlayd.coord.v1.UserInfo.created_at:type_name -> google.protobuf.Timestamp
+	114, // 40: overlayd.coord.v1.UserInfo.created_at:type_name -> google.protobuf.Timestamp
 	46,  // 41: overlayd.coord.v1.ListUsersResponse.users:type_name -> overlayd.coord.v1.UserInfo
 	46,  // 42: overlayd.coord.v1.AddUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
 	46,  // 43: overlayd.coord.v1.UpdateUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
@@ -6053,97 +7219,125 @@ var file_coord_proto_depIdxs = []int32{
 	55,  // 46: overlayd.coord.v1.AddGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
 	55,  // 47: overlayd.coord.v1.UpdateGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
 	55,  // 48: overlayd.coord.v1.RemoveGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	96,  // 49: overlayd.coord.v1.PolicyInfo.at:type_name -> google.protobuf.Timestamp
+	114, // 49: overlayd.coord.v1.PolicyInfo.at:type_name -> google.protobuf.Timestamp
 	64,  // 50: overlayd.coord.v1.GetPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
 	64,  // 51: overlayd.coord.v1.GetPolicyResponse.versions:type_name -> overlayd.coord.v1.PolicyInfo
 	64,  // 52: overlayd.coord.v1.ApplyPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
-	96,  // 53: overlayd.coord.v1.GrantInfo.not_before:type_name -> google.protobuf.Timestamp
-	96,  // 54: overlayd.coord.v1.GrantInfo.until:type_name -> google.protobuf.Timestamp
-	96,  // 55: overlayd.coord.v1.GrantInfo.created_at:type_name -> google.protobuf.Timestamp
+	114, // 53: overlayd.coord.v1.GrantInfo.not_before:type_name -> google.protobuf.Timestamp
+	114, // 54: overlayd.coord.v1.GrantInfo.until:type_name -> google.protobuf.Timestamp
+	114, // 55: overlayd.coord.v1.GrantInfo.created_at:type_name -> google.protobuf.Timestamp
 	71,  // 56: overlayd.coord.v1.AddGrantResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
 	71,  // 57: overlayd.coord.v1.ListGrantsResponse.grants:type_name -> overlayd.coord.v1.GrantInfo
-	96,  // 58: overlayd.coord.v1.AccessRequest.created_at:type_name -> google.protobuf.Timestamp
+	114, // 58: overlayd.coord.v1.AccessRequest.created_at:type_name -> google.protobuf.Timestamp
 	76,  // 59: overlayd.coord.v1.RequestAccessResponse.request:type_name -> overlayd.coord.v1.AccessRequest
 	76,  // 60: overlayd.coord.v1.ListRequestsResponse.requests:type_name -> overlayd.coord.v1.AccessRequest
 	71,  // 61: overlayd.coord.v1.ApproveRequestResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
 	87,  // 62: overlayd.coord.v1.RevokeResponse.nodes:type_name -> overlayd.coord.v1.NodeAck
-	96,  // 63: overlayd.coord.v1.ListAccessRequest.at:type_name -> google.protobuf.Timestamp
-	90,  // 64: overlayd.coord.v1.ListAccessResponse.access:type_name -> overlayd.coord.v1.AccessInfo
-	96,  // 65: overlayd.coord.v1.ListAccessResponse.at:type_name -> google.protobuf.Timestamp
-	93,  // 66: overlayd.coord.v1.ExplainResponse.steps:type_name -> overlayd.coord.v1.Step
-	16,  // 67: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
-	18,  // 68: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
-	20,  // 69: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
-	23,  // 70: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
-	26,  // 71: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
-	28,  // 72: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
-	31,  // 73: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
-	33,  // 74: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
-	35,  // 75: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
-	38,  // 76: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
-	40,  // 77: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
-	42,  // 78: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
-	44,  // 79: overlayd.coord.v1.Admin.UpdateNode:input_type -> overlayd.coord.v1.UpdateNodeRequest
-	47,  // 80: overlayd.coord.v1.Admin.ListUsers:input_type -> overlayd.coord.v1.ListUsersRequest
-	49,  // 81: overlayd.coord.v1.Admin.AddUser:input_type -> overlayd.coord.v1.AddUserRequest
-	51,  // 82: overlayd.coord.v1.Admin.UpdateUser:input_type -> overlayd.coord.v1.UpdateUserRequest
-	53,  // 83: overlayd.coord.v1.Admin.RemoveUser:input_type -> overlayd.coord.v1.RemoveUserRequest
-	56,  // 84: overlayd.coord.v1.Admin.ListGroups:input_type -> overlayd.coord.v1.ListGroupsRequest
-	58,  // 85: overlayd.coord.v1.Admin.AddGroup:input_type -> overlayd.coord.v1.AddGroupRequest
-	60,  // 86: overlayd.coord.v1.Admin.UpdateGroup:input_type -> overlayd.coord.v1.UpdateGroupRequest
-	62,  // 87: overlayd.coord.v1.Admin.RemoveGroup:input_type -> overlayd.coord.v1.RemoveGroupRequest
-	65,  // 88: overlayd.coord.v1.Admin.GetPolicy:input_type -> overlayd.coord.v1.GetPolicyRequest
-	67,  // 89: overlayd.coord.v1.Admin.TryPolicy:input_type -> overlayd.coord.v1.TryPolicyRequest
-	69,  // 90: overlayd.coord.v1.Admin.ApplyPolicy:input_type -> overlayd.coord.v1.ApplyPolicyRequest
-	72,  // 91: overlayd.coord.v1.Admin.AddGrant:input_type -> overlayd.coord.v1.AddGrantRequest
-	74,  // 92: overlayd.coord.v1.Admin.ListGrants:input_type -> overlayd.coord.v1.ListGrantsRequest
-	77,  // 93: overlayd.coord.v1.Admin.RequestAccess:input_type -> overlayd.coord.v1.RequestAccessRequest
-	79,  // 94: overlayd.coord.v1.Admin.ListRequests:input_type -> overlayd.coord.v1.ListRequestsRequest
-	81,  // 95: overlayd.coord.v1.Admin.ApproveRequest:input_type -> overlayd.coord.v1.ApproveRequestRequest
-	83,  // 96: overlayd.coord.v1.Admin.DenyRequest:input_type -> overlayd.coord.v1.DenyRequestRequest
-	85,  // 97: overlayd.coord.v1.Admin.Revoke:input_type -> overlayd.coord.v1.RevokeRequest
-	88,  // 98: overlayd.coord.v1.Admin.ListAccess:input_type -> overlayd.coord.v1.ListAccessRequest
-	91,  // 99: overlayd.coord.v1.Admin.Explain:input_type -> overlayd.coord.v1.ExplainRequest
-	94,  // 100: overlayd.coord.v1.Admin.VerifyRecord:input_type -> overlayd.coord.v1.VerifyRecordRequest
-	17,  // 101: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
-	19,  // 102: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
-	22,  // 103: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
-	24,  // 104: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
-	27,  // 105: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
-	29,  // 106: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
-	32,  // 107: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
-	34,  // 108: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
-	36,  // 109: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
-	39,  // 110: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
-	41,  // 111: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
-	43,  // 112: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
-	45,  // 113: overlayd.coord.v1.Admin.UpdateNode:output_type -> overlayd.coord.v1.UpdateNodeResponse
-	48,  // 114: overlayd.coord.v1.Admin.ListUsers:output_type -> overlayd.coord.v1.ListUsersResponse
-	50,  // 115: overlayd.coord.v1.Admin.AddUser:output_type -> overlayd.coord.v1.AddUserResponse
-	52,  // 116: overlayd.coord.v1.Admin.UpdateUser:output_type -> overlayd.coord.v1.UpdateUserResponse
-	54,  // 117: overlayd.coord.v1.Admin.RemoveUser:output_type -> overlayd.coord.v1.RemoveUserResponse
-	57,  // 118: overlayd.coord.v1.Admin.ListGroups:output_type -> overlayd.coord.v1.ListGroupsResponse
-	59,  // 119: overlayd.coord.v1.Admin.AddGroup:output_type -> overlayd.coord.v1.AddGroupResponse
-	61,  // 120: overlayd.coord.v1.Admin.UpdateGroup:output_type -> overlayd.coord.v1.UpdateGroupResponse
-	63,  // 121: overlayd.coord.v1.Admin.RemoveGroup:output_type -> overlayd.coord.v1.RemoveGroupResponse
-	66,  // 122: overlayd.coord.v1.Admin.GetPolicy:output_type -> overlayd.coord.v1.GetPolicyResponse
-	68,  // 123: overlayd.coord.v1.Admin.TryPolicy:output_type -> overlayd.coord.v1.TryPolicyResponse
-	70,  // 124: overlayd.coord.v1.Admin.ApplyPolicy:output_type -> overlayd.coord.v1.ApplyPolicyResponse
-	73,  // 125: overlayd.coord.v1.Admin.AddGrant:output_type -> overlayd.coord.v1.AddGrantResponse
-	75,  // 126: overlayd.coord.v1.Admin.ListGrants:output_type -> overlayd.coord.v1.ListGrantsResponse
-	78,  // 127: overlayd.coord.v1.Admin.RequestAccess:output_type -> overlayd.coord.v1.RequestAccessResponse
-	80,  // 128: overlayd.coord.v1.Admin.ListRequests:output_type -> overlayd.coord.v1.ListRequestsResponse
-	82,  // 129: overlayd.coord.v1.Admin.ApproveRequest:output_type -> overlayd.coord.v1.ApproveRequestResponse
-	84,  // 130: overlayd.coord.v1.Admin.DenyRequest:output_type -> overlayd.coord.v1.DenyRequestResponse
-	86,  // 131: overlayd.coord.v1.Admin.Revoke:output_type -> overlayd.coord.v1.RevokeResponse
-	89,  // 132: overlayd.coord.v1.Admin.ListAccess:output_type -> overlayd.coord.v1.ListAccessResponse
-	92,  // 133: overlayd.coord.v1.Admin.Explain:output_type -> overlayd.coord.v1.ExplainResponse
-	95,  // 134: overlayd.coord.v1.Admin.VerifyRecord:output_type -> overlayd.coord.v1.VerifyRecordResponse
-	101, // [101:135] is the sub-list for method output_type
-	67,  // [67:101] is the sub-list for method input_type
-	67,  // [67:67] is the sub-list for extension type_name
-	67,  // [67:67] is the sub-list for extension extendee
-	0,   // [0:67] is the sub-list for field type_name
+	114, // 63: overlayd.coord.v1.KeyInfo.created_at:type_name -> google.protobuf.Timestamp
+	88,  // 64: overlayd.coord.v1.AddKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
+	88,  // 65: overlayd.coord.v1.ListKeysResponse.keys:type_name -> overlayd.coord.v1.KeyInfo
+	88,  // 66: overlayd.coord.v1.RemoveKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
+	46,  // 67: overlayd.coord.v1.SetPasswordResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	46,  // 68: overlayd.coord.v1.MakeSeedResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	114, // 69: overlayd.coord.v1.Exposure.created_at:type_name -> google.protobuf.Timestamp
+	114, // 70: overlayd.coord.v1.Exposure.until:type_name -> google.protobuf.Timestamp
+	99,  // 71: overlayd.coord.v1.AddExposureRequest.exposure:type_name -> overlayd.coord.v1.Exposure
+	99,  // 72: overlayd.coord.v1.AddExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
+	99,  // 73: overlayd.coord.v1.ListExposuresResponse.exposures:type_name -> overlayd.coord.v1.Exposure
+	99,  // 74: overlayd.coord.v1.RemoveExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
+	114, // 75: overlayd.coord.v1.ListAccessRequest.at:type_name -> google.protobuf.Timestamp
+	108, // 76: overlayd.coord.v1.ListAccessResponse.access:type_name -> overlayd.coord.v1.AccessInfo
+	114, // 77: overlayd.coord.v1.ListAccessResponse.at:type_name -> google.protobuf.Timestamp
+	111, // 78: overlayd.coord.v1.ExplainResponse.steps:type_name -> overlayd.coord.v1.Step
+	16,  // 79: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
+	18,  // 80: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
+	20,  // 81: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
+	23,  // 82: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
+	26,  // 83: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
+	28,  // 84: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
+	31,  // 85: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
+	33,  // 86: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
+	35,  // 87: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
+	38,  // 88: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
+	40,  // 89: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
+	42,  // 90: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
+	44,  // 91: overlayd.coord.v1.Admin.UpdateNode:input_type -> overlayd.coord.v1.UpdateNodeRequest
+	47,  // 92: overlayd.coord.v1.Admin.ListUsers:input_type -> overlayd.coord.v1.ListUsersRequest
+	49,  // 93: overlayd.coord.v1.Admin.AddUser:input_type -> overlayd.coord.v1.AddUserRequest
+	51,  // 94: overlayd.coord.v1.Admin.UpdateUser:input_type -> overlayd.coord.v1.UpdateUserRequest
+	53,  // 95: overlayd.coord.v1.Admin.RemoveUser:input_type -> overlayd.coord.v1.RemoveUserRequest
+	56,  // 96: overlayd.coord.v1.Admin.ListGroups:input_type -> overlayd.coord.v1.ListGroupsRequest
+	58,  // 97: overlayd.coord.v1.Admin.AddGroup:input_type -> overlayd.coord.v1.AddGroupRequest
+	60,  // 98: overlayd.coord.v1.Admin.UpdateGroup:input_type -> overlayd.coord.v1.UpdateGroupRequest
+	62,  // 99: overlayd.coord.v1.Admin.RemoveGroup:input_type -> overlayd.coord.v1.RemoveGroupRequest
+	65,  // 100: overlayd.coord.v1.Admin.GetPolicy:input_type -> overlayd.coord.v1.GetPolicyRequest
+	67,  // 101: overlayd.coord.v1.Admin.TryPolicy:input_type -> overlayd.coord.v1.TryPolicyRequest
+	69,  // 102: overlayd.coord.v1.Admin.ApplyPolicy:input_type -> overlayd.coord.v1.ApplyPolicyRequest
+	72,  // 103: overlayd.coord.v1.Admin.AddGrant:input_type -> overlayd.coord.v1.AddGrantRequest
+	74,  // 104: overlayd.coord.v1.Admin.ListGrants:input_type -> overlayd.coord.v1.ListGrantsRequest
+	77,  // 105: overlayd.coord.v1.Admin.RequestAccess:input_type -> overlayd.coord.v1.RequestAccessRequest
+	79,  // 106: overlayd.coord.v1.Admin.ListRequests:input_type -> overlayd.coord.v1.ListRequestsRequest
+	81,  // 107: overlayd.coord.v1.Admin.ApproveRequest:input_type -> overlayd.coord.v1.ApproveRequestRequest
+	83,  // 108: overlayd.coord.v1.Admin.DenyRequest:input_type -> overlayd.coord.v1.DenyRequestRequest
+	89,  // 109: overlayd.coord.v1.Admin.AddKey:input_type -> overlayd.coord.v1.AddKeyRequest
+	91,  // 110: overlayd.coord.v1.Admin.ListKeys:input_type -> overlayd.coord.v1.ListKeysRequest
+	93,  // 111: overlayd.coord.v1.Admin.RemoveKey:input_type -> overlayd.coord.v1.RemoveKeyRequest
+	95,  // 112: overlayd.coord.v1.Admin.SetPassword:input_type -> overlayd.coord.v1.SetPasswordRequest
+	97,  // 113: overlayd.coord.v1.Admin.MakeSeed:input_type -> overlayd.coord.v1.MakeSeedRequest
+	100, // 114: overlayd.coord.v1.Admin.AddExposure:input_type -> overlayd.coord.v1.AddExposureRequest
+	102, // 115: overlayd.coord.v1.Admin.ListExposures:input_type -> overlayd.coord.v1.ListExposuresRequest
+	104, // 116: overlayd.coord.v1.Admin.RemoveExposure:input_type -> overlayd.coord.v1.RemoveExposureRequest
+	85,  // 117: overlayd.coord.v1.Admin.Revoke:input_type -> overlayd.coord.v1.RevokeRequest
+	106, // 118: overlayd.coord.v1.Admin.ListAccess:input_type -> overlayd.coord.v1.ListAccessRequest
+	109, // 119: overlayd.coord.v1.Admin.Explain:input_type -> overlayd.coord.v1.ExplainRequest
+	112, // 120: overlayd.coord.v1.Admin.VerifyRecord:input_type -> overlayd.coord.v1.VerifyRecordRequest
+	17,  // 121: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
+	19,  // 122: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
+	22,  // 123: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
+	24,  // 124: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
+	27,  // 125: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
+	29,  // 126: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
+	32,  // 127: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
+	34,  // 128: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
+	36,  // 129: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
+	39,  // 130: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
+	41,  // 131: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
+	43,  // 132: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
+	45,  // 133: overlayd.coord.v1.Admin.UpdateNode:output_type -> overlayd.coord.v1.UpdateNodeResponse
+	48,  // 134: overlayd.coord.v1.Admin.ListUsers:output_type -> overlayd.coord.v1.ListUsersResponse
+	50,  // 135: overlayd.coord.v1.Admin.AddUser:output_type -> overlayd.coord.v1.AddUserResponse
+	52,  // 136: overlayd.coord.v1.Admin.UpdateUser:output_type -> overlayd.coord.v1.UpdateUserResponse
+	54,  // 137: overlayd.coord.v1.Admin.RemoveUser:output_type -> overlayd.coord.v1.RemoveUserResponse
+	57,  // 138: overlayd.coord.v1.Admin.ListGroups:output_type -> overlayd.coord.v1.ListGroupsResponse
+	59,  // 139: overlayd.coord.v1.Admin.AddGroup:output_type -> overlayd.coord.v1.AddGroupResponse
+	61,  // 140: overlayd.coord.v1.Admin.UpdateGroup:output_type -> overlayd.coord.v1.UpdateGroupResponse
+	63,  // 141: overlayd.coord.v1.Admin.RemoveGroup:output_type -> overlayd.coord.v1.RemoveGroupResponse
+	66,  // 142: overlayd.coord.v1.Admin.GetPolicy:output_type -> overlayd.coord.v1.GetPolicyResponse
+	68,  // 143: overlayd.coord.v1.Admin.TryPolicy:output_type -> overlayd.coord.v1.TryPolicyResponse
+	70,  // 144: overlayd.coord.v1.Admin.ApplyPolicy:output_type -> overlayd.coord.v1.ApplyPolicyResponse
+	73,  // 145: overlayd.coord.v1.Admin.AddGrant:output_type -> overlayd.coord.v1.AddGrantResponse
+	75,  // 146: overlayd.coord.v1.Admin.ListGrants:output_type -> overlayd.coord.v1.ListGrantsResponse
+	78,  // 147: overlayd.coord.v1.Admin.RequestAccess:output_type -> overlayd.coord.v1.RequestAccessResponse
+	80,  // 148: overlayd.coord.v1.Admin.ListRequests:output_type -> overlayd.coord.v1.ListRequestsResponse
+	82,  // 149: overlayd.coord.v1.Admin.ApproveRequest:output_type -> overlayd.coord.v1.ApproveRequestResponse
+	84,  // 150: overlayd.coord.v1.Admin.DenyRequest:output_type -> overlayd.coord.v1.DenyRequestResponse
+	90,  // 151: overlayd.coord.v1.Admin.AddKey:output_type -> overlayd.coord.v1.AddKeyResponse
+	92,  // 152: overlayd.coord.v1.Admin.ListKeys:output_type -> overlayd.coord.v1.ListKeysResponse
+	94,  // 153: overlayd.coord.v1.Admin.RemoveKey:output_type -> overlayd.coord.v1.RemoveKeyResponse
+	96,  // 154: overlayd.coord.v1.Admin.SetPassword:output_type -> overlayd.coord.v1.SetPasswordResponse
+	98,  // 155: overlayd.coord.v1.Admin.MakeSeed:output_type -> overlayd.coord.v1.MakeSeedResponse
+	101, // 156: overlayd.coord.v1.Admin.AddExposure:output_type -> overlayd.coord.v1.AddExposureResponse
+	103, // 157: overlayd.coord.v1.Admin.ListExposures:output_type -> overlayd.coord.v1.ListExposuresResponse
+	105, // 158: overlayd.coord.v1.Admin.RemoveExposure:output_type -> overlayd.coord.v1.RemoveExposureResponse
+	86,  // 159: overlayd.coord.v1.Admin.Revoke:output_type -> overlayd.coord.v1.RevokeResponse
+	107, // 160: overlayd.coord.v1.Admin.ListAccess:output_type -> overlayd.coord.v1.ListAccessResponse
+	110, // 161: overlayd.coord.v1.Admin.Explain:output_type -> overlayd.coord.v1.ExplainResponse
+	113, // 162: overlayd.coord.v1.Admin.VerifyRecord:output_type -> overlayd.coord.v1.VerifyRecordResponse
+	121, // [121:163] is the sub-list for method output_type
+	79,  // [79:121] is the sub-list for method input_type
+	79,  // [79:79] is the sub-list for extension type_name
+	79,  // [79:79] is the sub-list for extension extendee
+	0,   // [0:79] is the sub-list for field type_name
 }
 
 func init() { file_coord_proto_init() }
@@ -6165,7 +7359,7 @@ func file_coord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_coord_proto_rawDesc), len(file_coord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   96,
+			NumMessages:   114,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -1,0 +1,112 @@
+package coord
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+
+	"overlayd/overlay/policy"
+)
+
+// Guests come without overlayd: through the jump host and published ports, which
+// run in the process of the coordinator. What they may is asked here.
+
+// UserOfKey returns whose a public key is, in SSH's form: the user's id and name.
+// Nobody who may do nothing is returned.
+func (s *Server) UserOfKey(blob []byte) (id, name string, ok bool) {
+	snap := s.ledger.now()
+	k := snap.sshKeys[sshKeyID(blob)]
+	if k == nil {
+		return "", "", false
+	}
+	u := snap.users[k.User]
+	if u == nil || u.Disabled {
+		return "", "", false
+	}
+	return u.ID, u.Name, true
+}
+
+// ActiveUser returns a user's name, of a user that is not disabled.
+func (s *Server) ActiveUser(id string) (name string, ok bool) {
+	u := s.ledger.now().users[id]
+	if u == nil || u.Disabled {
+		return "", false
+	}
+	return u.Name, true
+}
+
+// reach remembers the policy worked out, as long as it is in force.
+type reach struct {
+	mu       sync.Mutex // guards the rest, and calls of resolved
+	of       *standing
+	resolved *policy.Resolved
+}
+
+// Reach says whether a user, or with an empty name the coordinator's own machine,
+// may reach a port, and whether somebody is there that receives for it. It
+// returns the rule that allows it, or a Problem.
+func (s *Server) Reach(user string, protocol string, to netip.AddrPort) (rule string, err error) {
+	snap := s.ledger.now()
+	own := snap.ownRelay()
+	who := policy.Term{Kind: policy.KindUser, Name: user}
+	if user == "" {
+		if own == nil {
+			return "", problem(KindUnreachable, "", "this machine has not joined its own network yet")
+		}
+		who = policy.Term{Kind: policy.KindNode, Name: own.Name}
+	}
+	target, err := policy.ParseTarget(to.String() + "/" + protocol)
+	if err != nil {
+		return "", termProblem(err)
+	}
+	if snap.standing == nil {
+		return "", problem(KindDenied, "", "there is no policy")
+	}
+	v := s.reach.ask(snap.standing, who, target, s)
+	switch {
+	case len(v.Nodes) == 0:
+		return "", problem(KindNotFound, "overlayd routes lists what gateways advertise", "no machine has %s or a route to it", to.Addr())
+	case !v.Allowed:
+		return "", problem(KindDenied, "overlayd explain says why", "refused by policy")
+	case own != nil && len(v.Nodes) == 1 && v.Nodes[0] == own.Name:
+		return "", problem(KindDenied, "use its public address", "%s is this machine itself", to.Addr())
+	}
+	var away []string
+	for _, name := range v.Nodes {
+		n := snap.byName[name]
+		if n == nil {
+			continue
+		}
+		if s.presence.sighting(n.ID).online {
+			return v.Rule, nil
+		}
+		away = append(away, name)
+	}
+	return "", problem(KindUnreachable, "look at overlayd status there", "%s is offline", strings.Join(away, ", "))
+}
+
+func (r *reach) ask(of *standing, who policy.Term, to policy.Target, s *Server) policy.Verdict {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.of != of {
+		r.of, r.resolved = of, of.answer()
+	}
+	return r.resolved.Reaches(who, to, s.o.Now())
+}
+
+// HostAddr returns the address that a name of the policy or of a node stands for.
+func (s *Server) HostAddr(name string) (netip.Addr, error) {
+	snap := s.ledger.now()
+	if n := snap.byName[name]; n != nil {
+		return addrOf(snap.network.Overlay, n.Label), nil
+	}
+	if snap.standing != nil {
+		for _, h := range snap.standing.policy.Hosts {
+			if h.Name == name && len(h.Prefixes) > 0 && h.Prefixes[0].IsSingleIP() {
+				return h.Prefixes[0].Addr(), nil
+			}
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("there is no node or host %.80q", name)
+}
