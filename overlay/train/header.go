@@ -98,12 +98,11 @@ func setLength(p []byte, ipHeader, n int) {
 // that can be told from the packet alone: those of IPv4 and, where it is no
 // fragment, of TCP and UDP.
 func Sound(p []byte) bool {
-	if len(p) < 20 {
+	if len(p) < 20 || p[0]>>4 == 6 && len(p) < fixed6 {
 		return false
 	}
 	ipHeader, proto, total := fixed6, p[6], fixed6+int(binary.BigEndian.Uint16(p[4:]))
-	switch {
-	case p[0]>>4 == 4:
+	if p[0]>>4 == 4 {
 		ipHeader, proto, total = int(p[0]&0xf)*4, p[9], int(binary.BigEndian.Uint16(p[2:]))
 		if ipHeader < 20 || total < ipHeader || total > len(p) || fold(sum(p[:ipHeader], 0)) != 0xffff {
 			return false
@@ -111,7 +110,8 @@ func Sound(p []byte) bool {
 		if p[6]&0x3f != 0 || p[7] != 0 {
 			return true // a fragment
 		}
-	case total > len(p):
+	}
+	if total > len(p) {
 		return false
 	}
 	transport := p[ipHeader:total]

@@ -1,0 +1,32 @@
+//go:build !unix
+
+package netstack
+
+import "net"
+
+// source reads a socket of the host.
+type source struct {
+	conn  net.Conn
+	piece *[pieceBytes]byte
+}
+
+// newSource makes one of a TCP or UDP connection.
+func newSource(c net.Conn) (*source, error) { return &source{conn: c}, nil }
+
+// next waits for bytes, or a datagram, and returns them; they are good until
+// done.
+func (s *source) next() ([]byte, error) {
+	if s.piece == nil {
+		s.piece = pieces.Get().(*[pieceBytes]byte)
+	}
+	n, err := s.conn.Read(s.piece[:])
+	return s.piece[:n], err
+}
+
+// done gives the buffer back.
+func (s *source) done() {
+	if s.piece != nil {
+		pieces.Put(s.piece)
+		s.piece = nil
+	}
+}

@@ -1,0 +1,78 @@
+//go:build unix
+
+package netstack
+
+import (
+	"io"
+	"net"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// source reads a socket of the host. It has a buffer only while there is
+// something in it.
+type source struct {
+	raw    syscall.RawConn
+	try    func(fd uintptr) bool // made once
+	stream bool
+	piece  *[pieceBytes]byte
+	n      int // results of try
+	err    error
+}
+
+// newSource makes one of a TCP or UDP connection.
+func newSource(c net.Conn) (*source, error) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return nil, os.ErrInvalid
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	_, stream := c.(*net.TCPConn)
+	s := &source{raw: raw, stream: stream}
+	s.try = func(fd uintptr) bool {
+		if s.piece == nil {
+			s.piece = pieces.Get().(*[pieceBytes]byte)
+		}
+		for {
+			s.n, s.err = unix.Read(int(fd), s.piece[:])
+			switch s.err {
+			case unix.EINTR:
+				continue
+			case unix.EAGAIN:
+				s.done()
+				return false
+			}
+			return true
+		}
+	}
+	return s, nil
+}
+
+// next waits for bytes, or a datagram, and returns them; they are good until
+// done.
+func (s *source) next() ([]byte, error) {
+	s.n, s.err = 0, nil
+	if err := s.raw.Read(s.try); err != nil {
+		return nil, err
+	}
+	if s.err != nil {
+		return nil, s.err
+	}
+	if s.n == 0 && s.stream {
+		return nil, io.EOF
+	}
+	return s.piece[:s.n], nil
+}
+
+// done gives the buffer back.
+func (s *source) done() {
+	if s.piece != nil {
+		pieces.Put(s.piece)
+		s.piece = nil
+	}
+}

@@ -1,0 +1,359 @@
+package netstack
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+const (
+	// dialFor is how long the host tries to connect. Who is on the other side
+	// sends its SYN again meanwhile, and has given up by then as a rule.
+	dialFor = 30 * time.Second
+	// mostDials is how many connections are made at once, and half of it those
+	// of one source.
+	mostDials = 1024
+	// pieceBytes is what is carried at once. It is taken from a pool when there
+	// is something to carry, so that a silent connection has none.
+	pieceBytes = 64 << 10
+	// probeAfter and probeEvery are how a host that vanished is found out.
+	probeAfter = 2 * time.Minute
+	probeEvery = 30 * time.Second
+)
+
+var pieces = sync.Pool{New: func() any { return new([pieceBytes]byte) }}
+
+// forward takes what arrives for nobody in the stack.
+func (s *Stack) forward() {
+	s.dials.of = map[flowKey]uint32{}
+	s.dials.source = map[netip.Addr]int{}
+	fwd := tcp.NewForwarder(s.stack, windowFirst, mostDials, s.connect)
+	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, func(id stack.TransportEndpointID, p *stack.PacketBuffer) bool {
+		k := keyOf(protoTCP, id)
+		h := header.TCP(p.TransportHeader().Slice())
+		if len(h) < header.TCPMinimumSize || h.Flags()&(header.TCPFlagSyn|header.TCPFlagAck) != header.TCPFlagSyn {
+			return false // of a connection that is gone: the stack answers with a reset
+		}
+		if _, ok := s.state.Load().target(k.dst.Addr()); !ok {
+			s.count.forbidden.Add(1)
+			return false
+		}
+		if !s.dials.begin(k, h.SequenceNumber()) {
+			s.noRoom()
+			return true
+		}
+		return fwd.HandlePacket(id, p)
+	})
+	s.forwardUDP()
+	s.forwardEcho()
+}
+
+// dials are the connections that are being made.
+type dials struct {
+	mu     sync.Mutex // guards the rest
+	of     map[flowKey]uint32
+	source map[netip.Addr]int
+}
+
+// begin notes a SYN; false: there is no room. One that comes again needs none.
+func (d *dials) begin(k flowKey, seq uint32) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, again := d.of[k]; again {
+		return true
+	}
+	src := k.src.Addr()
+	if len(d.of) >= mostDials || d.source[src] >= mostDials/2 {
+		return false
+	}
+	d.of[k] = seq
+	d.source[src]++
+	return true
+}
+
+// end forgets a dial, and returns its SYN's number.
+func (d *dials) end(k flowKey) (seq uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	seq, ok := d.of[k]
+	if !ok {
+		return 0
+	}
+	delete(d.of, k)
+	src := k.src.Addr()
+	if d.source[src]--; d.source[src] == 0 {
+		delete(d.source, src)
+	}
+	return seq
+}
+
+func (s *Stack) noRoom() {
+	s.count.full.Add(1)
+	s.flows.full.Store(time.Now().UnixNano())
+}
+
+func keyOf(proto uint8, id stack.TransportEndpointID) flowKey {
+	return flowKey{proto,
+		netip.AddrPortFrom(netip.AddrFrom4(id.RemoteAddress.As4()), id.RemotePort),
+		netip.AddrPortFrom(netip.AddrFrom4(id.LocalAddress.As4()), id.LocalPort)}
+}
+
+// connect is called for a SYN, in a goroutine of its own.
+func (s *Stack) connect(r *tcp.ForwarderRequest) {
+	if !s.enter() {
+		s.dials.end(keyOf(protoTCP, r.ID()))
+		r.Complete(false)
+		return
+	}
+	defer s.running.Done()
+	s.serve(r)
+}
+
+// serve makes the connection that a SYN asks for and carries it to its end.
+func (s *Stack) serve(r *tcp.ForwarderRequest) {
+	k := keyOf(protoTCP, r.ID())
+	host, err := s.dialTarget(k)
+	if err != nil {
+		s.declineTCP(r, k, s.dials.end(k), err)
+		return
+	}
+	c := &crossing{s: s, host: host}
+	c.flow = &flow{key: k, abort: c.tear}
+	if !s.flows.add(c.flow, idleTCP, time.Now()) {
+		s.count.full.Add(1)
+		s.dials.end(k)
+		r.Complete(false) // it will ask again
+		c.reset()
+		return
+	}
+	defer s.flows.remove(c.flow)
+	local := host.LocalAddr().(*net.TCPAddr).AddrPort()
+	c.flow.local.Store(&local)
+	ep, terr := r.CreateEndpoint(&c.wq) // answers the SYN
+	s.dials.end(k)
+	r.Complete(false)
+	if terr != nil {
+		c.reset()
+		return
+	}
+	c.ep = ep
+	c.run()
+}
+
+// dialTarget makes the host's connection for a flow.
+func (s *Stack) dialTarget(k flowKey) (*net.TCPConn, error) {
+	to, ok := s.state.Load().target(k.dst.Addr())
+	if !ok {
+		return nil, syscall.EACCES
+	}
+	s.count.dials.Add(1)
+	return s.dialer(s.ctx, netip.AddrPortFrom(to, k.dst.Port()))
+}
+
+// dialHost connects as any program of the host does.
+func dialHost(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
+	d := net.Dialer{
+		Timeout:         dialFor,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: probeAfter, Interval: probeEvery},
+	}
+	c, err := d.DialContext(ctx, "tcp4", to.String())
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
+}
+
+// declineTCP says to who asked what the host was told.
+func (s *Stack) declineTCP(r *tcp.ForwarderRequest, k flowKey, seq uint32, err error) {
+	quote := quoteTCP(k, seq)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET):
+		s.count.refused.Add(1)
+		r.Complete(true)
+		return
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EHOSTDOWN):
+		s.count.unreachable.Add(1)
+		s.unreachable(s.own(), k.src.Addr(), header.ICMPv4HostUnreachable, quote)
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
+		s.count.unreachable.Add(1)
+		s.unreachable(s.own(), k.src.Addr(), header.ICMPv4NetUnreachable, quote)
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		s.count.forbidden.Add(1)
+		s.unreachable(s.own(), k.src.Addr(), header.ICMPv4AdminProhibited, quote)
+	default: // nobody answered the host either
+		s.count.unanswered.Add(1)
+	}
+	r.Complete(false)
+}
+
+// crossing is a TCP connection on its way from the stack to the host's side.
+type crossing struct {
+	s    *Stack
+	flow *flow
+	host *net.TCPConn
+	wq   waiter.Queue
+
+	mu   sync.Mutex // guards the rest
+	ep   tcpip.Endpoint
+	torn bool
+	half bool // one side has said that it is done
+}
+
+// reset ends the host's side as if it had been cut.
+func (c *crossing) reset() {
+	_ = c.host.SetLinger(0) // an error means that it is over
+	c.host.Close()
+}
+
+// tear resets both sides.
+func (c *crossing) tear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.torn {
+		return
+	}
+	c.torn = true
+	c.reset()
+	if c.ep != nil {
+		c.ep.Abort()
+	}
+}
+
+// run carries until both sides are done, or one is torn.
+func (c *crossing) run() {
+	c.mu.Lock()
+	if c.torn { // before there was an endpoint
+		c.ep.Abort()
+		c.mu.Unlock()
+		return
+	}
+	c.mu.Unlock()
+	var in sync.WaitGroup
+	in.Go(func() { c.direction(c.inward) })
+	c.direction(c.outward)
+	in.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.torn {
+		c.torn = true
+		c.host.Close()
+		c.ep.Close()
+	}
+}
+
+// direction carries one way to its end. An error tears the other one, too.
+func (c *crossing) direction(carry func() error) {
+	if err := carry(); err != nil {
+		c.tear()
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.half {
+		c.half = true
+		c.flow.idle.Store(int64(idleHalf))
+	}
+}
+
+// inward carries from the overlay to the host.
+func (c *crossing) inward() error {
+	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventErr | waiter.EventHUp)
+	c.wq.EventRegister(&entry)
+	defer c.wq.EventUnregister(&entry)
+	for {
+		n, err := c.inwardPiece()
+		switch {
+		case err == errWait:
+			<-ready
+		case err == io.EOF:
+			_ = c.host.CloseWrite() // an error is for the other direction to find
+			return nil
+		case err != nil:
+			return err
+		default:
+			c.ep.ModerateRecvBuf(n)
+		}
+	}
+}
+
+var errWait = errors.New("nothing there")
+
+// inwardPiece carries what is there.
+func (c *crossing) inwardPiece() (int, error) {
+	b := pieces.Get().(*[pieceBytes]byte)
+	defer pieces.Put(b)
+	w := tcpip.SliceWriter(b[:])
+	res, terr := c.ep.Read(&w, tcpip.ReadOptions{})
+	switch terr.(type) {
+	case nil:
+	case *tcpip.ErrWouldBlock:
+		return 0, errWait
+	case *tcpip.ErrClosedForReceive:
+		return 0, io.EOF
+	default:
+		return 0, errnoOf(terr)
+	}
+	c.flow.touch(time.Now())
+	_, err := c.host.Write(b[:res.Count])
+	return res.Count, err
+}
+
+// outward carries from the host to the overlay.
+func (c *crossing) outward() error {
+	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)
+	c.wq.EventRegister(&entry)
+	defer c.wq.EventUnregister(&entry)
+	src, err := newSource(c.host)
+	if err != nil {
+		return err
+	}
+	var r bytes.Reader
+	for {
+		b, err := src.next()
+		if len(b) > 0 {
+			c.flow.touch(time.Now())
+			r.Reset(b)
+			if terr := c.send(&r, ready); terr != nil {
+				src.done()
+				return errnoOf(terr)
+			}
+		}
+		src.done()
+		if err == io.EOF {
+			if terr := c.ep.Shutdown(tcpip.ShutdownWrite); terr != nil {
+				return errnoOf(terr)
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// send gives the endpoint all of r.
+func (c *crossing) send(r *bytes.Reader, ready <-chan struct{}) tcpip.Error {
+	for r.Len() > 0 {
+		_, terr := c.ep.Write(r, tcpip.WriteOptions{})
+		switch terr.(type) {
+		case nil:
+		case *tcpip.ErrWouldBlock:
+			<-ready
+		default:
+			return terr
+		}
+	}
+	return nil
+}
