@@ -18,11 +18,14 @@ func (f *finder) Suspect() {
 }
 
 // Detour says that data of the peer's came by the relay. If none comes by the
-// path that is used, it may have moved. It reports whether that is so.
+// path that is used, it may have moved. It reports whether that is so. Once
+// suspected, a path that answers is not again before data has come by it: the
+// peer may prefer the relay, for what its own packets lose on the path.
 func (f *finder) Detour(now time.Time) bool {
-	if !f.confirmed || f.use.tally.got.Load() != f.use.gotSeen || now.Sub(f.use.heardAt) < detourAfter {
+	if !f.confirmed || f.use.detour || f.use.tally.got.Load() != f.use.gotSeen || now.Sub(f.use.heardAt) < detourAfter {
 		return false
 	}
+	f.use.detour = true
 	f.Suspect()
 	return true
 }

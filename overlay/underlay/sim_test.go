@@ -155,6 +155,7 @@ func (n *simNode) send() {
 		n.sim.w.After(n.sim.slow+2*n.sim.w.Latency, func() {
 			if n.sim.w.Rand.Float64() >= n.peer.byRelayLoss {
 				n.peer.finder.relay.tally.got.Add(1)
+				n.peer.finder.Detour(n.sim.w.Now())
 				n.peer.data(b)
 			}
 		})

@@ -51,6 +51,7 @@ type spot struct {
 	heardAt           time.Time // last data or answer
 	waiting           time.Time // since when we send and hear nothing; zero: not
 	talked            bool      // data came since the silence was last asked about
+	detour            bool      // the peer's data came by the relay instead, and we asked what that means
 	window            window
 	last              loss   // in the last whole window
 	lossy             bool   // it is weighed against the relay before it is used alone
@@ -110,7 +111,7 @@ func (s *spot) look(now time.Time) (traffic bool) {
 	sent, got := s.tally.sent.Load(), s.tally.got.Load()
 	if got != s.gotSeen {
 		s.heard(now)
-		s.talked = true
+		s.talked, s.detour = true, false
 	} else if sent != s.sentSeen && s.waiting.IsZero() {
 		s.waiting = now
 	}
