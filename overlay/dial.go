@@ -42,6 +42,11 @@ type sockets interface {
 // is refused: nothing leaves this machine by another way. A [DialError] says why
 // there is no connection.
 func (n *Node) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return n.dialFor(ctx, caller{}, network, address)
+}
+
+// dialFor is DialContext on behalf of somebody.
+func (n *Node) dialFor(ctx context.Context, who caller, network, address string) (net.Conn, error) {
 	proto, err := protocolOf(network)
 	if err != nil {
 		return nil, err
@@ -64,7 +69,7 @@ func (n *Node) DialContext(ctx context.Context, network, address string) (net.Co
 	}
 	var failed error
 	for _, a := range addrs {
-		c, err := n.dialAddr(ctx, v, proto, target{host, netip.AddrPortFrom(a, port)})
+		c, err := n.dialAddr(ctx, v, who, proto, target{host, netip.AddrPortFrom(a, port)})
 		if err == nil {
 			return c, nil
 		}
@@ -89,14 +94,19 @@ func (t target) String() string {
 }
 
 // dialAddr connects to one address, if it lies in the overlay or behind it.
-func (n *Node) dialAddr(ctx context.Context, v view, proto string, to target) (net.Conn, error) {
-	if !slices.Contains(v.m.Self.Addrs, to.at.Addr()) && v.plan.carrier(to.at.Addr()) == nil {
+func (n *Node) dialAddr(ctx context.Context, v view, who caller, proto string, to target) (net.Conn, error) {
+	if who.may != nil {
+		if err := who.may(proto, to.at); err != nil {
+			return nil, err
+		}
+	}
+	if !carriedHere(v.m, to.at.Addr()) && v.plan.carrier(to.at.Addr()) == nil {
 		return nil, v.outside(to)
 	}
 	began := time.Now()
 	within, stop := context.WithTimeout(ctx, dialTimeout)
 	defer stop()
-	c, err := v.live.sockets.Dial(within, proto, netip.Addr{}, to.at)
+	c, err := v.live.sockets.Dial(within, proto, who.from, to.at)
 	if err != nil {
 		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return nil, ctx.Err()
@@ -202,7 +212,7 @@ func (n *Node) lookup(ctx context.Context, v view, host string) ([]netip.Addr, e
 // nodeAddrs returns the addresses of the node with a name.
 func nodeAddrs(m *coord.Map, name string) []netip.Addr {
 	name = plainName(name)
-	for _, node := range append([]coord.Node{m.Self}, m.Peers...) {
+	for _, node := range slices.Concat([]coord.Node{m.Self}, m.Peers, m.Hosted) {
 		if plainName(node.Name) == name {
 			return slices.Clone(node.Addrs)
 		}

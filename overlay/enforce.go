@@ -120,6 +120,9 @@ func carriedBy(m *coord.Map) []netip.Prefix {
 			}
 		}
 	}
+	for _, h := range m.Hosted {
+		list = append(list, hostPrefixes(h.Addrs)...)
+	}
 	slices.SortFunc(list, netip.Prefix.Compare)
 	return slices.Compact(list)
 }
@@ -260,7 +263,7 @@ func (e *enforcer) refused(network string, remote netip.AddrPort, since time.Tim
 
 // rulesOf is a policy's ruleset in the words of the filter.
 func rulesOf(s policy.Ruleset) filter.Rules {
-	r := filter.Rules{Self: s.Self, Routes: s.Routes}
+	r := filter.Rules{Self: s.Self, Hosted: s.Hosted, Routes: s.Routes}
 	for _, x := range s.Sources {
 		r.Sources = append(r.Sources, filter.Source{Address: x.Address, Node: x.Node, User: x.User})
 	}

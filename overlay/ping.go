@@ -81,7 +81,7 @@ func pingTarget(m *coord.Map, target string) (netip.Addr, error) {
 		}
 		return a, nil
 	}
-	for _, n := range append([]coord.Node{m.Self}, m.Peers...) {
+	for _, n := range slices.Concat([]coord.Node{m.Self}, m.Peers, m.Hosted) {
 		if strings.EqualFold(n.Name, target) && len(n.Addrs) > 0 {
 			return n.Addrs[0], nil
 		}
@@ -286,7 +286,7 @@ func nameOf(m *coord.Map, addr string) string {
 	if err != nil {
 		return addr
 	}
-	for _, n := range m.Peers {
+	for _, n := range slices.Concat(m.Peers, m.Hosted) {
 		if slices.Contains(n.Addrs, a) {
 			return n.Name
 		}

@@ -64,6 +64,7 @@ func plan(in planInput) *Plan {
 	}
 	p.planOverlayClash(in)
 	carried := p.planRoutes(in)
+	p.planHosted(m, carried)
 	p.planPeers(m, carried)
 	p.planLANs(in)
 	p.planRelays(in)
@@ -257,6 +258,24 @@ func (p *Plan) planPeers(m *coord.Map, carried map[uint32][]netip.Prefix) {
 			At:         places(m.Relays, n.Attached),
 			AllowedIPs: append(hostPrefixes(n.Addrs), carried[n.Label]...),
 		})
+	}
+}
+
+// planHosted gives this machine the addresses of the seats that it carries, and
+// adds to what its peers carry the members that they host.
+func (p *Plan) planHosted(m *coord.Map, carried map[uint32][]netip.Prefix) {
+	for _, h := range m.Hosted {
+		if h.Host == m.Self.ID {
+			if h.Seat {
+				p.Routing.Addrs = append(p.Routing.Addrs, hostPrefixes(h.Addrs)...)
+			}
+			continue
+		}
+		for _, n := range m.Peers {
+			if n.ID == h.Host {
+				carried[n.Label] = append(carried[n.Label], hostPrefixes(h.Addrs)...)
+			}
+		}
 	}
 }
 

@@ -188,6 +188,42 @@ func TestPlanGateway(t *testing.T) {
 	}
 }
 
+// TestPlanHosted: what a peer carries for others is that peer's, and a seat that
+// this machine carries is an address of its own.
+func TestPlanHosted(t *testing.T) {
+	gw := testNode("lab", 200, coord.RoleGateway, true, approved("192.168.1.0/24"))
+	vps, laptop := testNode("vps", 10, coord.RoleRelay, true), testNode("laptop", 11, coord.RoleMember, true)
+	hosted := func(name string, label uint32, seat bool) coord.Node {
+		n := testNode(name, label, coord.RoleMember, false)
+		n.Host, n.Seat = vps.ID, seat
+		return n
+	}
+	m := testMap(gw, vps, laptop)
+	m.Hosted = []coord.Node{hosted("phone", 14, false), hosted("alice-at-vps", 15, true)}
+	p := testPlan(m, testHost("192.168.1.200/24"))
+	for _, peer := range p.Peers {
+		want := map[string]string{"vps": "172.18.0.10/32,172.18.0.14/32,172.18.0.15/32", "laptop": "172.18.0.11/32"}[peer.Name]
+		if got := joinText(peer.AllowedIPs); got != want {
+			t.Errorf("%s may send from %s, want %s", peer.Name, got, want)
+		}
+	}
+	if got := joinText(p.Routing.Addrs); got != "172.18.0.200/24" {
+		t.Errorf("the gateway's own addresses are %s", got)
+	}
+	if got := joinText(carriedBy(m)); got != "172.18.0.10/32,172.18.0.11/32,172.18.0.14/32,172.18.0.15/32" {
+		t.Errorf("peers carry %s", got)
+	}
+
+	m.Self, m.Peers = vps, []coord.Node{gw}
+	p = testPlan(m, testHost("203.0.113.10/24"))
+	if got := joinText(p.Routing.Addrs); got != "172.18.0.10/24,172.18.0.15/32" {
+		t.Errorf("the carrier's own addresses are %s", got)
+	}
+	if len(p.Peers) != 1 || joinText(p.Peers[0].AllowedIPs) != "172.18.0.200/32,192.168.1.0/24" {
+		t.Errorf("the carrier's peers: %+v", p.Peers)
+	}
+}
+
 func TestPlanGatewayWithoutRoutes(t *testing.T) {
 	p := testPlan(testMap(testNode("lab", 200, coord.RoleGateway, true)), testHost("192.168.1.200/24"))
 	if p.Routing.Forward || len(p.Health) != 1 || p.Health[0].ID != "no_route_offered" {

@@ -83,6 +83,7 @@ func (s snapshot) status() Status {
 		Peers:    []StatusPeer{},
 		Routes:   []StatusRoute{},
 		Health:   items,
+		Hosted:   []StatusHosted{},
 		Counters: nonNil(s.counters),
 	}
 	out.Network.Control.ProofAgeMS = age(s.heard, s.now)
@@ -102,6 +103,9 @@ func (s snapshot) status() Status {
 	out.Relays = s.statusRelays()
 	for _, p := range s.m.Peers {
 		out.Peers = append(out.Peers, s.statusPeer(p))
+	}
+	for _, h := range s.m.Hosted {
+		out.Hosted = append(out.Hosted, statusHosted(s.m, h))
 	}
 	if s.plan != nil {
 		out.Routes = s.statusRoutes(out.Peers)
@@ -211,6 +215,20 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 	if !stat.LastHandshake.IsZero() {
 		at := stat.LastHandshake.UTC()
 		out.LastHandshakeAt = &at
+	}
+	return out
+}
+
+// statusHosted is a member that another node carries, or this one.
+func statusHosted(m *coord.Map, h coord.Node) StatusHosted {
+	out := StatusHosted{Name: h.Name, IPs: nonNil(h.Addrs), User: h.User, Kind: "device"}
+	if h.Seat {
+		out.Kind = "seat"
+	}
+	for _, n := range slices.Concat([]coord.Node{m.Self}, m.Peers) {
+		if n.ID == h.Host {
+			out.Host = n.Name
+		}
 	}
 	return out
 }

@@ -34,6 +34,18 @@ type Status struct {
 	Counters []Counter `json:"counters"`
 
 	PortMapping *StatusPortMapping `json:"port_mapping"` // null while the node starts
+
+	Hosted []StatusHosted `json:"hosted"` // members that others carry, or this node
+}
+
+// StatusHosted is a member that another node carries: a device with a stock
+// WireGuard, or a seat, from where its user begins connections on that machine.
+type StatusHosted struct {
+	Name string       `json:"name"`
+	IPs  []netip.Addr `json:"ips"`
+	User string       `json:"user"`
+	Kind string       `json:"kind"` // device, seat
+	Host string       `json:"host"` // the name of who carries it
 }
 
 // StatusNode is this machine as a member.

@@ -71,7 +71,7 @@ func (n *Node) whois(target string, now time.Time) (Whois, error) {
 		return w, err
 	}
 	if m := n.look().m; m != nil {
-		for _, p := range m.Peers {
+		for _, p := range slices.Concat(m.Peers, m.Hosted) {
 			if slices.Contains(p.Addrs, t.addr) {
 				w.Person = &WhoisPerson{User: p.User, Node: p.Name}
 			}

@@ -182,6 +182,10 @@ func (p *program) listNodes(ctx context.Context) error {
 func nodeTable(nodes []coord.NodeInfo, now time.Time) table {
 	var t table
 	t.row("NODE", "ADDRESS", "USER", "ROLE", "STATE", "TAGS", "ROUTES", "JOINED", "ID")
+	names := map[string]string{}
+	for _, n := range nodes {
+		names[n.ID] = n.Name
+	}
 	for _, n := range nodes {
 		state := "offline"
 		switch {
@@ -205,9 +209,20 @@ func nodeTable(nodes []coord.NodeInfo, now time.Time) table {
 				routes += " (waits)"
 			}
 		}
-		t.row(n.Name, addrsText(n.Addrs), orUnknown(n.User), string(n.Role), state, orUnknown(strings.Join(n.Tags, ",")), routes, n.Joined.UTC().Format(time.DateOnly), n.ID)
+		t.row(n.Name, addrsText(n.Addrs), orUnknown(n.User), roleText(n.Node, names), state, orUnknown(strings.Join(n.Tags, ",")), routes, n.Joined.UTC().Format(time.DateOnly), n.ID)
 	}
 	return t
+}
+
+// roleText says what a node is for, or who carries it; names are nodes' by id.
+func roleText(n coord.Node, names map[string]string) string {
+	switch {
+	case n.Host == "":
+		return string(n.Role)
+	case n.Seat:
+		return "seat at " + names[n.Host]
+	}
+	return "device at " + names[n.Host]
 }
 
 // nodeJSON is a member in --json output. Fields are only ever added.
@@ -226,6 +241,8 @@ type nodeJSON struct {
 	Tags       []string     `json:"tags"`
 	State      string       `json:"state"` // active, pending, disabled, expired
 	ExpiresAt  *time.Time   `json:"expires_at"`
+	Host       string       `json:"host"` // the id of the member that carries it; empty: it stands by itself
+	Seat       bool         `json:"seat"` // carried, with an address of the carrier's own and no key
 }
 
 type routeJSON struct {
@@ -239,6 +256,13 @@ func newNodeJSON(n coord.NodeInfo) nodeJSON {
 		PublicKey: n.WireGuard.String(), MachineKey: n.Machine.String(),
 		JoinedAt: timeOrNull(n.Joined), LastSeenAt: timeOrNull(n.LastSeen), Routes: []routeJSON{},
 		User: n.User, Tags: notNil(n.Tags), State: string(n.State), ExpiresAt: timeOrNull(n.Expires),
+		Host: n.Host, Seat: n.Seat,
+	}
+	if n.WireGuard.IsZero() {
+		j.PublicKey = ""
+	}
+	if n.Machine.IsZero() {
+		j.MachineKey = ""
 	}
 	for _, r := range n.Routes {
 		j.Routes = append(j.Routes, routeJSON(r))

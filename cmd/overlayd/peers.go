@@ -24,15 +24,20 @@ packets take, its round trip, bytes, and when the keys were last renewed.`,
 			}
 			if p.common.json {
 				return printJSON(p.stdout, struct {
-					Schema string               `json:"schema"`
-					Peers  []overlay.StatusPeer `json:"peers"`
-				}{"overlayd.peers/v1", notNil(s.Peers)})
+					Schema string                 `json:"schema"`
+					Peers  []overlay.StatusPeer   `json:"peers"`
+					Hosted []overlay.StatusHosted `json:"hosted"`
+				}{"overlayd.peers/v1", notNil(s.Peers), notNil(s.Hosted)})
 			}
-			if len(s.Peers) == 0 {
+			if len(s.Peers)+len(s.Hosted) == 0 {
 				fmt.Fprintln(p.stderr, "no other machines yet")
 				return nil
 			}
 			peerTable(s.Peers, s.Relays, p.now()).write(p.stdout)
+			if len(s.Hosted) > 0 {
+				fmt.Fprintln(p.stdout)
+				hostedTable(s.Hosted).write(p.stdout)
+			}
 			if lines := whyLines(s.Peers, len(s.Peers)); len(lines) > 0 {
 				fmt.Fprintln(p.stdout)
 				printLines(p.stdout, lines)
@@ -42,6 +47,16 @@ packets take, its round trip, bytes, and when the keys were last renewed.`,
 	}
 	p.jsonFlag(cmd)
 	return cmd
+}
+
+// hostedTable lists the members that other machines carry.
+func hostedTable(hosted []overlay.StatusHosted) table {
+	var t table
+	t.row("CARRIED", "ADDRESS", "USER", "WHERE")
+	for _, h := range hosted {
+		t.row(h.Name, addrsText(h.IPs), orUnknown(h.User), h.Kind+" at "+orUnknown(h.Host))
+	}
+	return t
 }
 
 // notNil makes an empty list print as [] and not as null.

@@ -193,14 +193,14 @@ func (s *Server) explainPath(snap *snapshot, own []*nodeRecord, receivers []stri
 		if g == nil {
 			continue
 		}
-		seen := s.presence.sighting(g.ID)
+		seen := s.seen(g)
 		if !seen.online {
 			away = append(away, name+" is offline")
 			continue
 		}
 		gateway = Step{"gateway", VerdictOK, name + " is online"}
 		for _, n := range own {
-			mine := s.presence.sighting(n.ID)
+			mine := s.seen(n)
 			if !mine.online {
 				path.Text = n.Name + " is offline"
 				continue

@@ -97,7 +97,7 @@ func (s adminService) ListNodes(context.Context, *connect.Request[api.ListNodesR
 }
 
 func (s adminService) nodeInfo(snap *snapshot, n *nodeRecord) *api.NodeInfo {
-	seen := s.presence.sighting(n.ID)
+	seen := s.seen(n)
 	return &api.NodeInfo{
 		Member: nodeToWire(s.node(snap, n, true)), Machine: n.Machine.Bytes(),
 		JoinedAt: timeToWire(n.Joined), LastSeenAt: timeToWire(seen.last),

@@ -26,10 +26,11 @@ func (m *Map) apply(d *api.Delta) (*Map, error) {
 	if len(d.Peers) > 0 || len(d.Removed) > 0 {
 		next.Peers = slices.Clone(m.Peers)
 	}
+	if len(d.Hosted) > 0 || len(d.Removed) > 0 {
+		next.Hosted = slices.Clone(m.Hosted)
+	}
 	for _, l := range d.Removed {
-		if i, ok := next.peer(l); ok {
-			next.Peers = slices.Delete(next.Peers, i, i+1)
-		}
+		next.Peers, next.Hosted = without(next.Peers, l), without(next.Hosted, l)
 	}
 	for _, p := range d.Peers {
 		n, err := nodeIn(p, m.Overlay)
@@ -39,11 +40,23 @@ func (m *Map) apply(d *api.Delta) (*Map, error) {
 		if n.Label == m.Self.Label {
 			return nil, fmt.Errorf("a peer has the label %d of this node", n.Label)
 		}
-		if i, ok := next.peer(n.Label); ok {
-			next.Peers[i] = n
-		} else {
-			next.Peers = slices.Insert(next.Peers, i, n)
+		if _, was := find(next.Hosted, n.Label); was {
+			next.Hosted = without(slices.Clone(next.Hosted), n.Label)
 		}
+		next.Peers = with(next.Peers, n)
+	}
+	for _, h := range d.Hosted {
+		n, err := hostedIn(h, m.Overlay)
+		if err != nil {
+			return nil, err
+		}
+		if n.Label == m.Self.Label {
+			return nil, fmt.Errorf("a hosted member has the label %d of this node", n.Label)
+		}
+		if _, was := find(next.Peers, n.Label); was {
+			next.Peers = without(slices.Clone(next.Peers), n.Label)
+		}
+		next.Hosted = with(next.Hosted, n)
 	}
 	if d.Relays != nil {
 		if next.Relays, err = relaysFromWire(d.Relays.Relays); err != nil {
@@ -87,7 +100,25 @@ func nextRuleset(have *policy.Ruleset, d *api.Delta) (*policy.Ruleset, error) {
 	return &next, nil
 }
 
-// peer returns where the peer with a label is, or belongs.
-func (m *Map) peer(label uint32) (int, bool) {
-	return slices.BinarySearchFunc(m.Peers, label, func(n Node, l uint32) int { return int(n.Label) - int(l) })
+// find returns where the node with a label is among nodes by label, or belongs.
+func find(nodes []Node, label uint32) (int, bool) {
+	return slices.BinarySearchFunc(nodes, label, func(n Node, l uint32) int { return int(n.Label) - int(l) })
+}
+
+// with puts a node into its place among nodes by label.
+func with(nodes []Node, n Node) []Node {
+	i, ok := find(nodes, n.Label)
+	if ok {
+		nodes[i] = n
+		return nodes
+	}
+	return slices.Insert(nodes, i, n)
+}
+
+// without takes the node with a label out.
+func without(nodes []Node, label uint32) []Node {
+	if i, ok := find(nodes, label); ok {
+		return slices.Delete(nodes, i, i+1)
+	}
+	return nodes
 }

@@ -44,6 +44,23 @@
 // in say, with a Report, that they enforce a map of that revision or a later
 // one, and names those who are not there.
 //
+// A hosted member has an address, a label and a user like any other, and no
+// machine key: the coordinator's own relay carries it. On the maps of others it
+// stands apart from the peers, with the carrier's id: its address is among what
+// the carrier may send from, and nobody else may; the carrier itself is a peer
+// there for that alone, and begins nothing unless the policy says so. The
+// carrier's ruleset has the addresses that it carries (Hosted), and the rules
+// that lead there. All else goes by address, as for any member: policy, grants, the
+// record, a revocation. There are two kinds:
+//
+//   - A seat is from where a user begins connections on the coordinator's
+//     machine, so that the nodes that receive judge the user and not the machine.
+//     Server.Seat makes it on first use and returns when those nodes know of it;
+//     it is one of the machine's own addresses, to which a socket is bound.
+//     Nothing reaches a seat. For what is on that machine itself no node's filter
+//     is asked; there Server.Reaches says what the policy does.
+//   - A device has a WireGuard key, which only its carrier is told.
+//
 // The Admin service is for whoever may open the socket on the coordinator's
 // machine, and, on the TLS port, for members whose user has the role of admin;
 // a daemon passes calls from its own socket on with its token (AdminProxy). The

@@ -23,7 +23,10 @@ func (s *snapshot) enroll(m key.MachinePublic, r EnrollRequest, id string, now t
 	if err != nil {
 		return nodeRecord{}, nil, err
 	}
-	if other := s.byWireGuard[r.WireGuard]; other != nil && other.Machine != m {
+	if other := s.byWireGuard[r.WireGuard]; other != nil && other.Host != "" {
+		return nodeRecord{}, nil, problem(KindConflict, "join with a key of its own: a new --state-dir makes one",
+			"the WireGuard key belongs to the device %s", other.Name)
+	} else if other != nil && other.Machine != m {
 		return nodeRecord{}, nil, problem(KindConflict, "a state directory was copied: delete the copy and join again",
 			"the WireGuard key belongs to the node %s", other.Name)
 	}

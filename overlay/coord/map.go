@@ -19,6 +19,7 @@ type Map struct {
 	Overlay netip.Prefix
 	Self    Node
 	Peers   []Node // by label
+	Hosted  []Node // that a peer carries, or this node, by label; a peer's have no key
 	Relays  []Relay
 	Passes  []Pass
 
@@ -46,6 +47,12 @@ type Node struct {
 	Tags      []string     // in order
 	Expires   time.Time    // of its key; zero: never
 	State     NodeState
+
+	// Host is the ID of the node that carries a hosted member: what the member
+	// sends comes from there, and what is sent to the member goes there. Empty:
+	// it stands by itself.
+	Host string
+	Seat bool // hosted, with an address of the carrier's own and no key
 }
 
 // NodeState says whether a node may take part.

@@ -58,6 +58,9 @@ type nodeRecord struct {
 	Pending  bool      `json:"pending,omitempty"`
 	Disabled bool      `json:"disabled,omitempty"`
 	Barred   time.Time `json:"barred,omitzero"` // when its passes became worthless; zero: never
+
+	Host string `json:"host,omitempty"` // the id of the node that carries it; empty: it stands by itself, and has a machine key
+	Seat bool   `json:"seat,omitempty"` // carried, and without a WireGuard key
 }
 
 // inviteRecord keeps of the secret only its hash.

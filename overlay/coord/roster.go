@@ -37,7 +37,15 @@ func (s *snapshot) remove(ref string, now time.Time) (nodeRecord, []Record, erro
 		return nodeRecord{}, nil, problem(KindConflict, "to end the network, stop overlayd there and delete its state directory",
 			"%s is the coordinator itself", n.Name)
 	}
-	return *n, []Record{drop(keyNode + n.ID), put(retiredKey(n.Label), retiredRecord{n.Label, now})}, nil
+	return *n, s.dropped(n, now), nil
+}
+
+// dropped is what the removal of a node changes: what it carries goes too.
+func (s *snapshot) dropped(n *nodeRecord, now time.Time) (changes []Record) {
+	for _, x := range append([]*nodeRecord{n}, s.hostedBy(n)...) {
+		changes = append(changes, drop(keyNode+x.ID), put(retiredKey(x.Label), retiredRecord{x.Label, now}))
+	}
+	return changes
 }
 
 // approve decides what approving a node's route changes.

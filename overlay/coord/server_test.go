@@ -103,7 +103,7 @@ func TestFiveHundred(t *testing.T) {
 	}
 	for _, f := range follows[1:] {
 		f.await("the new name", func(m *Map) bool {
-			i, ok := m.peer(nodes[0].Label)
+			i, ok := find(m.Peers, nodes[0].Label)
 			return ok && m.Peers[i].Name == "changed"
 		})
 	}

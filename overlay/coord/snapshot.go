@@ -123,9 +123,27 @@ func (s *snapshot) dropNode(id string) {
 		delete(s.nodes, id)
 		delete(s.byLabel, n.Label)
 		delete(s.byName, n.Name)
-		delete(s.byMachine, n.Machine)
-		delete(s.byWireGuard, n.WireGuard)
+		if s.byMachine[n.Machine] == n {
+			delete(s.byMachine, n.Machine)
+		}
+		if s.byWireGuard[n.WireGuard] == n {
+			delete(s.byWireGuard, n.WireGuard)
+		}
 		delete(s.relays, id)
+	}
+}
+
+// indexNode finds a node by all that is its own.
+func (s *snapshot) indexNode(n *nodeRecord) {
+	s.nodes[n.ID], s.byLabel[n.Label], s.byName[n.Name] = n, n, n
+	if !n.Machine.IsZero() {
+		s.byMachine[n.Machine] = n
+	}
+	if !n.WireGuard.IsZero() {
+		s.byWireGuard[n.WireGuard] = n
+	}
+	if n.Relay != nil {
+		s.relays[n.ID] = n
 	}
 }
 
@@ -141,11 +159,7 @@ func (s *snapshot) apply(r Record) error {
 		if other := s.byLabel[n.Label]; other != nil || id != n.ID || n.Label == 0 {
 			return fmt.Errorf("record %s: its label %d or id is not its own", r.Key, n.Label)
 		}
-		s.nodes[id], s.byLabel[n.Label], s.byName[n.Name] = n, n, n
-		s.byMachine[n.Machine], s.byWireGuard[n.WireGuard] = n, n
-		if n.Relay != nil {
-			s.relays[id] = n
-		}
+		s.indexNode(n)
 		return nil
 	}
 	if id, ok := recordID(r, keyInvite); ok {
@@ -290,11 +304,7 @@ func changedLabels(old, next *snapshot) (labels []uint32, gone []*nodeRecord) {
 func (s *snapshot) keepSame(old *snapshot) {
 	for id, n := range s.nodes {
 		if o := old.nodes[id]; o != nil && bytes.Equal(putNode(*o).Value, putNode(*n).Value) {
-			s.nodes[id], s.byLabel[n.Label], s.byName[n.Name] = o, o, o
-			s.byMachine[n.Machine], s.byWireGuard[n.WireGuard] = o, o
-			if o.Relay != nil {
-				s.relays[id] = o
-			}
+			s.indexNode(o)
 		}
 	}
 }

@@ -92,7 +92,10 @@ func (s *snapshot) world() policy.World {
 	for _, n := range s.nodesByLabel() {
 		v := policy.Node{
 			Name: n.Name, Role: policy.Role(n.Role), Tags: n.Tags, Disabled: s.stateOf(n) != NodeActive,
-			Addresses: []netip.Addr{addrOf(s.network.Overlay, n.Label)},
+			Addresses: []netip.Addr{addrOf(s.network.Overlay, n.Label)}, Seat: n.Seat,
+		}
+		if h := s.nodes[n.Host]; h != nil {
+			v.Host = h.Name
 		}
 		if u := s.users[n.User]; u != nil {
 			v.User = u.Name
@@ -110,7 +113,7 @@ func (s *snapshot) world() policy.World {
 // stateOf says whether a node may take part.
 func (s *snapshot) stateOf(n *nodeRecord) NodeState {
 	switch u := s.users[n.User]; {
-	case n.Disabled, n.User != "" && (u == nil || u.Disabled):
+	case n.Disabled, n.User != "" && (u == nil || u.Disabled), n.Host != "" && s.nodes[n.Host] == nil:
 		return NodeDisabled
 	case n.Pending:
 		return NodePending

@@ -167,7 +167,7 @@ func (s *snapshot) removeUser(ref string, now time.Time) (userRecord, []Record, 
 		changes = append(changes, drop(keyLogin+u.ID))
 	}
 	for _, n := range s.nodesOf(u.ID) {
-		changes = append(changes, drop(keyNode+n.ID), put(retiredKey(n.Label), retiredRecord{n.Label, now}))
+		changes = append(changes, s.dropped(n, now)...)
 	}
 	for _, g := range s.groupsByName() {
 		if slices.Contains(g.Members, u.ID) {
@@ -383,6 +383,8 @@ func (s *snapshot) updateNode(ref string, up nodeUpdate, now time.Time) (nodeRec
 	}
 	if up.user != nil {
 		switch {
+		case n.Seat:
+			return n, nil, problem(KindInvalid, "", "%s is the place of its user on another machine, and nobody else's", n.Name)
 		case *up.user == "":
 			n.User = ""
 		case n.Role != RoleMember:

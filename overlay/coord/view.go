@@ -11,12 +11,12 @@ import (
 // node returns a node as the one at label self sees it: of a peer, only the
 // routes that are approved.
 func (s *Server) node(snap *snapshot, n *nodeRecord, self bool) Node {
-	seen := s.presence.sighting(n.ID)
+	seen := s.seen(n)
 	v := Node{
 		ID: n.ID, Name: n.Name, Label: n.Label, Role: n.Role, WireGuard: n.WireGuard,
 		Addrs:  []netip.Addr{addrOf(snap.network.Overlay, n.Label)},
 		Online: seen.online, BootID: seen.bootID, Attached: seen.attached,
-		User: snap.userOf(n), Tags: n.Tags, State: snap.stateOf(n),
+		User: snap.userOf(n), Tags: n.Tags, State: snap.stateOf(n), Host: n.Host, Seat: n.Seat,
 	}
 	for _, r := range n.routes() {
 		if self || r.Approved {
@@ -36,7 +36,11 @@ func (s *Server) wholeMap(snap *snapshot, self *nodeRecord, seen *sight, passes 
 		m.Revoked, _ = s.presence.revocations()
 	}
 	for _, n := range snap.nodesByLabel() {
-		if seen.peers[n.Label] != nil {
+		switch {
+		case seen.peers[n.Label] == nil:
+		case n.Host != "":
+			m.Hosted = append(m.Hosted, s.hosted(snap, n, self))
+		default:
 			m.Peers = append(m.Peers, s.node(snap, n, false))
 		}
 	}
@@ -65,17 +69,24 @@ func (s *snapshot) sightOf(self *nodeRecord, old *sight) *sight {
 // more.
 func (s *Server) delta(snap *snapshot, self *nodeRecord, was, is *sight, d dirt) *api.Delta {
 	w := &api.Delta{Version: snap.rev}
+	put := func(n *nodeRecord) {
+		if n.Host != "" {
+			w.Hosted = append(w.Hosted, nodeToWire(s.hosted(snap, n, self)))
+			return
+		}
+		w.Peers = append(w.Peers, nodeToWire(s.node(snap, n, false)))
+	}
 	for l := range d.labels {
 		if n := snap.byLabel[l]; n == self {
 			w.Self = nodeToWire(s.node(snap, n, true))
 		} else if n != nil && is.peers[l] != nil {
-			w.Peers = append(w.Peers, nodeToWire(s.node(snap, n, false)))
+			put(n)
 		}
 	}
 	if was != is {
 		for l := range is.peers {
 			if _, sent := d.labels[l]; !sent && was.peers[l] == nil {
-				w.Peers = append(w.Peers, nodeToWire(s.node(snap, snap.byLabel[l], false)))
+				put(snap.byLabel[l])
 			}
 		}
 		for l := range was.peers {

@@ -41,6 +41,9 @@ func mapToWire(m *Map) *api.Map {
 	for _, n := range m.Peers {
 		w.Peers = append(w.Peers, nodeToWire(n))
 	}
+	for _, n := range m.Hosted {
+		w.Hosted = append(w.Hosted, nodeToWire(n))
+	}
 	w.Relays, w.Passes, w.Revoked = relaysToWire(m.Relays), passesToWire(m.Passes), revokedToWire(m.Revoked)
 	if m.Ruleset != nil {
 		w.Ruleset = rulesetToWire(m.Ruleset)
@@ -74,6 +77,17 @@ func mapFromWire(w *api.Map) (*Map, error) {
 		}
 		m.Peers = append(m.Peers, n)
 	}
+	for _, h := range w.Hosted {
+		n, err := hostedIn(h, m.Overlay)
+		if err != nil {
+			return nil, err
+		}
+		_, taken := find(m.Peers, n.Label)
+		if k := len(m.Hosted); taken || n.Label == m.Self.Label || k > 0 && n.Label <= m.Hosted[k-1].Label {
+			return nil, fmt.Errorf("the label %d of a hosted member is another's, or out of order", n.Label)
+		}
+		m.Hosted = append(m.Hosted, n)
+	}
 	if m.Relays, err = relaysFromWire(w.Relays); err != nil {
 		return nil, err
 	}
@@ -91,7 +105,7 @@ func nodeToWire(n Node) *api.Member {
 	w := &api.Member{
 		Id: n.ID, Name: n.Name, Label: n.Label, Role: string(n.Role), Wireguard: n.WireGuard.Bytes(),
 		Online: n.Online, BootId: n.BootID, Attached: attachedToWire(n.Attached),
-		User: n.User, Tags: n.Tags, ExpiresAt: timeToWire(n.Expires), State: string(n.State),
+		User: n.User, Tags: n.Tags, ExpiresAt: timeToWire(n.Expires), State: string(n.State), Host: n.Host, Seat: n.Seat,
 	}
 	for _, a := range n.Addrs {
 		w.Addrs = append(w.Addrs, a.String())
@@ -106,7 +120,7 @@ func nodeFromWire(w *api.Member) (Node, error) {
 	n := Node{
 		ID: w.GetId(), Name: w.GetName(), Label: w.GetLabel(), Role: Role(w.GetRole()),
 		Online: w.GetOnline(), BootID: w.GetBootId(), Attached: attachedFromWire(w.GetAttached()),
-		User: w.GetUser(), Tags: w.GetTags(), Expires: timeFromWire(w.GetExpiresAt()), State: NodeState(w.GetState()),
+		User: w.GetUser(), Tags: w.GetTags(), Expires: timeFromWire(w.GetExpiresAt()), State: NodeState(w.GetState()), Host: w.GetHost(), Seat: w.GetSeat(),
 	}
 	if n.State == "" { // of a coordinator, or a file, from before there were states
 		n.State = NodeActive
@@ -116,6 +130,9 @@ func nodeFromWire(w *api.Member) (Node, error) {
 	}
 	if !validID(n.ID) || checkName(n.Name) != nil || n.Label < 1 || n.Label >= 1<<maxLabelBits {
 		return Node{}, fmt.Errorf("the node %.80q with label %d is malformed", n.ID, n.Label)
+	}
+	if n.Host != "" && !validID(n.Host) || n.Seat && n.Host == "" {
+		return Node{}, fmt.Errorf("who carries the node %.80q is malformed", n.ID)
 	}
 	var err error
 	if n.WireGuard, err = key.PublicFromBytes(w.GetWireguard()); err != nil {
@@ -153,6 +170,20 @@ func nodeIn(w *api.Member, overlay netip.Prefix) (Node, error) {
 		if err := checkPrefix(r.Prefix, overlay); err != nil {
 			return Node{}, fmt.Errorf("node %s: %w", n.ID, err)
 		}
+	}
+	return n, nil
+}
+
+// hostedIn is nodeIn for a hosted member, which has its own address and no more.
+func hostedIn(w *api.Member, overlay netip.Prefix) (Node, error) {
+	n, err := nodeIn(w, overlay)
+	switch {
+	case err != nil:
+		return Node{}, err
+	case n.Host == "" || n.Host == n.ID:
+		return Node{}, fmt.Errorf("node %s: nobody carries it", n.ID)
+	case len(n.Addrs) != 1 || n.Addrs[0] != addrOf(overlay, n.Label) || len(n.Routes) > 0 || n.Role != RoleMember:
+		return Node{}, fmt.Errorf("node %s: a hosted member has one address, and nothing behind it", n.ID)
 	}
 	return n, nil
 }

@@ -225,7 +225,7 @@ func (c *cursor) later() Verdict {
 // went the other way.
 func (c *cursor) icmpError() Verdict {
 	to := c.p.dst
-	if !c.out && c.f.index.Load().local(c.p.src) {
+	if x := c.f.index.Load(); !c.out && x.sources[c.p.src] == nil && x.local(c.p.src) {
 		return DropSpoofed
 	}
 	var quoted packet

@@ -13,6 +13,7 @@ import (
 // Rules is what a node enforces. Swap puts it into force.
 type Rules struct {
 	Self    []netip.Addr   // this node's own addresses: from these it may begin flows
+	Hosted  []netip.Addr   // those of members that it carries: so may these; one that is a source too comes by the tunnel
 	Routes  []netip.Prefix // the networks behind it: they may only answer
 	Sources []Source       // who is behind which address of the tunnel
 	From    []Set          // of sources
@@ -118,6 +119,7 @@ func (r *rule) changed(wall int64) bool {
 // lead to that very prefix.
 type index struct {
 	self      []addr
+	hosted    map[addr]struct{}
 	routes    []netip.Prefix
 	sources   map[addr]*source
 	rules     []*rule
@@ -146,7 +148,7 @@ type entry struct {
 
 // validate refuses what has no meaning, as it might get one by accident.
 func (r Rules) validate() error {
-	for _, a := range r.Self {
+	for _, a := range slices.Concat(r.Self, r.Hosted) {
 		if !a.IsValid() || a.Is4In6() || a.Zone() != "" {
 			return fmt.Errorf("read rules: %s is no address of this node", a)
 		}
@@ -171,9 +173,12 @@ func newIndex(r Rules, old *index, wall int64) (*index, error) {
 	if err := r.validate(); err != nil {
 		return nil, err
 	}
-	x := &index{routes: r.Routes, sources: make(map[addr]*source, len(r.Sources)), to: map[dstKey][]group{}}
+	x := &index{hosted: make(map[addr]struct{}, len(r.Hosted)), routes: r.Routes, sources: make(map[addr]*source, len(r.Sources)), to: map[dstKey][]group{}}
 	for _, a := range r.Self {
 		x.self = append(x.self, addrOf(a))
+	}
+	for _, a := range r.Hosted {
+		x.hosted[addrOf(a)] = struct{}{}
 	}
 	for _, s := range r.Sources {
 		at := addrOf(s.Address)
@@ -380,8 +385,14 @@ func (x *index) match(entries []entry, proto uint8, port uint16, wall int64, bes
 	return best
 }
 
-// own reports whether an address is this node's.
-func (x *index) own(a addr) bool { return slices.Contains(x.self, a) }
+// own reports whether an address is this node's, or of a member that it carries.
+func (x *index) own(a addr) bool {
+	if slices.Contains(x.self, a) {
+		return true
+	}
+	_, is := x.hosted[a]
+	return is
+}
 
 // local reports whether an address is this node's or behind it.
 func (x *index) local(a addr) bool {

@@ -10,12 +10,13 @@ import (
 // order, so that two that mean the same are the same.
 type Ruleset struct {
 	Node    string         `json:"node"`
-	Self    []netip.Addr   `json:"self"`    // its own addresses in the overlay
-	Routes  []netip.Prefix `json:"routes"`  // what it receives for besides
-	Sources []Source       `json:"sources"` // everybody it may talk to, by address
-	From    []Set          `json:"from"`    // by id
-	To      []Set          `json:"to"`      // by id; only what this node receives
-	Rules   []NodeRule     `json:"rules"`   // the first that matches names the flow
+	Self    []netip.Addr   `json:"self"`             // its own addresses in the overlay
+	Hosted  []netip.Addr   `json:"hosted,omitempty"` // those that it carries for others
+	Routes  []netip.Prefix `json:"routes"`           // what it receives for besides
+	Sources []Source       `json:"sources"`          // everybody it may talk to, by address
+	From    []Set          `json:"from"`             // by id
+	To      []Set          `json:"to"`               // by id; only what this node receives
+	Rules   []NodeRule     `json:"rules"`            // the first that matches names the flow
 }
 
 // Source says who is behind an address.
@@ -56,37 +57,49 @@ func (r *Resolved) For(node string) Ruleset {
 	if !ok {
 		return set
 	}
-	own := r.nodes[me]
-	set.Self = slices.Clone(own.Addresses)
-	slices.SortFunc(set.Self, netip.Addr.Compare)
-	for _, p := range own.Routes {
+	for _, p := range r.nodes[me].Routes {
 		set.Routes = append(set.Routes, p.Masked())
 	}
 	set.Routes = sortPrefixes(set.Routes)
-	peers := r.peers(me)
+	at := r.spot(me)
+	peers := r.peers(at)
+	var reached []netip.Addr // all of them but the seats
 	for i, n := range r.nodes {
-		if !peers.has(i) {
+		mine := at.has(i)
+		if i == me {
+			set.Self = append(set.Self, n.Addresses...)
+		} else if mine {
+			set.Hosted = append(set.Hosted, n.Addresses...)
+		}
+		if mine && !n.Seat {
+			reached = append(reached, n.Addresses...)
+		}
+		// What it carries comes by the tunnel as a peer does; but for the seats,
+		// which are here.
+		if i == me || mine && n.Seat || !mine && !peers.has(i) {
 			continue
 		}
 		for _, a := range n.Addresses {
 			set.Sources = append(set.Sources, Source{Address: a, Node: n.Name, User: n.User})
 		}
 	}
+	slices.SortFunc(set.Self, netip.Addr.Compare)
+	slices.SortFunc(set.Hosted, netip.Addr.Compare)
 	slices.SortFunc(set.Sources, func(a, b Source) int { return a.Address.Compare(b.Address) })
 
 	from, to := map[*fromSet]bool{}, map[*toSet]bool{}
 	for i := range r.rules {
 		rule := &r.rules[i]
-		if !rule.dst.has(me) {
+		if !at.in(rule.dst) {
 			continue
 		}
-		set.Rules = append(set.Rules, r.nodeRule(rule, me, from, to))
+		set.Rules = append(set.Rules, r.nodeRule(rule, at, from, to))
 	}
 	for s := range from {
 		set.From = append(set.From, Set{ID: s.id, Prefixes: r.addresses(s.nodes, me)})
 	}
 	for s := range to {
-		set.To = append(set.To, Set{ID: s.id, Prefixes: intersect(s.prefixes, set.Self, set.Routes)})
+		set.To = append(set.To, Set{ID: s.id, Prefixes: intersect(s.prefixes, reached, set.Routes)})
 	}
 	sortSets(set.From)
 	sortSets(set.To)
@@ -94,7 +107,7 @@ func (r *Resolved) For(node string) Ruleset {
 }
 
 // nodeRule notes which sets it needs.
-func (r *Resolved) nodeRule(rule *resolvedRule, me int, from map[*fromSet]bool, to map[*toSet]bool) NodeRule {
+func (r *Resolved) nodeRule(rule *resolvedRule, at spot, from map[*fromSet]bool, to map[*toSet]bool) NodeRule {
 	v := NodeRule{ID: rule.id, Name: rule.name, Services: rule.services, When: rule.when,
 		From: make([]string, 0, len(rule.from)), To: make([]string, 0, len(rule.to))}
 	for _, s := range rule.from {
@@ -102,7 +115,7 @@ func (r *Resolved) nodeRule(rule *resolvedRule, me int, from map[*fromSet]bool, 
 		v.From = append(v.From, s.id)
 	}
 	for _, s := range rule.to {
-		if s.nodes.has(me) {
+		if at.in(s.nodes) {
 			to[s] = true
 			v.To = append(v.To, s.id)
 		}
@@ -112,9 +125,12 @@ func (r *Resolved) nodeRule(rule *resolvedRule, me int, from map[*fromSet]bool, 
 
 // addresses returns those of a set of nodes but one.
 func (r *Resolved) addresses(b bits, but int) (list []netip.Prefix) {
-	for _, o := range r.owned {
-		if o.node != but && b.has(o.node) {
-			list = append(list, o.prefix)
+	for i, n := range r.nodes {
+		if i == but || !b.has(i) {
+			continue
+		}
+		for _, a := range n.Addresses {
+			list = append(list, netip.PrefixFrom(a, a.BitLen()))
 		}
 	}
 	return sortPrefixes(list)

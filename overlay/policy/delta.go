@@ -17,8 +17,9 @@ type Delta struct {
 	Base string `json:"base"` // the Digest of the ruleset it is for
 	Next string `json:"next"` // and of what comes out
 
-	Own    bool           `json:"own,omitempty"` // Self and Routes replace the old ones
+	Own    bool           `json:"own,omitempty"` // Self, Hosted and Routes replace the old ones
 	Self   []netip.Addr   `json:"self,omitempty"`
+	Hosted []netip.Addr   `json:"hosted,omitempty"`
 	Routes []netip.Prefix `json:"routes,omitempty"`
 
 	Sources     []Source     `json:"sources,omitempty"` // new or changed
@@ -44,8 +45,8 @@ var ErrBase = errors.New("apply delta: it is for another ruleset")
 // Diff returns what changes s into next.
 func (s Ruleset) Diff(next Ruleset) Delta {
 	d := Delta{Base: s.Digest(), Next: next.Digest()}
-	if !slices.Equal(s.Self, next.Self) || !slices.Equal(s.Routes, next.Routes) {
-		d.Own, d.Self, d.Routes = true, next.Self, next.Routes
+	if !slices.Equal(s.Self, next.Self) || !slices.Equal(s.Hosted, next.Hosted) || !slices.Equal(s.Routes, next.Routes) {
+		d.Own, d.Self, d.Hosted, d.Routes = true, next.Self, next.Hosted, next.Routes
 	}
 	walk(s.Sources, next.Sources, func(a, b Source) int { return a.Address.Compare(b.Address) }, func(old, now *Source) {
 		switch {
@@ -72,9 +73,9 @@ func (s Ruleset) Apply(d Delta) (Ruleset, error) {
 	if s.Digest() != d.Base {
 		return Ruleset{}, ErrBase
 	}
-	out := Ruleset{Node: s.Node, Self: s.Self, Routes: s.Routes}
+	out := Ruleset{Node: s.Node, Self: s.Self, Hosted: s.Hosted, Routes: s.Routes}
 	if d.Own {
-		out.Self, out.Routes = d.Self, d.Routes
+		out.Self, out.Hosted, out.Routes = d.Self, d.Hosted, d.Routes
 	}
 	out.Sources = merge(s.Sources, d.Sources, d.DropSources, func(x Source) netip.Addr { return x.Address }, netip.Addr.Compare)
 	out.From, out.To = applySets(s.From, d.From), applySets(s.To, d.To)
@@ -199,6 +200,13 @@ func (s Ruleset) Digest() string {
 	d.number(len(s.Rules))
 	for i := range s.Rules {
 		d.rule(&s.Rules[i])
+	}
+	if len(s.Hosted) > 0 { // so that a ruleset without has the digest that it always had
+		d.text("hosted")
+		d.number(len(s.Hosted))
+		for _, a := range s.Hosted {
+			d.prefix(netip.PrefixFrom(a, a.BitLen()))
+		}
 	}
 	d.flush()
 	return hex.EncodeToString(d.h.Sum(nil)[:16])

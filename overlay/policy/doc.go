@@ -54,6 +54,10 @@
 // policy's own terms. So a member who joins a group changes one set, and Diff of
 // two rulesets holds that and nothing more.
 //
+// A node that another carries is judged by its own address, and the carrier
+// enforces for it: its Ruleset has the rules that lead there too. A seat only
+// begins: no rule leads to one.
+//
 // A grant becomes a rule of the same kind after those of the policy, with its
 // deadline inside, so that the gateway's own clock ends it.
 //

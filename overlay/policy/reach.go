@@ -37,6 +37,10 @@ func (r *Resolved) Reaches(who Term, to Target, at time.Time) Verdict {
 		return v
 	}
 	if len(targets) == 1 && targets[0].IsSingleIP() {
+		if seat := r.seat(targets[0].Addr()); seat != "" {
+			v.Why = fmt.Sprintf("%s is where %s begins connections; nothing is reached there", targets[0].Addr(), seat)
+			return v
+		}
 		if v.Nodes = r.receivers(targets[0].Addr()); len(v.Nodes) == 0 {
 			v.Why = fmt.Sprintf("no node has %s or a route to it", targets[0].Addr())
 		}
@@ -133,6 +137,16 @@ func (r *Resolved) within(who Term, f *fromSet) bool {
 		return r.userIs(Term{Kind: prefixed[kind], Name: name}, who.Name)
 	}
 	return false
+}
+
+// seat returns the name of the seat that has an address; "": none has.
+func (r *Resolved) seat(a netip.Addr) string {
+	for _, n := range r.nodes {
+		if n.Seat && slices.Contains(n.Addresses, a) {
+			return n.Name
+		}
+	}
+	return ""
 }
 
 // receivers returns the nodes that a packet to an address goes to.

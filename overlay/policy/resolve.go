@@ -13,8 +13,9 @@ import (
 type Resolved struct {
 	policy *Policy
 	users  map[string]*User
-	nodes  []Node // that are not disabled, by name
-	owned  []owned
+	nodes  []Node  // that are not disabled, by name
+	hosts  []int   // by node: who carries it; -1: nobody
+	owned  []owned // but for seats, which nothing reaches
 	routes []owned
 	from   map[string]*fromSet
 	to     map[string]*toSet
@@ -73,8 +74,15 @@ func Resolve(p *Policy, w World, grants []Grant) *Resolved {
 	}
 	slices.SortFunc(r.nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
 	for i, n := range r.nodes {
+		host := -1
+		if at, ok := r.find(n.Host); ok && n.Host != "" {
+			host = at
+		}
+		r.hosts = append(r.hosts, host)
 		for _, a := range n.Addresses {
-			r.owned = append(r.owned, owned{netip.PrefixFrom(a, a.BitLen()), i})
+			if !n.Seat {
+				r.owned = append(r.owned, owned{netip.PrefixFrom(a, a.BitLen()), i})
+			}
 		}
 		for _, x := range n.Routes {
 			r.routes = append(r.routes, owned{x.Masked(), i})
@@ -262,34 +270,77 @@ func (r *Resolved) find(name string) (int, bool) {
 	return slices.BinarySearchFunc(r.nodes, name, func(n Node, name string) int { return strings.Compare(n.Name, name) })
 }
 
-// peers returns the nodes that one may talk to, in either direction.
-func (r *Resolved) peers(node int) bits {
+// spot is a node, and the others that it carries.
+type spot struct {
+	node    int
+	carried bits // nil: nobody, as with most
+}
+
+func (r *Resolved) spot(node int) spot {
+	s := spot{node: node}
+	for i, host := range r.hosts {
+		if host != node {
+			continue
+		}
+		if s.carried == nil {
+			s.carried = r.newBits()
+		}
+		s.carried.set(i)
+	}
+	return s
+}
+
+// has reports whether a node is there.
+func (s spot) has(i int) bool { return i == s.node || s.carried != nil && s.carried.has(i) }
+
+// in reports whether any who is there is in a set.
+func (s spot) in(b bits) bool {
+	if b.has(s.node) {
+		return true
+	}
+	for i := range s.carried {
+		if b[i]&s.carried[i] != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// peers returns the nodes that any at a spot may talk to, in either direction.
+func (r *Resolved) peers(s spot) bits {
 	b := r.newBits()
 	for i := range r.rules {
 		rule := &r.rules[i]
-		if rule.dst.has(node) {
+		if s.in(rule.dst) {
 			b.add(rule.src)
 		}
-		if rule.src.has(node) {
+		if s.in(rule.src) {
 			b.add(rule.dst)
 		}
 	}
-	b[node/64] &^= 1 << (node % 64)
 	return b
 }
 
-// Peers returns the names of the nodes that one may talk to at all, in either
-// direction and at any time, in order. Nobody else belongs on its map. A relay
-// forwards for those who are not its peers.
+// Peers returns the names of the nodes that belong on one's map, in order: those
+// that it, or a node that it carries, may talk to at all, in either direction and
+// at any time, and who carries them, and those that it carries. A relay forwards
+// for those who are not its peers.
 func (r *Resolved) Peers(node string) []string {
 	i, ok := r.find(node)
 	if !ok {
 		return nil
 	}
+	at := r.spot(i)
+	peers := r.peers(at)
+	peers.add(at.carried)
+	for j, host := range r.hosts {
+		if host >= 0 && (j == i || peers.has(j)) {
+			peers.set(host)
+		}
+	}
 	var names []string
-	peers := r.peers(i)
 	for j := range r.nodes {
-		if peers.has(j) {
+		if j != i && peers.has(j) {
 			names = append(names, r.nodes[j].Name)
 		}
 	}

@@ -41,6 +41,8 @@ type Node struct {
 	Tags      []string
 	Routes    []netip.Prefix // that it advertises and may
 	Disabled  bool
+	Host      string // the node that carries it, and enforces for it; "": it stands by itself
+	Seat      bool   // its address is the carrier's own: it only begins, and nothing reaches it
 }
 
 // Grant opens a target to a user for a time, on top of the policy.

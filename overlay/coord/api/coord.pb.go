@@ -158,6 +158,8 @@ type Member struct {
 	Tags          []string               `protobuf:"bytes,12,rep,name=tags,proto3" json:"tags,omitempty"`
 	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"` // of its key; not set: never
 	State         string                 `protobuf:"bytes,14,opt,name=state,proto3" json:"state,omitempty"`                          // active, pending, disabled, expired; empty: active
+	Host          string                 `protobuf:"bytes,15,opt,name=host,proto3" json:"host,omitempty"`                            // the id of the member that carries it; empty: it stands by itself
+	Seat          bool                   `protobuf:"varint,16,opt,name=seat,proto3" json:"seat,omitempty"`                           // carried, with an address of the carrier's own and no key
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -288,6 +290,20 @@ func (x *Member) GetState() string {
 		return x.State
 	}
 	return ""
+}
+
+func (x *Member) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Member) GetSeat() bool {
+	if x != nil {
+		return x.Seat
+	}
+	return false
 }
 
 // Attachment is a relay that a member is attached to.
@@ -617,6 +633,7 @@ type Map struct {
 	Passes        []*Pass                `protobuf:"bytes,7,rep,name=passes,proto3" json:"passes,omitempty"`
 	Revoked       []*Revocation          `protobuf:"bytes,8,rep,name=revoked,proto3" json:"revoked,omitempty"` // for relays only
 	Ruleset       []byte                 `protobuf:"bytes,9,opt,name=ruleset,proto3" json:"ruleset,omitempty"` // what the member lets in, as JSON; empty: there is no policy
+	Hosted        []*Member              `protobuf:"bytes,10,rep,name=hosted,proto3" json:"hosted,omitempty"`  // that others carry, or this one; a key only for who carries
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -710,6 +727,13 @@ func (x *Map) GetRevoked() []*Revocation {
 func (x *Map) GetRuleset() []byte {
 	if x != nil {
 		return x.Ruleset
+	}
+	return nil
+}
+
+func (x *Map) GetHosted() []*Member {
+	if x != nil {
+		return x.Hosted
 	}
 	return nil
 }
@@ -858,6 +882,7 @@ type Delta struct {
 	Revoked       *RevocationList        `protobuf:"bytes,7,opt,name=revoked,proto3" json:"revoked,omitempty"`
 	Ruleset       []byte                 `protobuf:"bytes,8,opt,name=ruleset,proto3" json:"ruleset,omitempty"`                               // the whole of it, as JSON
 	RulesetDelta  []byte                 `protobuf:"bytes,9,opt,name=ruleset_delta,json=rulesetDelta,proto3" json:"ruleset_delta,omitempty"` // or what changes the last one, as JSON
+	Hosted        []*Member              `protobuf:"bytes,10,rep,name=hosted,proto3" json:"hosted,omitempty"`                                // put in, by label
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -951,6 +976,13 @@ func (x *Delta) GetRuleset() []byte {
 func (x *Delta) GetRulesetDelta() []byte {
 	if x != nil {
 		return x.RulesetDelta
+	}
+	return nil
+}
+
+func (x *Delta) GetHosted() []*Member {
+	if x != nil {
+		return x.Hosted
 	}
 	return nil
 }
@@ -6549,7 +6581,7 @@ const file_coord_proto_rawDesc = "" +
 	"\x04hint\x18\x03 \x01(\tR\x04hint\";\n" +
 	"\x05Route\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x1a\n" +
-	"\bapproved\x18\x02 \x01(\bR\bapproved\"\xa1\x03\n" +
+	"\bapproved\x18\x02 \x01(\bR\bapproved\"\xc9\x03\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -6566,7 +6598,9 @@ const file_coord_proto_rawDesc = "" +
 	"\x04tags\x18\f \x03(\tR\x04tags\x129\n" +
 	"\n" +
 	"expires_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x14\n" +
-	"\x05state\x18\x0e \x01(\tR\x05state\";\n" +
+	"\x05state\x18\x0e \x01(\tR\x05state\x12\x12\n" +
+	"\x04host\x18\x0f \x01(\tR\x04host\x12\x12\n" +
+	"\x04seat\x18\x10 \x01(\bR\x04seat\";\n" +
 	"\n" +
 	"Attachment\x12\x14\n" +
 	"\x05relay\x18\x01 \x01(\tR\x05relay\x12\x17\n" +
@@ -6590,7 +6624,7 @@ const file_coord_proto_rawDesc = "" +
 	"\x05relay\x18\x01 \x01(\tR\x05relay\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\fR\x06ticket\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\fR\x03key\x127\n" +
-	"\tnot_after\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\xe9\x02\n" +
+	"\tnot_after\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\x9c\x03\n" +
 	"\x03Map\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\fR\anetwork\x12\x18\n" +
@@ -6600,13 +6634,15 @@ const file_coord_proto_rawDesc = "" +
 	"\x06relays\x18\x06 \x03(\v2\x18.overlayd.coord.v1.RelayR\x06relays\x12/\n" +
 	"\x06passes\x18\a \x03(\v2\x17.overlayd.coord.v1.PassR\x06passes\x127\n" +
 	"\arevoked\x18\b \x03(\v2\x1d.overlayd.coord.v1.RevocationR\arevoked\x12\x18\n" +
-	"\aruleset\x18\t \x01(\fR\aruleset\"=\n" +
+	"\aruleset\x18\t \x01(\fR\aruleset\x121\n" +
+	"\x06hosted\x18\n" +
+	" \x03(\v2\x19.overlayd.coord.v1.MemberR\x06hosted\"=\n" +
 	"\tRelayList\x120\n" +
 	"\x06relays\x18\x01 \x03(\v2\x18.overlayd.coord.v1.RelayR\x06relays\"I\n" +
 	"\x0eRevocationList\x127\n" +
 	"\arevoked\x18\x01 \x03(\v2\x1d.overlayd.coord.v1.RevocationR\arevoked\";\n" +
 	"\bPassList\x12/\n" +
-	"\x06passes\x18\x01 \x03(\v2\x17.overlayd.coord.v1.PassR\x06passes\"\x82\x03\n" +
+	"\x06passes\x18\x01 \x03(\v2\x17.overlayd.coord.v1.PassR\x06passes\"\xb5\x03\n" +
 	"\x05Delta\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12-\n" +
 	"\x04self\x18\x02 \x01(\v2\x19.overlayd.coord.v1.MemberR\x04self\x12/\n" +
@@ -6616,7 +6652,9 @@ const file_coord_proto_rawDesc = "" +
 	"\x06passes\x18\x06 \x01(\v2\x1b.overlayd.coord.v1.PassListR\x06passes\x12;\n" +
 	"\arevoked\x18\a \x01(\v2!.overlayd.coord.v1.RevocationListR\arevoked\x12\x18\n" +
 	"\aruleset\x18\b \x01(\fR\aruleset\x12#\n" +
-	"\rruleset_delta\x18\t \x01(\fR\frulesetDelta\"\v\n" +
+	"\rruleset_delta\x18\t \x01(\fR\frulesetDelta\x121\n" +
+	"\x06hosted\x18\n" +
+	" \x03(\v2\x19.overlayd.coord.v1.MemberR\x06hosted\"\v\n" +
 	"\tHeartbeat\"(\n" +
 	"\n" +
 	"PrefixList\x12\x1a\n" +
@@ -7179,165 +7217,167 @@ var file_coord_proto_depIdxs = []int32{
 	4,   // 6: overlayd.coord.v1.Map.relays:type_name -> overlayd.coord.v1.Relay
 	7,   // 7: overlayd.coord.v1.Map.passes:type_name -> overlayd.coord.v1.Pass
 	6,   // 8: overlayd.coord.v1.Map.revoked:type_name -> overlayd.coord.v1.Revocation
-	4,   // 9: overlayd.coord.v1.RelayList.relays:type_name -> overlayd.coord.v1.Relay
-	6,   // 10: overlayd.coord.v1.RevocationList.revoked:type_name -> overlayd.coord.v1.Revocation
-	7,   // 11: overlayd.coord.v1.PassList.passes:type_name -> overlayd.coord.v1.Pass
-	2,   // 12: overlayd.coord.v1.Delta.self:type_name -> overlayd.coord.v1.Member
-	2,   // 13: overlayd.coord.v1.Delta.peers:type_name -> overlayd.coord.v1.Member
-	9,   // 14: overlayd.coord.v1.Delta.relays:type_name -> overlayd.coord.v1.RelayList
-	11,  // 15: overlayd.coord.v1.Delta.passes:type_name -> overlayd.coord.v1.PassList
-	10,  // 16: overlayd.coord.v1.Delta.revoked:type_name -> overlayd.coord.v1.RevocationList
-	3,   // 17: overlayd.coord.v1.AttachmentList.attached:type_name -> overlayd.coord.v1.Attachment
-	5,   // 18: overlayd.coord.v1.EnrollRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
-	5,   // 19: overlayd.coord.v1.WatchRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
-	8,   // 20: overlayd.coord.v1.WatchResponse.map:type_name -> overlayd.coord.v1.Map
-	12,  // 21: overlayd.coord.v1.WatchResponse.delta:type_name -> overlayd.coord.v1.Delta
-	13,  // 22: overlayd.coord.v1.WatchResponse.heartbeat:type_name -> overlayd.coord.v1.Heartbeat
-	14,  // 23: overlayd.coord.v1.ReportRequest.advertise:type_name -> overlayd.coord.v1.PrefixList
-	15,  // 24: overlayd.coord.v1.ReportRequest.attached:type_name -> overlayd.coord.v1.AttachmentList
-	21,  // 25: overlayd.coord.v1.ReportRequest.applied:type_name -> overlayd.coord.v1.Applied
-	25,  // 26: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
-	114, // 27: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
-	114, // 28: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
-	25,  // 29: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
-	2,   // 30: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
-	114, // 31: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
-	114, // 32: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
-	30,  // 33: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
-	30,  // 34: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	30,  // 35: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	37,  // 36: overlayd.coord.v1.ListRoutesResponse.routes:type_name -> overlayd.coord.v1.RouteInfo
-	37,  // 37: overlayd.coord.v1.ApproveRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
-	37,  // 38: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
-	30,  // 39: overlayd.coord.v1.UpdateNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	114, // 40: overlayd.coord.v1.UserInfo.created_at:type_name -> google.protobuf.Timestamp
-	46,  // 41: overlayd.coord.v1.ListUsersResponse.users:type_name -> overlayd.coord.v1.UserInfo
-	46,  // 42: overlayd.coord.v1.AddUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	46,  // 43: overlayd.coord.v1.UpdateUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	46,  // 44: overlayd.coord.v1.RemoveUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	55,  // 45: overlayd.coord.v1.ListGroupsResponse.groups:type_name -> overlayd.coord.v1.GroupInfo
-	55,  // 46: overlayd.coord.v1.AddGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	55,  // 47: overlayd.coord.v1.UpdateGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	55,  // 48: overlayd.coord.v1.RemoveGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	114, // 49: overlayd.coord.v1.PolicyInfo.at:type_name -> google.protobuf.Timestamp
-	64,  // 50: overlayd.coord.v1.GetPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
-	64,  // 51: overlayd.coord.v1.GetPolicyResponse.versions:type_name -> overlayd.coord.v1.PolicyInfo
-	64,  // 52: overlayd.coord.v1.ApplyPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
-	114, // 53: overlayd.coord.v1.GrantInfo.not_before:type_name -> google.protobuf.Timestamp
-	114, // 54: overlayd.coord.v1.GrantInfo.until:type_name -> google.protobuf.Timestamp
-	114, // 55: overlayd.coord.v1.GrantInfo.created_at:type_name -> google.protobuf.Timestamp
-	71,  // 56: overlayd.coord.v1.AddGrantResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
-	71,  // 57: overlayd.coord.v1.ListGrantsResponse.grants:type_name -> overlayd.coord.v1.GrantInfo
-	114, // 58: overlayd.coord.v1.AccessRequest.created_at:type_name -> google.protobuf.Timestamp
-	76,  // 59: overlayd.coord.v1.RequestAccessResponse.request:type_name -> overlayd.coord.v1.AccessRequest
-	76,  // 60: overlayd.coord.v1.ListRequestsResponse.requests:type_name -> overlayd.coord.v1.AccessRequest
-	71,  // 61: overlayd.coord.v1.ApproveRequestResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
-	87,  // 62: overlayd.coord.v1.RevokeResponse.nodes:type_name -> overlayd.coord.v1.NodeAck
-	114, // 63: overlayd.coord.v1.KeyInfo.created_at:type_name -> google.protobuf.Timestamp
-	88,  // 64: overlayd.coord.v1.AddKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
-	88,  // 65: overlayd.coord.v1.ListKeysResponse.keys:type_name -> overlayd.coord.v1.KeyInfo
-	88,  // 66: overlayd.coord.v1.RemoveKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
-	46,  // 67: overlayd.coord.v1.SetPasswordResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	46,  // 68: overlayd.coord.v1.MakeSeedResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	114, // 69: overlayd.coord.v1.Exposure.created_at:type_name -> google.protobuf.Timestamp
-	114, // 70: overlayd.coord.v1.Exposure.until:type_name -> google.protobuf.Timestamp
-	99,  // 71: overlayd.coord.v1.AddExposureRequest.exposure:type_name -> overlayd.coord.v1.Exposure
-	99,  // 72: overlayd.coord.v1.AddExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
-	99,  // 73: overlayd.coord.v1.ListExposuresResponse.exposures:type_name -> overlayd.coord.v1.Exposure
-	99,  // 74: overlayd.coord.v1.RemoveExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
-	114, // 75: overlayd.coord.v1.ListAccessRequest.at:type_name -> google.protobuf.Timestamp
-	108, // 76: overlayd.coord.v1.ListAccessResponse.access:type_name -> overlayd.coord.v1.AccessInfo
-	114, // 77: overlayd.coord.v1.ListAccessResponse.at:type_name -> google.protobuf.Timestamp
-	111, // 78: overlayd.coord.v1.ExplainResponse.steps:type_name -> overlayd.coord.v1.Step
-	16,  // 79: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
-	18,  // 80: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
-	20,  // 81: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
-	23,  // 82: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
-	26,  // 83: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
-	28,  // 84: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
-	31,  // 85: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
-	33,  // 86: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
-	35,  // 87: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
-	38,  // 88: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
-	40,  // 89: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
-	42,  // 90: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
-	44,  // 91: overlayd.coord.v1.Admin.UpdateNode:input_type -> overlayd.coord.v1.UpdateNodeRequest
-	47,  // 92: overlayd.coord.v1.Admin.ListUsers:input_type -> overlayd.coord.v1.ListUsersRequest
-	49,  // 93: overlayd.coord.v1.Admin.AddUser:input_type -> overlayd.coord.v1.AddUserRequest
-	51,  // 94: overlayd.coord.v1.Admin.UpdateUser:input_type -> overlayd.coord.v1.UpdateUserRequest
-	53,  // 95: overlayd.coord.v1.Admin.RemoveUser:input_type -> overlayd.coord.v1.RemoveUserRequest
-	56,  // 96: overlayd.coord.v1.Admin.ListGroups:input_type -> overlayd.coord.v1.ListGroupsRequest
-	58,  // 97: overlayd.coord.v1.Admin.AddGroup:input_type -> overlayd.coord.v1.AddGroupRequest
-	60,  // 98: overlayd.coord.v1.Admin.UpdateGroup:input_type -> overlayd.coord.v1.UpdateGroupRequest
-	62,  // 99: overlayd.coord.v1.Admin.RemoveGroup:input_type -> overlayd.coord.v1.RemoveGroupRequest
-	65,  // 100: overlayd.coord.v1.Admin.GetPolicy:input_type -> overlayd.coord.v1.GetPolicyRequest
-	67,  // 101: overlayd.coord.v1.Admin.TryPolicy:input_type -> overlayd.coord.v1.TryPolicyRequest
-	69,  // 102: overlayd.coord.v1.Admin.ApplyPolicy:input_type -> overlayd.coord.v1.ApplyPolicyRequest
-	72,  // 103: overlayd.coord.v1.Admin.AddGrant:input_type -> overlayd.coord.v1.AddGrantRequest
-	74,  // 104: overlayd.coord.v1.Admin.ListGrants:input_type -> overlayd.coord.v1.ListGrantsRequest
-	77,  // 105: overlayd.coord.v1.Admin.RequestAccess:input_type -> overlayd.coord.v1.RequestAccessRequest
-	79,  // 106: overlayd.coord.v1.Admin.ListRequests:input_type -> overlayd.coord.v1.ListRequestsRequest
-	81,  // 107: overlayd.coord.v1.Admin.ApproveRequest:input_type -> overlayd.coord.v1.ApproveRequestRequest
-	83,  // 108: overlayd.coord.v1.Admin.DenyRequest:input_type -> overlayd.coord.v1.DenyRequestRequest
-	89,  // 109: overlayd.coord.v1.Admin.AddKey:input_type -> overlayd.coord.v1.AddKeyRequest
-	91,  // 110: overlayd.coord.v1.Admin.ListKeys:input_type -> overlayd.coord.v1.ListKeysRequest
-	93,  // 111: overlayd.coord.v1.Admin.RemoveKey:input_type -> overlayd.coord.v1.RemoveKeyRequest
-	95,  // 112: overlayd.coord.v1.Admin.SetPassword:input_type -> overlayd.coord.v1.SetPasswordRequest
-	97,  // 113: overlayd.coord.v1.Admin.MakeSeed:input_type -> overlayd.coord.v1.MakeSeedRequest
-	100, // 114: overlayd.coord.v1.Admin.AddExposure:input_type -> overlayd.coord.v1.AddExposureRequest
-	102, // 115: overlayd.coord.v1.Admin.ListExposures:input_type -> overlayd.coord.v1.ListExposuresRequest
-	104, // 116: overlayd.coord.v1.Admin.RemoveExposure:input_type -> overlayd.coord.v1.RemoveExposureRequest
-	85,  // 117: overlayd.coord.v1.Admin.Revoke:input_type -> overlayd.coord.v1.RevokeRequest
-	106, // 118: overlayd.coord.v1.Admin.ListAccess:input_type -> overlayd.coord.v1.ListAccessRequest
-	109, // 119: overlayd.coord.v1.Admin.Explain:input_type -> overlayd.coord.v1.ExplainRequest
-	112, // 120: overlayd.coord.v1.Admin.VerifyRecord:input_type -> overlayd.coord.v1.VerifyRecordRequest
-	17,  // 121: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
-	19,  // 122: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
-	22,  // 123: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
-	24,  // 124: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
-	27,  // 125: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
-	29,  // 126: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
-	32,  // 127: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
-	34,  // 128: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
-	36,  // 129: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
-	39,  // 130: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
-	41,  // 131: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
-	43,  // 132: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
-	45,  // 133: overlayd.coord.v1.Admin.UpdateNode:output_type -> overlayd.coord.v1.UpdateNodeResponse
-	48,  // 134: overlayd.coord.v1.Admin.ListUsers:output_type -> overlayd.coord.v1.ListUsersResponse
-	50,  // 135: overlayd.coord.v1.Admin.AddUser:output_type -> overlayd.coord.v1.AddUserResponse
-	52,  // 136: overlayd.coord.v1.Admin.UpdateUser:output_type -> overlayd.coord.v1.UpdateUserResponse
-	54,  // 137: overlayd.coord.v1.Admin.RemoveUser:output_type -> overlayd.coord.v1.RemoveUserResponse
-	57,  // 138: overlayd.coord.v1.Admin.ListGroups:output_type -> overlayd.coord.v1.ListGroupsResponse
-	59,  // 139: overlayd.coord.v1.Admin.AddGroup:output_type -> overlayd.coord.v1.AddGroupResponse
-	61,  // 140: overlayd.coord.v1.Admin.UpdateGroup:output_type -> overlayd.coord.v1.UpdateGroupResponse
-	63,  // 141: overlayd.coord.v1.Admin.RemoveGroup:output_type -> overlayd.coord.v1.RemoveGroupResponse
-	66,  // 142: overlayd.coord.v1.Admin.GetPolicy:output_type -> overlayd.coord.v1.GetPolicyResponse
-	68,  // 143: overlayd.coord.v1.Admin.TryPolicy:output_type -> overlayd.coord.v1.TryPolicyResponse
-	70,  // 144: overlayd.coord.v1.Admin.ApplyPolicy:output_type -> overlayd.coord.v1.ApplyPolicyResponse
-	73,  // 145: overlayd.coord.v1.Admin.AddGrant:output_type -> overlayd.coord.v1.AddGrantResponse
-	75,  // 146: overlayd.coord.v1.Admin.ListGrants:output_type -> overlayd.coord.v1.ListGrantsResponse
-	78,  // 147: overlayd.coord.v1.Admin.RequestAccess:output_type -> overlayd.coord.v1.RequestAccessResponse
-	80,  // 148: overlayd.coord.v1.Admin.ListRequests:output_type -> overlayd.coord.v1.ListRequestsResponse
-	82,  // 149: overlayd.coord.v1.Admin.ApproveRequest:output_type -> overlayd.coord.v1.ApproveRequestResponse
-	84,  // 150: overlayd.coord.v1.Admin.DenyRequest:output_type -> overlayd.coord.v1.DenyRequestResponse
-	90,  // 151: overlayd.coord.v1.Admin.AddKey:output_type -> overlayd.coord.v1.AddKeyResponse
-	92,  // 152: overlayd.coord.v1.Admin.ListKeys:output_type -> overlayd.coord.v1.ListKeysResponse
-	94,  // 153: overlayd.coord.v1.Admin.RemoveKey:output_type -> overlayd.coord.v1.RemoveKeyResponse
-	96,  // 154: overlayd.coord.v1.Admin.SetPassword:output_type -> overlayd.coord.v1.SetPasswordResponse
-	98,  // 155: overlayd.coord.v1.Admin.MakeSeed:output_type -> overlayd.coord.v1.MakeSeedResponse
-	101, // 156: overlayd.coord.v1.Admin.AddExposure:output_type -> overlayd.coord.v1.AddExposureResponse
-	103, // 157: overlayd.coord.v1.Admin.ListExposures:output_type -> overlayd.coord.v1.ListExposuresResponse
-	105, // 158: overlayd.coord.v1.Admin.RemoveExposure:output_type -> overlayd.coord.v1.RemoveExposureResponse
-	86,  // 159: overlayd.coord.v1.Admin.Revoke:output_type -> overlayd.coord.v1.RevokeResponse
-	107, // 160: overlayd.coord.v1.Admin.ListAccess:output_type -> overlayd.coord.v1.ListAccessResponse
-	110, // 161: overlayd.coord.v1.Admin.Explain:output_type -> overlayd.coord.v1.ExplainResponse
-	113, // 162: overlayd.coord.v1.Admin.VerifyRecord:output_type -> overlayd.coord.v1.VerifyRecordResponse
-	121, // [121:163] is the sub-list for method output_type
-	79,  // [79:121] is the sub-list for method input_type
-	79,  // [79:79] is the sub-list for extension type_name
-	79,  // [79:79] is the sub-list for extension extendee
-	0,   // [0:79] is the sub-list for field type_name
+	2,   // 9: overlayd.coord.v1.Map.hosted:type_name -> overlayd.coord.v1.Member
+	4,   // 10: overlayd.coord.v1.RelayList.relays:type_name -> overlayd.coord.v1.Relay
+	6,   // 11: overlayd.coord.v1.RevocationList.revoked:type_name -> overlayd.coord.v1.Revocation
+	7,   // 12: overlayd.coord.v1.PassList.passes:type_name -> overlayd.coord.v1.Pass
+	2,   // 13: overlayd.coord.v1.Delta.self:type_name -> overlayd.coord.v1.Member
+	2,   // 14: overlayd.coord.v1.Delta.peers:type_name -> overlayd.coord.v1.Member
+	9,   // 15: overlayd.coord.v1.Delta.relays:type_name -> overlayd.coord.v1.RelayList
+	11,  // 16: overlayd.coord.v1.Delta.passes:type_name -> overlayd.coord.v1.PassList
+	10,  // 17: overlayd.coord.v1.Delta.revoked:type_name -> overlayd.coord.v1.RevocationList
+	2,   // 18: overlayd.coord.v1.Delta.hosted:type_name -> overlayd.coord.v1.Member
+	3,   // 19: overlayd.coord.v1.AttachmentList.attached:type_name -> overlayd.coord.v1.Attachment
+	5,   // 20: overlayd.coord.v1.EnrollRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
+	5,   // 21: overlayd.coord.v1.WatchRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
+	8,   // 22: overlayd.coord.v1.WatchResponse.map:type_name -> overlayd.coord.v1.Map
+	12,  // 23: overlayd.coord.v1.WatchResponse.delta:type_name -> overlayd.coord.v1.Delta
+	13,  // 24: overlayd.coord.v1.WatchResponse.heartbeat:type_name -> overlayd.coord.v1.Heartbeat
+	14,  // 25: overlayd.coord.v1.ReportRequest.advertise:type_name -> overlayd.coord.v1.PrefixList
+	15,  // 26: overlayd.coord.v1.ReportRequest.attached:type_name -> overlayd.coord.v1.AttachmentList
+	21,  // 27: overlayd.coord.v1.ReportRequest.applied:type_name -> overlayd.coord.v1.Applied
+	25,  // 28: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
+	114, // 29: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
+	114, // 30: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
+	25,  // 31: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
+	2,   // 32: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
+	114, // 33: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
+	114, // 34: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
+	30,  // 35: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
+	30,  // 36: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	30,  // 37: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	37,  // 38: overlayd.coord.v1.ListRoutesResponse.routes:type_name -> overlayd.coord.v1.RouteInfo
+	37,  // 39: overlayd.coord.v1.ApproveRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
+	37,  // 40: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
+	30,  // 41: overlayd.coord.v1.UpdateNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	114, // 42: overlayd.coord.v1.UserInfo.created_at:type_name -> google.protobuf.Timestamp
+	46,  // 43: overlayd.coord.v1.ListUsersResponse.users:type_name -> overlayd.coord.v1.UserInfo
+	46,  // 44: overlayd.coord.v1.AddUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	46,  // 45: overlayd.coord.v1.UpdateUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	46,  // 46: overlayd.coord.v1.RemoveUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	55,  // 47: overlayd.coord.v1.ListGroupsResponse.groups:type_name -> overlayd.coord.v1.GroupInfo
+	55,  // 48: overlayd.coord.v1.AddGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	55,  // 49: overlayd.coord.v1.UpdateGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	55,  // 50: overlayd.coord.v1.RemoveGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	114, // 51: overlayd.coord.v1.PolicyInfo.at:type_name -> google.protobuf.Timestamp
+	64,  // 52: overlayd.coord.v1.GetPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
+	64,  // 53: overlayd.coord.v1.GetPolicyResponse.versions:type_name -> overlayd.coord.v1.PolicyInfo
+	64,  // 54: overlayd.coord.v1.ApplyPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
+	114, // 55: overlayd.coord.v1.GrantInfo.not_before:type_name -> google.protobuf.Timestamp
+	114, // 56: overlayd.coord.v1.GrantInfo.until:type_name -> google.protobuf.Timestamp
+	114, // 57: overlayd.coord.v1.GrantInfo.created_at:type_name -> google.protobuf.Timestamp
+	71,  // 58: overlayd.coord.v1.AddGrantResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
+	71,  // 59: overlayd.coord.v1.ListGrantsResponse.grants:type_name -> overlayd.coord.v1.GrantInfo
+	114, // 60: overlayd.coord.v1.AccessRequest.created_at:type_name -> google.protobuf.Timestamp
+	76,  // 61: overlayd.coord.v1.RequestAccessResponse.request:type_name -> overlayd.coord.v1.AccessRequest
+	76,  // 62: overlayd.coord.v1.ListRequestsResponse.requests:type_name -> overlayd.coord.v1.AccessRequest
+	71,  // 63: overlayd.coord.v1.ApproveRequestResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
+	87,  // 64: overlayd.coord.v1.RevokeResponse.nodes:type_name -> overlayd.coord.v1.NodeAck
+	114, // 65: overlayd.coord.v1.KeyInfo.created_at:type_name -> google.protobuf.Timestamp
+	88,  // 66: overlayd.coord.v1.AddKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
+	88,  // 67: overlayd.coord.v1.ListKeysResponse.keys:type_name -> overlayd.coord.v1.KeyInfo
+	88,  // 68: overlayd.coord.v1.RemoveKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
+	46,  // 69: overlayd.coord.v1.SetPasswordResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	46,  // 70: overlayd.coord.v1.MakeSeedResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	114, // 71: overlayd.coord.v1.Exposure.created_at:type_name -> google.protobuf.Timestamp
+	114, // 72: overlayd.coord.v1.Exposure.until:type_name -> google.protobuf.Timestamp
+	99,  // 73: overlayd.coord.v1.AddExposureRequest.exposure:type_name -> overlayd.coord.v1.Exposure
+	99,  // 74: overlayd.coord.v1.AddExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
+	99,  // 75: overlayd.coord.v1.ListExposuresResponse.exposures:type_name -> overlayd.coord.v1.Exposure
+	99,  // 76: overlayd.coord.v1.RemoveExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
+	114, // 77: overlayd.coord.v1.ListAccessRequest.at:type_name -> google.protobuf.Timestamp
+	108, // 78: overlayd.coord.v1.ListAccessResponse.access:type_name -> overlayd.coord.v1.AccessInfo
+	114, // 79: overlayd.coord.v1.ListAccessResponse.at:type_name -> google.protobuf.Timestamp
+	111, // 80: overlayd.coord.v1.ExplainResponse.steps:type_name -> overlayd.coord.v1.Step
+	16,  // 81: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
+	18,  // 82: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
+	20,  // 83: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
+	23,  // 84: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
+	26,  // 85: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
+	28,  // 86: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
+	31,  // 87: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
+	33,  // 88: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
+	35,  // 89: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
+	38,  // 90: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
+	40,  // 91: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
+	42,  // 92: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
+	44,  // 93: overlayd.coord.v1.Admin.UpdateNode:input_type -> overlayd.coord.v1.UpdateNodeRequest
+	47,  // 94: overlayd.coord.v1.Admin.ListUsers:input_type -> overlayd.coord.v1.ListUsersRequest
+	49,  // 95: overlayd.coord.v1.Admin.AddUser:input_type -> overlayd.coord.v1.AddUserRequest
+	51,  // 96: overlayd.coord.v1.Admin.UpdateUser:input_type -> overlayd.coord.v1.UpdateUserRequest
+	53,  // 97: overlayd.coord.v1.Admin.RemoveUser:input_type -> overlayd.coord.v1.RemoveUserRequest
+	56,  // 98: overlayd.coord.v1.Admin.ListGroups:input_type -> overlayd.coord.v1.ListGroupsRequest
+	58,  // 99: overlayd.coord.v1.Admin.AddGroup:input_type -> overlayd.coord.v1.AddGroupRequest
+	60,  // 100: overlayd.coord.v1.Admin.UpdateGroup:input_type -> overlayd.coord.v1.UpdateGroupRequest
+	62,  // 101: overlayd.coord.v1.Admin.RemoveGroup:input_type -> overlayd.coord.v1.RemoveGroupRequest
+	65,  // 102: overlayd.coord.v1.Admin.GetPolicy:input_type -> overlayd.coord.v1.GetPolicyRequest
+	67,  // 103: overlayd.coord.v1.Admin.TryPolicy:input_type -> overlayd.coord.v1.TryPolicyRequest
+	69,  // 104: overlayd.coord.v1.Admin.ApplyPolicy:input_type -> overlayd.coord.v1.ApplyPolicyRequest
+	72,  // 105: overlayd.coord.v1.Admin.AddGrant:input_type -> overlayd.coord.v1.AddGrantRequest
+	74,  // 106: overlayd.coord.v1.Admin.ListGrants:input_type -> overlayd.coord.v1.ListGrantsRequest
+	77,  // 107: overlayd.coord.v1.Admin.RequestAccess:input_type -> overlayd.coord.v1.RequestAccessRequest
+	79,  // 108: overlayd.coord.v1.Admin.ListRequests:input_type -> overlayd.coord.v1.ListRequestsRequest
+	81,  // 109: overlayd.coord.v1.Admin.ApproveRequest:input_type -> overlayd.coord.v1.ApproveRequestRequest
+	83,  // 110: overlayd.coord.v1.Admin.DenyRequest:input_type -> overlayd.coord.v1.DenyRequestRequest
+	89,  // 111: overlayd.coord.v1.Admin.AddKey:input_type -> overlayd.coord.v1.AddKeyRequest
+	91,  // 112: overlayd.coord.v1.Admin.ListKeys:input_type -> overlayd.coord.v1.ListKeysRequest
+	93,  // 113: overlayd.coord.v1.Admin.RemoveKey:input_type -> overlayd.coord.v1.RemoveKeyRequest
+	95,  // 114: overlayd.coord.v1.Admin.SetPassword:input_type -> overlayd.coord.v1.SetPasswordRequest
+	97,  // 115: overlayd.coord.v1.Admin.MakeSeed:input_type -> overlayd.coord.v1.MakeSeedRequest
+	100, // 116: overlayd.coord.v1.Admin.AddExposure:input_type -> overlayd.coord.v1.AddExposureRequest
+	102, // 117: overlayd.coord.v1.Admin.ListExposures:input_type -> overlayd.coord.v1.ListExposuresRequest
+	104, // 118: overlayd.coord.v1.Admin.RemoveExposure:input_type -> overlayd.coord.v1.RemoveExposureRequest
+	85,  // 119: overlayd.coord.v1.Admin.Revoke:input_type -> overlayd.coord.v1.RevokeRequest
+	106, // 120: overlayd.coord.v1.Admin.ListAccess:input_type -> overlayd.coord.v1.ListAccessRequest
+	109, // 121: overlayd.coord.v1.Admin.Explain:input_type -> overlayd.coord.v1.ExplainRequest
+	112, // 122: overlayd.coord.v1.Admin.VerifyRecord:input_type -> overlayd.coord.v1.VerifyRecordRequest
+	17,  // 123: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
+	19,  // 124: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
+	22,  // 125: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
+	24,  // 126: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
+	27,  // 127: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
+	29,  // 128: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
+	32,  // 129: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
+	34,  // 130: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
+	36,  // 131: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
+	39,  // 132: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
+	41,  // 133: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
+	43,  // 134: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
+	45,  // 135: overlayd.coord.v1.Admin.UpdateNode:output_type -> overlayd.coord.v1.UpdateNodeResponse
+	48,  // 136: overlayd.coord.v1.Admin.ListUsers:output_type -> overlayd.coord.v1.ListUsersResponse
+	50,  // 137: overlayd.coord.v1.Admin.AddUser:output_type -> overlayd.coord.v1.AddUserResponse
+	52,  // 138: overlayd.coord.v1.Admin.UpdateUser:output_type -> overlayd.coord.v1.UpdateUserResponse
+	54,  // 139: overlayd.coord.v1.Admin.RemoveUser:output_type -> overlayd.coord.v1.RemoveUserResponse
+	57,  // 140: overlayd.coord.v1.Admin.ListGroups:output_type -> overlayd.coord.v1.ListGroupsResponse
+	59,  // 141: overlayd.coord.v1.Admin.AddGroup:output_type -> overlayd.coord.v1.AddGroupResponse
+	61,  // 142: overlayd.coord.v1.Admin.UpdateGroup:output_type -> overlayd.coord.v1.UpdateGroupResponse
+	63,  // 143: overlayd.coord.v1.Admin.RemoveGroup:output_type -> overlayd.coord.v1.RemoveGroupResponse
+	66,  // 144: overlayd.coord.v1.Admin.GetPolicy:output_type -> overlayd.coord.v1.GetPolicyResponse
+	68,  // 145: overlayd.coord.v1.Admin.TryPolicy:output_type -> overlayd.coord.v1.TryPolicyResponse
+	70,  // 146: overlayd.coord.v1.Admin.ApplyPolicy:output_type -> overlayd.coord.v1.ApplyPolicyResponse
+	73,  // 147: overlayd.coord.v1.Admin.AddGrant:output_type -> overlayd.coord.v1.AddGrantResponse
+	75,  // 148: overlayd.coord.v1.Admin.ListGrants:output_type -> overlayd.coord.v1.ListGrantsResponse
+	78,  // 149: overlayd.coord.v1.Admin.RequestAccess:output_type -> overlayd.coord.v1.RequestAccessResponse
+	80,  // 150: overlayd.coord.v1.Admin.ListRequests:output_type -> overlayd.coord.v1.ListRequestsResponse
+	82,  // 151: overlayd.coord.v1.Admin.ApproveRequest:output_type -> overlayd.coord.v1.ApproveRequestResponse
+	84,  // 152: overlayd.coord.v1.Admin.DenyRequest:output_type -> overlayd.coord.v1.DenyRequestResponse
+	90,  // 153: overlayd.coord.v1.Admin.AddKey:output_type -> overlayd.coord.v1.AddKeyResponse
+	92,  // 154: overlayd.coord.v1.Admin.ListKeys:output_type -> overlayd.coord.v1.ListKeysResponse
+	94,  // 155: overlayd.coord.v1.Admin.RemoveKey:output_type -> overlayd.coord.v1.RemoveKeyResponse
+	96,  // 156: overlayd.coord.v1.Admin.SetPassword:output_type -> overlayd.coord.v1.SetPasswordResponse
+	98,  // 157: overlayd.coord.v1.Admin.MakeSeed:output_type -> overlayd.coord.v1.MakeSeedResponse
+	101, // 158: overlayd.coord.v1.Admin.AddExposure:output_type -> overlayd.coord.v1.AddExposureResponse
+	103, // 159: overlayd.coord.v1.Admin.ListExposures:output_type -> overlayd.coord.v1.ListExposuresResponse
+	105, // 160: overlayd.coord.v1.Admin.RemoveExposure:output_type -> overlayd.coord.v1.RemoveExposureResponse
+	86,  // 161: overlayd.coord.v1.Admin.Revoke:output_type -> overlayd.coord.v1.RevokeResponse
+	107, // 162: overlayd.coord.v1.Admin.ListAccess:output_type -> overlayd.coord.v1.ListAccessResponse
+	110, // 163: overlayd.coord.v1.Admin.Explain:output_type -> overlayd.coord.v1.ExplainResponse
+	113, // 164: overlayd.coord.v1.Admin.VerifyRecord:output_type -> overlayd.coord.v1.VerifyRecordResponse
+	123, // [123:165] is the sub-list for method output_type
+	81,  // [81:123] is the sub-list for method input_type
+	81,  // [81:81] is the sub-list for extension type_name
+	81,  // [81:81] is the sub-list for extension extendee
+	0,   // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_coord_proto_init() }
