@@ -41,6 +41,13 @@
 // one, for at most a second: it may have missed a revocation. Without an answer
 // it works by what it knew.
 //
+// While the coordinator does not answer, the other relays are asked for the
+// newest roll that they heard from it: who takes part, and which grants hold,
+// signed (coord.Roll). What is on the map of a node and not on a newer roll is
+// taken off, before the interface is made when a relay answers within that
+// second, and later with its flows. A relay can keep a roll back, not forge one,
+// and a roll adds nothing. What the policy became meanwhile is not on it.
+//
 // What the filter saw is recorded by the node that received it, and with a source
 // that the kernel masqueraded as what the target sees: see FlowLine. Records are
 // written behind the traffic's back (package record).

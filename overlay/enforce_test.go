@@ -193,7 +193,7 @@ func TestFlowsToLostPeers(t *testing.T) {
 }
 
 // TestAskFirst: who lets others in waits for the coordinator, but not for long,
-// and not when it is known to be away.
+// and only for the relays when it is known to be away.
 func TestAskFirst(t *testing.T) {
 	serves := gatewayMap(1, allowPort(22, nil))
 	closed := gatewayMap(1)
@@ -209,7 +209,9 @@ func TestAskFirst(t *testing.T) {
 		{"waited a while", view{m: serves}, 400 * time.Millisecond, 600 * time.Millisecond},
 		{"waited enough", view{m: serves}, 2 * time.Second, -time.Second},
 		{"answered", view{m: serves, fresh: true}, 0, 0},
-		{"away", view{m: serves, control: coord.ControlState{Phase: coord.PhaseLost}}, 0, 0},
+		{"away", view{m: serves, control: coord.ControlState{Phase: coord.PhaseLost}}, 0, askWithin},
+		{"away, and the relays were asked", view{m: serves, asked: true, control: coord.ControlState{Phase: coord.PhaseLost}}, 0, 0},
+		{"the relays were asked first", view{m: serves, asked: true}, 0, askWithin},
 		{"runs already", view{m: serves, live: &machine{}}, 0, 0},
 		{"lets nobody in", view{m: closed}, 0, 0},
 		{"a gateway without a policy", view{m: old}, 0, askWithin},

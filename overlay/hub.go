@@ -153,6 +153,14 @@ func (h *Hub) heed(m *coord.Map) {
 	}
 }
 
+// roll is what this relay hands to those who cannot ask the coordinator.
+func (h *Hub) roll() coord.SignedRoll {
+	if m := h.node.look().m; m != nil {
+		return m.Roll
+	}
+	return coord.SignedRoll{}
+}
+
 // serve runs the parts; when one ends, all do.
 func (h *Hub) serve(ctx context.Context, ln net.Listener, cert tls.Certificate) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -161,6 +169,8 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener, cert tls.Certificate) 
 	mux.Handle(relay.StreamPath, h.relay)
 	if h.coord != nil {
 		mux.Handle("/", h.coord.Handler())
+	} else {
+		mux.Handle(coord.RollPath, coord.RollHandler(h.roll))
 	}
 	web := coord.NewHTTPServer(mux, cert, h.log)
 

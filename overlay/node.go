@@ -50,11 +50,14 @@ type Node struct {
 	changed chan struct{}      // buffered 1: map or control changed
 	host    chan struct{}      // buffered 1: links, addresses or routes changed
 	woke    chan time.Duration // buffered 1: this process stood still for so long
+	unsaved chan struct{}      // buffered 1: the map is another than the one on disk
 
 	id    *identity     // set by Run before its goroutines start, then read-only
 	coord *coord.Client // likewise
 
 	offer *coord.RelayOffer // what a relay serves that joined; set before Run
+
+	taking sync.Mutex // held while a map takes another's place, before mu
 
 	mu    sync.Mutex // guards view, moved and quit
 	view  view
@@ -66,6 +69,7 @@ type Node struct {
 type view struct {
 	m       *coord.Map
 	fresh   bool // m has come since the start
+	asked   bool // the relays whether m still holds, since the start
 	control coord.ControlState
 	outage  outage
 	plan    *Plan               // nil until one was made
@@ -112,6 +116,7 @@ func New(o Options) (*Node, error) {
 		host:    make(chan struct{}, 1),
 		woke:    make(chan time.Duration, 1),
 		moved:   make(chan struct{}),
+		unsaved: make(chan struct{}, 1),
 	}
 	return n, n.setProxy(o.Proxy)
 }
@@ -168,6 +173,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.follow(ctx, cached) })
+	g.Go(func() error { return n.askRelays(ctx) })
 	g.Go(func() error { return n.reconcile(ctx, kernel, notes) })
 	g.Go(func() error { return n.watchFlows(ctx) })
 	g.Go(func() error { return routing.Watch(ctx, func() { wake(n.host) }) })
@@ -371,12 +377,11 @@ func (n *Node) client(id *identity) (*coord.Client, error) {
 // coordinator says that this node is a member no more.
 func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 	g, ctx := errgroup.WithContext(ctx)
-	fresh := make(chan struct{}, 1)
 	var advertise func() []netip.Prefix // nil: what the invite said
 	if offered := n.id.Advertise; offered != nil {
 		advertise = func() []netip.Prefix { return offered }
 	}
-	g.Go(func() error { return n.keepMap(ctx, fresh) })
+	g.Go(func() error { return n.keepMap(ctx) })
 	g.Go(func() error {
 		err := n.coord.Follow(ctx, coord.FollowOptions{
 			Have:      cached,
@@ -387,10 +392,7 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 			Applied:   n.guard.tells,
 			Report:    n.guard.report,
 			OnMap: func(m *coord.Map) {
-				n.heed(m)
-				n.update(func(v *view) { v.m, v.fresh = m, true })
-				wake(n.changed)
-				wake(fresh)
+				n.take(m, func(v *view) { v.fresh = true })
 			},
 			OnState: func(s coord.ControlState) {
 				n.update(func(v *view) { v.control, v.outage = s, v.outage.after(s) })
@@ -412,7 +414,7 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 }
 
 // keepMap saves the last map for a start without the coordinator.
-func (n *Node) keepMap(ctx context.Context, fresh <-chan struct{}) error {
+func (n *Node) keepMap(ctx context.Context) error {
 	save := func() {
 		if m := n.look().m; m != nil {
 			if err := n.dir.saveMap(m); err != nil {
@@ -424,7 +426,7 @@ func (n *Node) keepMap(ctx context.Context, fresh <-chan struct{}) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-fresh:
+		case <-n.unsaved:
 			save()
 		}
 		select {
@@ -434,6 +436,24 @@ func (n *Node) keepMap(ctx context.Context, fresh <-chan struct{}) error {
 		case <-time.After(cacheEvery):
 		}
 	}
+}
+
+// take puts a map in the place of the last one. Its rules are in force first.
+func (n *Node) take(m *coord.Map, also func(*view)) {
+	n.taking.Lock()
+	defer n.taking.Unlock()
+	n.replace(m, also)
+}
+
+// replace is take for a caller that holds taking.
+func (n *Node) replace(m *coord.Map, also func(*view)) {
+	n.heed(m)
+	n.update(func(v *view) {
+		v.m = m
+		also(v)
+	})
+	wake(n.changed)
+	wake(n.unsaved)
 }
 
 // heed puts a map's rules into force, and lets a relay on this machine take note

@@ -75,10 +75,10 @@ type reconciler struct {
 // meanwhile. A connection and an answer take two round trips.
 const askWithin = time.Second
 
-// askFirst returns how long to wait for the coordinator before anything is
-// served.
+// askFirst returns how long to wait for the coordinator, or else the relays,
+// before anything is served.
 func askFirst(v view, since time.Duration) time.Duration {
-	if v.fresh || v.live != nil || v.control.Phase == coord.PhaseLost || !letsIn(v.m) {
+	if v.fresh || v.live != nil || v.control.Phase == coord.PhaseLost && v.asked || !letsIn(v.m) {
 		return 0
 	}
 	return askWithin - since

@@ -208,7 +208,9 @@ func (s *snapshot) before(key string) json.RawMessage {
 			}
 		}
 	} else if key == keyNetwork && s.network.Overlay.IsValid() {
-		r = put(keyNetwork, s.network)
+		public := s.network
+		public.Signer = nil
+		r = put(keyNetwork, public)
 	}
 	return r.Value
 }

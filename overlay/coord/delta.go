@@ -66,6 +66,9 @@ func (m *Map) apply(d *api.Delta) (*Map, error) {
 	if d.Revoked != nil {
 		next.Revoked = revokedFromWire(d.Revoked.Revoked)
 	}
+	if d.Roll != nil {
+		next.Roll = rollFromWire(d.Roll)
+	}
 	if d.Passes != nil {
 		if next.Passes, err = passesFromWire(d.Passes.Passes); err != nil {
 			return nil, err

@@ -40,6 +40,12 @@
 // it tells them of each change, and they tell how much that ended. Hashes, seeds
 // and keys stay in the store: neither calls nor the record give them out.
 //
+// While the coordinator is away, relays speak for it: each has the newest [Roll],
+// who takes part and which grants hold, signed with a key of the network's that
+// every map names. A relay hands it to whoever asks, on its TLS port, and who has
+// an older map takes off it what is not on the roll. So a relay can keep news
+// back, and make none.
+//
 // A revocation is one commit. Then it waits until those who let the revoked one
 // in say, with a Report, that they enforce a map of that revision or a later
 // one, and names those who are not there.

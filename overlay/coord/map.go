@@ -26,6 +26,12 @@ type Map struct {
 	// Revoked is for relays only: the passes that they have to refuse.
 	Revoked []Removal
 
+	// Roll is for relays only, to hand on to those who cannot ask the
+	// coordinator; Signer tells everybody that it comes from there. Zero: the
+	// coordinator is from before there were rolls.
+	Roll   SignedRoll
+	Signer key.MachinePublic
+
 	// Ruleset is what this node lets in, to read and keep. Nil: the coordinator
 	// has no policy, and nothing is refused.
 	Ruleset *policy.Ruleset

@@ -38,7 +38,10 @@ type networkRecord struct {
 	Overlay netip.Prefix `json:"overlay"`
 	Created time.Time    `json:"created"`
 	Schema  int          `json:"schema,omitempty"`
+	Signer  []byte       `json:"signer,omitempty"` // the Ed25519 seed that rolls are signed with
 }
+
+func (n *networkRecord) signer() (key.Machine, error) { return key.ParseMachine(n.Signer) }
 
 type nodeRecord struct {
 	ID         string            `json:"id"`

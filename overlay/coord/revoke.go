@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"overlayd/overlay/policy"
 )
 
 // revocation is what taking something away means.
@@ -125,7 +127,7 @@ func (s *snapshot) witnesses(r revocation) (list []*nodeRecord) {
 // enforces reports whether a node has a grant among its rules.
 func (s *snapshot) enforces(n *nodeRecord, grant string) bool {
 	for _, rule := range s.rulesetOf(n).Rules {
-		if rule.ID == "grant:"+grant {
+		if rule.ID == policy.GrantPrefix+grant {
 			return true
 		}
 	}

@@ -27,6 +27,7 @@ type Server struct {
 	doorman   *doorman
 	reach     reach
 	refusals  *limit.Failures // of recorded refusals, by node
+	rolls     rolls
 }
 
 // ServerOptions say what a Server serves.
@@ -133,8 +134,12 @@ func (s *Server) found(snap *snapshot) ([]Record, error) {
 	case snap.network.Schema > networkSchema:
 		return nil, problem(KindConflict, "use the version of overlayd that wrote it",
 			"the coordinator's database has the schema %d, and this version knows %d", snap.network.Schema, networkSchema)
-	case snap.network.Overlay.IsValid() && snap.network.Schema == networkSchema:
+	case snap.network.Overlay.IsValid() && snap.network.Schema == networkSchema && len(snap.network.Signer) > 0:
 		return nil, nil
+	case snap.network.Overlay.IsValid() && snap.network.Schema == networkSchema: // from before there were rolls
+		n := snap.network
+		n.Signer = key.NewMachine().Expose()
+		return []Record{put(keyNetwork, n)}, nil
 	case snap.network.Overlay.IsValid():
 		return snap.upgrade(s.o.Policy, s.o.Now().UTC()), nil
 	}
@@ -142,7 +147,7 @@ func (s *Server) found(snap *snapshot) ([]Record, error) {
 		return nil, problem(KindInvalid, "name one: --overlay 172.18.0.0/24", "a new network needs an overlay prefix")
 	}
 	now := s.o.Now().UTC()
-	n := networkRecord{Overlay: s.o.Overlay, Created: now, Schema: networkSchema}
+	n := networkRecord{Overlay: s.o.Overlay, Created: now, Schema: networkSchema, Signer: key.NewMachine().Expose()}
 	rand.Read(n.ID[:])
 	return []Record{put(keyNetwork, n), putPolicy(policyRecord{Version: 1, Text: s.o.Policy, By: byCoordinator, At: now})}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"overlayd/overlay/key"
 	"overlayd/overlay/policy"
 )
 
@@ -253,7 +254,7 @@ func (s *snapshot) applyPolicy(text, by string, now time.Time) (policyRecord, tr
 // the one of a new network.
 func (s *snapshot) upgrade(text string, now time.Time) []Record {
 	network := s.network
-	network.Schema = networkSchema
+	network.Schema, network.Signer = networkSchema, key.NewMachine().Expose()
 	changes := []Record{put(keyNetwork, network), putPolicy(policyRecord{Version: 1, Text: text, By: byCoordinator, At: now})}
 	taken := map[string]bool{}
 	for _, n := range s.nodesByLabel() {

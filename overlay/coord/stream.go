@@ -1,6 +1,7 @@
 package coord
 
 import (
+	"bytes"
 	"context"
 	"time"
 
@@ -15,10 +16,11 @@ type stream struct {
 	w      *watcher
 	out    *connect.ServerStream[api.WatchResponse]
 	pulse  pulse
-	passes []Pass    // that were sent last
-	told   uint64    // the number of the revocations that were sent last
-	paced  time.Time // when the last delta was sent
-	sight  *sight    // what the node was last let see
+	passes []Pass     // that were sent last
+	told   uint64     // the number of the revocations that were sent last
+	roll   SignedRoll // that was sent last
+	paced  time.Time  // when the last delta was sent
+	sight  *sight     // what the node was last let see
 }
 
 // Watch streams a node's map until either side is gone.
@@ -119,8 +121,9 @@ func (st *stream) sendWhole(ctx context.Context) error {
 	st.passes = st.s.passesFor(n, st.s.o.Now())
 	_, st.told = st.s.presence.revocations()
 	st.sight = snap.sightOf(n, st.sight)
-	m := mapToWire(st.s.wholeMap(snap, n, st.sight, st.passes))
-	return st.send(ctx, &api.WatchResponse{Session: st.w.session, Event: &api.WatchResponse_Map{Map: m}})
+	m := st.s.wholeMap(snap, n, st.sight, st.passes)
+	st.roll = m.Roll
+	return st.send(ctx, &api.WatchResponse{Session: st.w.session, Event: &api.WatchResponse_Map{Map: mapToWire(m)}})
 }
 
 func (st *stream) sendDirty(ctx context.Context) error {
@@ -135,12 +138,12 @@ func (st *stream) sendDirty(ctx context.Context) error {
 	}
 	was := st.sight
 	st.sight = snap.sightOf(n, was)
-	return st.sendDelta(ctx, st.renew(n, st.s.delta(snap, n, was, st.sight, d)))
+	return st.sendDelta(ctx, st.renew(snap, n, st.s.delta(snap, n, was, st.sight, d)))
 }
 
 // renew adds new passes to a delta when they are due, and for a relay what it
-// has to refuse from now on.
-func (st *stream) renew(n *nodeRecord, d *api.Delta) *api.Delta {
+// has to refuse from now on, and to hand on.
+func (st *stream) renew(snap *snapshot, n *nodeRecord, d *api.Delta) *api.Delta {
 	if passes := st.s.passesFor(n, st.s.o.Now()); len(passes) > 0 && !samePasses(passes, st.passes) {
 		st.passes, d.Passes = passes, &api.PassList{Passes: passesToWire(passes)}
 	}
@@ -149,6 +152,9 @@ func (st *stream) renew(n *nodeRecord, d *api.Delta) *api.Delta {
 	}
 	if revoked, revision := st.s.presence.revocations(); revision != st.told {
 		st.told, d.Revoked = revision, &api.RevocationList{Revoked: revokedToWire(revoked)}
+	}
+	if roll := st.s.roll(snap); !bytes.Equal(roll.Roll, st.roll.Roll) {
+		st.roll, d.Roll = roll, rollToWire(roll)
 	}
 	return d
 }
@@ -159,7 +165,7 @@ func (st *stream) beat(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d := st.renew(n, &api.Delta{Version: snap.rev}); d.Passes != nil || d.Revoked != nil {
+	if d := st.renew(snap, n, &api.Delta{Version: snap.rev}); d.Passes != nil || d.Revoked != nil || d.Roll != nil {
 		return st.sendDelta(ctx, d)
 	}
 	return st.send(ctx, &api.WatchResponse{Event: &api.WatchResponse_Heartbeat{Heartbeat: &api.Heartbeat{}}})

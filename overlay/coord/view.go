@@ -34,6 +34,10 @@ func (s *Server) wholeMap(snap *snapshot, self *nodeRecord, seen *sight, passes 
 	}
 	if self.Relay != nil {
 		m.Revoked, _ = s.presence.revocations()
+		m.Roll = s.roll(snap)
+	}
+	if k, err := snap.network.signer(); err == nil {
+		m.Signer = k.Public()
 	}
 	for _, n := range snap.nodesByLabel() {
 		switch {

@@ -48,6 +48,10 @@ func mapToWire(m *Map) *api.Map {
 	if m.Ruleset != nil {
 		w.Ruleset = rulesetToWire(m.Ruleset)
 	}
+	w.Roll = rollToWire(m.Roll)
+	if !m.Signer.IsZero() {
+		w.Signer = m.Signer.Bytes()
+	}
 	return w
 }
 
@@ -94,6 +98,12 @@ func mapFromWire(w *api.Map) (*Map, error) {
 	m.Revoked = revokedFromWire(w.Revoked)
 	if len(w.Ruleset) > 0 {
 		if m.Ruleset, err = rulesetFromWire(w.Ruleset); err != nil {
+			return nil, err
+		}
+	}
+	m.Roll = rollFromWire(w.Roll)
+	if len(w.Signer) > 0 {
+		if m.Signer, err = key.MachinePublicFromBytes(w.Signer); err != nil {
 			return nil, err
 		}
 	}

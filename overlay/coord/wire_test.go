@@ -95,6 +95,7 @@ var cmpSecrets = cmp.Options{
 	cmp.Comparer(func(a, b key.Secret) bool { return a.Equal(b) }),
 	cmp.Comparer(func(a, b key.Public) bool { return a == b }),
 	cmp.Comparer(func(a, b key.Pin) bool { return a == b }),
+	cmp.Comparer(func(a, b key.MachinePublic) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 }
@@ -158,7 +159,8 @@ func TestMapText(t *testing.T) {
 func FuzzParseMap(f *testing.F) {
 	f.Add(testMap().Append(nil))
 	ruled := testMap()
-	ruled.Ruleset = testRuleset()
+	ruled.Ruleset, ruled.Signer = testRuleset(), key.NewMachine().Public()
+	ruled.Roll = testRoll(ruled).sign(key.NewMachine())
 	f.Add(ruled.Append(nil))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -98,7 +98,7 @@ func Resolve(p *Policy, w World, grants []Grant) *Resolved {
 		r.addRule(v, rule.Src, rule.Dst)
 	}
 	for _, g := range grants {
-		v := resolvedRule{id: grantPrefix + g.ID, name: grantPrefix + g.ID, services: g.To.Services,
+		v := resolvedRule{id: GrantPrefix + g.ID, name: GrantPrefix + g.ID, services: g.To.Services,
 			when: &Schedule{NotBefore: g.NotBefore, Until: g.Until}}
 		r.addRule(v, []Term{{Kind: KindUser, Name: g.User}}, []Term{p.resolve(g.To.Dst)})
 	}
@@ -106,13 +106,13 @@ func Resolve(p *Policy, w World, grants []Grant) *Resolved {
 	return r
 }
 
-// grantPrefix begins the id of a rule that is a grant; no rule's name can.
-const grantPrefix = "grant:"
+// GrantPrefix begins the id of a rule that is a grant; no rule's name can.
+const GrantPrefix = "grant:"
 
 // compareIDs is the order in which rules are asked: those of the policy by
 // name, then grants by id.
 func compareIDs(a, b string) int {
-	x, y := strings.HasPrefix(a, grantPrefix), strings.HasPrefix(b, grantPrefix)
+	x, y := strings.HasPrefix(a, GrantPrefix), strings.HasPrefix(b, GrantPrefix)
 	switch {
 	case x && !y:
 		return 1

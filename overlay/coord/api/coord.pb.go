@@ -634,6 +634,8 @@ type Map struct {
 	Revoked       []*Revocation          `protobuf:"bytes,8,rep,name=revoked,proto3" json:"revoked,omitempty"` // for relays only
 	Ruleset       []byte                 `protobuf:"bytes,9,opt,name=ruleset,proto3" json:"ruleset,omitempty"` // what the member lets in, as JSON; empty: there is no policy
 	Hosted        []*Member              `protobuf:"bytes,10,rep,name=hosted,proto3" json:"hosted,omitempty"`  // that others carry, or this one; a key only for who carries
+	Signer        []byte                 `protobuf:"bytes,11,opt,name=signer,proto3" json:"signer,omitempty"`  // the Ed25519 public key that rolls are signed with
+	Roll          *SignedRoll            `protobuf:"bytes,12,opt,name=roll,proto3" json:"roll,omitempty"`      // for relays only, to hand on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -738,6 +740,143 @@ func (x *Map) GetHosted() []*Member {
 	return nil
 }
 
+func (x *Map) GetSigner() []byte {
+	if x != nil {
+		return x.Signer
+	}
+	return nil
+}
+
+func (x *Map) GetRoll() *SignedRoll {
+	if x != nil {
+		return x.Roll
+	}
+	return nil
+}
+
+// Roll is who takes part in a network, and which grants hold: what relays hand
+// on while the coordinator cannot be asked.
+type Roll struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       []byte                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`  // 16 bytes
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // of the map that it is of
+	Nodes         []byte                 `protobuf:"bytes,3,opt,name=nodes,proto3" json:"nodes,omitempty"`      // a hash of 16 bytes for each node, in order
+	Grants        []string               `protobuf:"bytes,4,rep,name=grants,proto3" json:"grants,omitempty"`    // by id, in order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Roll) Reset() {
+	*x = Roll{}
+	mi := &file_coord_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Roll) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Roll) ProtoMessage() {}
+
+func (x *Roll) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Roll.ProtoReflect.Descriptor instead.
+func (*Roll) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Roll) GetNetwork() []byte {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+func (x *Roll) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Roll) GetNodes() []byte {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Roll) GetGrants() []string {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+// SignedRoll is a Roll as the coordinator made it.
+type SignedRoll struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Roll          []byte                 `protobuf:"bytes,1,opt,name=roll,proto3" json:"roll,omitempty"`
+	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"` // Ed25519, see coord.Roll
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedRoll) Reset() {
+	*x = SignedRoll{}
+	mi := &file_coord_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedRoll) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedRoll) ProtoMessage() {}
+
+func (x *SignedRoll) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedRoll.ProtoReflect.Descriptor instead.
+func (*SignedRoll) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SignedRoll) GetRoll() []byte {
+	if x != nil {
+		return x.Roll
+	}
+	return nil
+}
+
+func (x *SignedRoll) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 type RelayList struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Relays        []*Relay               `protobuf:"bytes,1,rep,name=relays,proto3" json:"relays,omitempty"`
@@ -747,7 +886,7 @@ type RelayList struct {
 
 func (x *RelayList) Reset() {
 	*x = RelayList{}
-	mi := &file_coord_proto_msgTypes[9]
+	mi := &file_coord_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +898,7 @@ func (x *RelayList) String() string {
 func (*RelayList) ProtoMessage() {}
 
 func (x *RelayList) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[9]
+	mi := &file_coord_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +911,7 @@ func (x *RelayList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayList.ProtoReflect.Descriptor instead.
 func (*RelayList) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{9}
+	return file_coord_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RelayList) GetRelays() []*Relay {
@@ -791,7 +930,7 @@ type RevocationList struct {
 
 func (x *RevocationList) Reset() {
 	*x = RevocationList{}
-	mi := &file_coord_proto_msgTypes[10]
+	mi := &file_coord_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +942,7 @@ func (x *RevocationList) String() string {
 func (*RevocationList) ProtoMessage() {}
 
 func (x *RevocationList) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[10]
+	mi := &file_coord_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +955,7 @@ func (x *RevocationList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationList.ProtoReflect.Descriptor instead.
 func (*RevocationList) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{10}
+	return file_coord_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RevocationList) GetRevoked() []*Revocation {
@@ -835,7 +974,7 @@ type PassList struct {
 
 func (x *PassList) Reset() {
 	*x = PassList{}
-	mi := &file_coord_proto_msgTypes[11]
+	mi := &file_coord_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +986,7 @@ func (x *PassList) String() string {
 func (*PassList) ProtoMessage() {}
 
 func (x *PassList) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[11]
+	mi := &file_coord_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +999,7 @@ func (x *PassList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PassList.ProtoReflect.Descriptor instead.
 func (*PassList) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{11}
+	return file_coord_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PassList) GetPasses() []*Pass {
@@ -883,13 +1022,14 @@ type Delta struct {
 	Ruleset       []byte                 `protobuf:"bytes,8,opt,name=ruleset,proto3" json:"ruleset,omitempty"`                               // the whole of it, as JSON
 	RulesetDelta  []byte                 `protobuf:"bytes,9,opt,name=ruleset_delta,json=rulesetDelta,proto3" json:"ruleset_delta,omitempty"` // or what changes the last one, as JSON
 	Hosted        []*Member              `protobuf:"bytes,10,rep,name=hosted,proto3" json:"hosted,omitempty"`                                // put in, by label
+	Roll          *SignedRoll            `protobuf:"bytes,11,opt,name=roll,proto3" json:"roll,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Delta) Reset() {
 	*x = Delta{}
-	mi := &file_coord_proto_msgTypes[12]
+	mi := &file_coord_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1041,7 @@ func (x *Delta) String() string {
 func (*Delta) ProtoMessage() {}
 
 func (x *Delta) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[12]
+	mi := &file_coord_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1054,7 @@ func (x *Delta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delta.ProtoReflect.Descriptor instead.
 func (*Delta) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{12}
+	return file_coord_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Delta) GetVersion() uint64 {
@@ -987,6 +1127,13 @@ func (x *Delta) GetHosted() []*Member {
 	return nil
 }
 
+func (x *Delta) GetRoll() *SignedRoll {
+	if x != nil {
+		return x.Roll
+	}
+	return nil
+}
+
 type Heartbeat struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -995,7 +1142,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_coord_proto_msgTypes[13]
+	mi := &file_coord_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1154,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[13]
+	mi := &file_coord_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1167,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{13}
+	return file_coord_proto_rawDescGZIP(), []int{15}
 }
 
 type PrefixList struct {
@@ -1032,7 +1179,7 @@ type PrefixList struct {
 
 func (x *PrefixList) Reset() {
 	*x = PrefixList{}
-	mi := &file_coord_proto_msgTypes[14]
+	mi := &file_coord_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1191,7 @@ func (x *PrefixList) String() string {
 func (*PrefixList) ProtoMessage() {}
 
 func (x *PrefixList) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[14]
+	mi := &file_coord_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1204,7 @@ func (x *PrefixList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrefixList.ProtoReflect.Descriptor instead.
 func (*PrefixList) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{14}
+	return file_coord_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PrefixList) GetPrefixes() []string {
@@ -1076,7 +1223,7 @@ type AttachmentList struct {
 
 func (x *AttachmentList) Reset() {
 	*x = AttachmentList{}
-	mi := &file_coord_proto_msgTypes[15]
+	mi := &file_coord_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1235,7 @@ func (x *AttachmentList) String() string {
 func (*AttachmentList) ProtoMessage() {}
 
 func (x *AttachmentList) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[15]
+	mi := &file_coord_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1248,7 @@ func (x *AttachmentList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachmentList.ProtoReflect.Descriptor instead.
 func (*AttachmentList) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{15}
+	return file_coord_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AttachmentList) GetAttached() []*Attachment {
@@ -1126,7 +1273,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_coord_proto_msgTypes[16]
+	mi := &file_coord_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1285,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[16]
+	mi := &file_coord_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1298,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{16}
+	return file_coord_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *EnrollRequest) GetInvite() string {
@@ -1218,7 +1365,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_coord_proto_msgTypes[17]
+	mi := &file_coord_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1377,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[17]
+	mi := &file_coord_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1390,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{17}
+	return file_coord_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *EnrollResponse) GetNodeId() string {
@@ -1306,7 +1453,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_coord_proto_msgTypes[18]
+	mi := &file_coord_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1465,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[18]
+	mi := &file_coord_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1478,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{18}
+	return file_coord_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchRequest) GetBootId() uint64 {
@@ -1370,7 +1517,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_coord_proto_msgTypes[19]
+	mi := &file_coord_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1529,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[19]
+	mi := &file_coord_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1542,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{19}
+	return file_coord_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchResponse) GetEvent() isWatchResponse_Event {
@@ -1473,7 +1620,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_coord_proto_msgTypes[20]
+	mi := &file_coord_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1485,7 +1632,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[20]
+	mi := &file_coord_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1498,7 +1645,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{20}
+	return file_coord_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReportRequest) GetSession() uint64 {
@@ -1540,7 +1687,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_coord_proto_msgTypes[21]
+	mi := &file_coord_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1699,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[21]
+	mi := &file_coord_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1712,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{21}
+	return file_coord_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Applied) GetMapVersion() uint64 {
@@ -1590,7 +1737,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_coord_proto_msgTypes[22]
+	mi := &file_coord_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1749,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[22]
+	mi := &file_coord_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1762,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{22}
+	return file_coord_proto_rawDescGZIP(), []int{24}
 }
 
 type CreateInviteRequest struct {
@@ -1634,7 +1781,7 @@ type CreateInviteRequest struct {
 
 func (x *CreateInviteRequest) Reset() {
 	*x = CreateInviteRequest{}
-	mi := &file_coord_proto_msgTypes[23]
+	mi := &file_coord_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +1793,7 @@ func (x *CreateInviteRequest) String() string {
 func (*CreateInviteRequest) ProtoMessage() {}
 
 func (x *CreateInviteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[23]
+	mi := &file_coord_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +1806,7 @@ func (x *CreateInviteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInviteRequest.ProtoReflect.Descriptor instead.
 func (*CreateInviteRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{23}
+	return file_coord_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreateInviteRequest) GetName() string {
@@ -1728,7 +1875,7 @@ type CreateInviteResponse struct {
 
 func (x *CreateInviteResponse) Reset() {
 	*x = CreateInviteResponse{}
-	mi := &file_coord_proto_msgTypes[24]
+	mi := &file_coord_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1740,7 +1887,7 @@ func (x *CreateInviteResponse) String() string {
 func (*CreateInviteResponse) ProtoMessage() {}
 
 func (x *CreateInviteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[24]
+	mi := &file_coord_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1753,7 +1900,7 @@ func (x *CreateInviteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInviteResponse.ProtoReflect.Descriptor instead.
 func (*CreateInviteResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{24}
+	return file_coord_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateInviteResponse) GetLink() string {
@@ -1790,7 +1937,7 @@ type InviteInfo struct {
 
 func (x *InviteInfo) Reset() {
 	*x = InviteInfo{}
-	mi := &file_coord_proto_msgTypes[25]
+	mi := &file_coord_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +1949,7 @@ func (x *InviteInfo) String() string {
 func (*InviteInfo) ProtoMessage() {}
 
 func (x *InviteInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[25]
+	mi := &file_coord_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +1962,7 @@ func (x *InviteInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteInfo.ProtoReflect.Descriptor instead.
 func (*InviteInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{25}
+	return file_coord_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *InviteInfo) GetId() string {
@@ -1910,7 +2057,7 @@ type ListInvitesRequest struct {
 
 func (x *ListInvitesRequest) Reset() {
 	*x = ListInvitesRequest{}
-	mi := &file_coord_proto_msgTypes[26]
+	mi := &file_coord_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1922,7 +2069,7 @@ func (x *ListInvitesRequest) String() string {
 func (*ListInvitesRequest) ProtoMessage() {}
 
 func (x *ListInvitesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[26]
+	mi := &file_coord_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1935,7 +2082,7 @@ func (x *ListInvitesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitesRequest.ProtoReflect.Descriptor instead.
 func (*ListInvitesRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{26}
+	return file_coord_proto_rawDescGZIP(), []int{28}
 }
 
 type ListInvitesResponse struct {
@@ -1947,7 +2094,7 @@ type ListInvitesResponse struct {
 
 func (x *ListInvitesResponse) Reset() {
 	*x = ListInvitesResponse{}
-	mi := &file_coord_proto_msgTypes[27]
+	mi := &file_coord_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2106,7 @@ func (x *ListInvitesResponse) String() string {
 func (*ListInvitesResponse) ProtoMessage() {}
 
 func (x *ListInvitesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[27]
+	mi := &file_coord_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2119,7 @@ func (x *ListInvitesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInvitesResponse.ProtoReflect.Descriptor instead.
 func (*ListInvitesResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{27}
+	return file_coord_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListInvitesResponse) GetInvites() []*InviteInfo {
@@ -1991,7 +2138,7 @@ type RevokeInviteRequest struct {
 
 func (x *RevokeInviteRequest) Reset() {
 	*x = RevokeInviteRequest{}
-	mi := &file_coord_proto_msgTypes[28]
+	mi := &file_coord_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2150,7 @@ func (x *RevokeInviteRequest) String() string {
 func (*RevokeInviteRequest) ProtoMessage() {}
 
 func (x *RevokeInviteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[28]
+	mi := &file_coord_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2163,7 @@ func (x *RevokeInviteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeInviteRequest.ProtoReflect.Descriptor instead.
 func (*RevokeInviteRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{28}
+	return file_coord_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RevokeInviteRequest) GetId() string {
@@ -2034,7 +2181,7 @@ type RevokeInviteResponse struct {
 
 func (x *RevokeInviteResponse) Reset() {
 	*x = RevokeInviteResponse{}
-	mi := &file_coord_proto_msgTypes[29]
+	mi := &file_coord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2046,7 +2193,7 @@ func (x *RevokeInviteResponse) String() string {
 func (*RevokeInviteResponse) ProtoMessage() {}
 
 func (x *RevokeInviteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[29]
+	mi := &file_coord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2059,7 +2206,7 @@ func (x *RevokeInviteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeInviteResponse.ProtoReflect.Descriptor instead.
 func (*RevokeInviteResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{29}
+	return file_coord_proto_rawDescGZIP(), []int{31}
 }
 
 type NodeInfo struct {
@@ -2074,7 +2221,7 @@ type NodeInfo struct {
 
 func (x *NodeInfo) Reset() {
 	*x = NodeInfo{}
-	mi := &file_coord_proto_msgTypes[30]
+	mi := &file_coord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2086,7 +2233,7 @@ func (x *NodeInfo) String() string {
 func (*NodeInfo) ProtoMessage() {}
 
 func (x *NodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[30]
+	mi := &file_coord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2099,7 +2246,7 @@ func (x *NodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfo.ProtoReflect.Descriptor instead.
 func (*NodeInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{30}
+	return file_coord_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NodeInfo) GetMember() *Member {
@@ -2138,7 +2285,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_coord_proto_msgTypes[31]
+	mi := &file_coord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2150,7 +2297,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[31]
+	mi := &file_coord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2163,7 +2310,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{31}
+	return file_coord_proto_rawDescGZIP(), []int{33}
 }
 
 type ListNodesResponse struct {
@@ -2175,7 +2322,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_coord_proto_msgTypes[32]
+	mi := &file_coord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2334,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[32]
+	mi := &file_coord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2347,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{32}
+	return file_coord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListNodesResponse) GetNodes() []*NodeInfo {
@@ -2220,7 +2367,7 @@ type RenameNodeRequest struct {
 
 func (x *RenameNodeRequest) Reset() {
 	*x = RenameNodeRequest{}
-	mi := &file_coord_proto_msgTypes[33]
+	mi := &file_coord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2379,7 @@ func (x *RenameNodeRequest) String() string {
 func (*RenameNodeRequest) ProtoMessage() {}
 
 func (x *RenameNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[33]
+	mi := &file_coord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2392,7 @@ func (x *RenameNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameNodeRequest.ProtoReflect.Descriptor instead.
 func (*RenameNodeRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{33}
+	return file_coord_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RenameNodeRequest) GetNode() string {
@@ -2271,7 +2418,7 @@ type RenameNodeResponse struct {
 
 func (x *RenameNodeResponse) Reset() {
 	*x = RenameNodeResponse{}
-	mi := &file_coord_proto_msgTypes[34]
+	mi := &file_coord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2283,7 +2430,7 @@ func (x *RenameNodeResponse) String() string {
 func (*RenameNodeResponse) ProtoMessage() {}
 
 func (x *RenameNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[34]
+	mi := &file_coord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2296,7 +2443,7 @@ func (x *RenameNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameNodeResponse.ProtoReflect.Descriptor instead.
 func (*RenameNodeResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{34}
+	return file_coord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RenameNodeResponse) GetNode() *NodeInfo {
@@ -2315,7 +2462,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_coord_proto_msgTypes[35]
+	mi := &file_coord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2474,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[35]
+	mi := &file_coord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2487,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{35}
+	return file_coord_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -2359,7 +2506,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_coord_proto_msgTypes[36]
+	mi := &file_coord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2371,7 +2518,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[36]
+	mi := &file_coord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2384,7 +2531,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{36}
+	return file_coord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RemoveNodeResponse) GetNode() *NodeInfo {
@@ -2408,7 +2555,7 @@ type RouteInfo struct {
 
 func (x *RouteInfo) Reset() {
 	*x = RouteInfo{}
-	mi := &file_coord_proto_msgTypes[37]
+	mi := &file_coord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2420,7 +2567,7 @@ func (x *RouteInfo) String() string {
 func (*RouteInfo) ProtoMessage() {}
 
 func (x *RouteInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[37]
+	mi := &file_coord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2433,7 +2580,7 @@ func (x *RouteInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteInfo.ProtoReflect.Descriptor instead.
 func (*RouteInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{37}
+	return file_coord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RouteInfo) GetPrefix() string {
@@ -2486,7 +2633,7 @@ type ListRoutesRequest struct {
 
 func (x *ListRoutesRequest) Reset() {
 	*x = ListRoutesRequest{}
-	mi := &file_coord_proto_msgTypes[38]
+	mi := &file_coord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2498,7 +2645,7 @@ func (x *ListRoutesRequest) String() string {
 func (*ListRoutesRequest) ProtoMessage() {}
 
 func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[38]
+	mi := &file_coord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2511,7 +2658,7 @@ func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesRequest.ProtoReflect.Descriptor instead.
 func (*ListRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{38}
+	return file_coord_proto_rawDescGZIP(), []int{40}
 }
 
 type ListRoutesResponse struct {
@@ -2523,7 +2670,7 @@ type ListRoutesResponse struct {
 
 func (x *ListRoutesResponse) Reset() {
 	*x = ListRoutesResponse{}
-	mi := &file_coord_proto_msgTypes[39]
+	mi := &file_coord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2535,7 +2682,7 @@ func (x *ListRoutesResponse) String() string {
 func (*ListRoutesResponse) ProtoMessage() {}
 
 func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[39]
+	mi := &file_coord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2548,7 +2695,7 @@ func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesResponse.ProtoReflect.Descriptor instead.
 func (*ListRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{39}
+	return file_coord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListRoutesResponse) GetRoutes() []*RouteInfo {
@@ -2568,7 +2715,7 @@ type ApproveRouteRequest struct {
 
 func (x *ApproveRouteRequest) Reset() {
 	*x = ApproveRouteRequest{}
-	mi := &file_coord_proto_msgTypes[40]
+	mi := &file_coord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2727,7 @@ func (x *ApproveRouteRequest) String() string {
 func (*ApproveRouteRequest) ProtoMessage() {}
 
 func (x *ApproveRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[40]
+	mi := &file_coord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +2740,7 @@ func (x *ApproveRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRouteRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRouteRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{40}
+	return file_coord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ApproveRouteRequest) GetNode() string {
@@ -2619,7 +2766,7 @@ type ApproveRouteResponse struct {
 
 func (x *ApproveRouteResponse) Reset() {
 	*x = ApproveRouteResponse{}
-	mi := &file_coord_proto_msgTypes[41]
+	mi := &file_coord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2631,7 +2778,7 @@ func (x *ApproveRouteResponse) String() string {
 func (*ApproveRouteResponse) ProtoMessage() {}
 
 func (x *ApproveRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[41]
+	mi := &file_coord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2644,7 +2791,7 @@ func (x *ApproveRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRouteResponse.ProtoReflect.Descriptor instead.
 func (*ApproveRouteResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{41}
+	return file_coord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ApproveRouteResponse) GetRoute() *RouteInfo {
@@ -2664,7 +2811,7 @@ type WithdrawRouteRequest struct {
 
 func (x *WithdrawRouteRequest) Reset() {
 	*x = WithdrawRouteRequest{}
-	mi := &file_coord_proto_msgTypes[42]
+	mi := &file_coord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2823,7 @@ func (x *WithdrawRouteRequest) String() string {
 func (*WithdrawRouteRequest) ProtoMessage() {}
 
 func (x *WithdrawRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[42]
+	mi := &file_coord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2836,7 @@ func (x *WithdrawRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawRouteRequest.ProtoReflect.Descriptor instead.
 func (*WithdrawRouteRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{42}
+	return file_coord_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WithdrawRouteRequest) GetNode() string {
@@ -2715,7 +2862,7 @@ type WithdrawRouteResponse struct {
 
 func (x *WithdrawRouteResponse) Reset() {
 	*x = WithdrawRouteResponse{}
-	mi := &file_coord_proto_msgTypes[43]
+	mi := &file_coord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +2874,7 @@ func (x *WithdrawRouteResponse) String() string {
 func (*WithdrawRouteResponse) ProtoMessage() {}
 
 func (x *WithdrawRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[43]
+	mi := &file_coord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +2887,7 @@ func (x *WithdrawRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WithdrawRouteResponse.ProtoReflect.Descriptor instead.
 func (*WithdrawRouteResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{43}
+	return file_coord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *WithdrawRouteResponse) GetRoute() *RouteInfo {
@@ -2764,7 +2911,7 @@ type UpdateNodeRequest struct {
 
 func (x *UpdateNodeRequest) Reset() {
 	*x = UpdateNodeRequest{}
-	mi := &file_coord_proto_msgTypes[44]
+	mi := &file_coord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +2923,7 @@ func (x *UpdateNodeRequest) String() string {
 func (*UpdateNodeRequest) ProtoMessage() {}
 
 func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[44]
+	mi := &file_coord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +2936,7 @@ func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNodeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNodeRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{44}
+	return file_coord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *UpdateNodeRequest) GetNode() string {
@@ -2843,7 +2990,7 @@ type UpdateNodeResponse struct {
 
 func (x *UpdateNodeResponse) Reset() {
 	*x = UpdateNodeResponse{}
-	mi := &file_coord_proto_msgTypes[45]
+	mi := &file_coord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +3002,7 @@ func (x *UpdateNodeResponse) String() string {
 func (*UpdateNodeResponse) ProtoMessage() {}
 
 func (x *UpdateNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[45]
+	mi := &file_coord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +3015,7 @@ func (x *UpdateNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNodeResponse.ProtoReflect.Descriptor instead.
 func (*UpdateNodeResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{45}
+	return file_coord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *UpdateNodeResponse) GetNode() *NodeInfo {
@@ -2897,7 +3044,7 @@ type UserInfo struct {
 
 func (x *UserInfo) Reset() {
 	*x = UserInfo{}
-	mi := &file_coord_proto_msgTypes[46]
+	mi := &file_coord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2909,7 +3056,7 @@ func (x *UserInfo) String() string {
 func (*UserInfo) ProtoMessage() {}
 
 func (x *UserInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[46]
+	mi := &file_coord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2922,7 +3069,7 @@ func (x *UserInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserInfo.ProtoReflect.Descriptor instead.
 func (*UserInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{46}
+	return file_coord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *UserInfo) GetId() string {
@@ -3010,7 +3157,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_coord_proto_msgTypes[47]
+	mi := &file_coord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3022,7 +3169,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[47]
+	mi := &file_coord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3035,7 +3182,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{47}
+	return file_coord_proto_rawDescGZIP(), []int{49}
 }
 
 type ListUsersResponse struct {
@@ -3047,7 +3194,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_coord_proto_msgTypes[48]
+	mi := &file_coord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3059,7 +3206,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[48]
+	mi := &file_coord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3072,7 +3219,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{48}
+	return file_coord_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListUsersResponse) GetUsers() []*UserInfo {
@@ -3093,7 +3240,7 @@ type AddUserRequest struct {
 
 func (x *AddUserRequest) Reset() {
 	*x = AddUserRequest{}
-	mi := &file_coord_proto_msgTypes[49]
+	mi := &file_coord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3252,7 @@ func (x *AddUserRequest) String() string {
 func (*AddUserRequest) ProtoMessage() {}
 
 func (x *AddUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[49]
+	mi := &file_coord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3118,7 +3265,7 @@ func (x *AddUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddUserRequest.ProtoReflect.Descriptor instead.
 func (*AddUserRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{49}
+	return file_coord_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *AddUserRequest) GetName() string {
@@ -3151,7 +3298,7 @@ type AddUserResponse struct {
 
 func (x *AddUserResponse) Reset() {
 	*x = AddUserResponse{}
-	mi := &file_coord_proto_msgTypes[50]
+	mi := &file_coord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3163,7 +3310,7 @@ func (x *AddUserResponse) String() string {
 func (*AddUserResponse) ProtoMessage() {}
 
 func (x *AddUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[50]
+	mi := &file_coord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3176,7 +3323,7 @@ func (x *AddUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddUserResponse.ProtoReflect.Descriptor instead.
 func (*AddUserResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{50}
+	return file_coord_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *AddUserResponse) GetUser() *UserInfo {
@@ -3200,7 +3347,7 @@ type UpdateUserRequest struct {
 
 func (x *UpdateUserRequest) Reset() {
 	*x = UpdateUserRequest{}
-	mi := &file_coord_proto_msgTypes[51]
+	mi := &file_coord_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3212,7 +3359,7 @@ func (x *UpdateUserRequest) String() string {
 func (*UpdateUserRequest) ProtoMessage() {}
 
 func (x *UpdateUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[51]
+	mi := &file_coord_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3225,7 +3372,7 @@ func (x *UpdateUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateUserRequest.ProtoReflect.Descriptor instead.
 func (*UpdateUserRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{51}
+	return file_coord_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *UpdateUserRequest) GetUser() string {
@@ -3279,7 +3426,7 @@ type UpdateUserResponse struct {
 
 func (x *UpdateUserResponse) Reset() {
 	*x = UpdateUserResponse{}
-	mi := &file_coord_proto_msgTypes[52]
+	mi := &file_coord_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3291,7 +3438,7 @@ func (x *UpdateUserResponse) String() string {
 func (*UpdateUserResponse) ProtoMessage() {}
 
 func (x *UpdateUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[52]
+	mi := &file_coord_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3304,7 +3451,7 @@ func (x *UpdateUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateUserResponse.ProtoReflect.Descriptor instead.
 func (*UpdateUserResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{52}
+	return file_coord_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *UpdateUserResponse) GetUser() *UserInfo {
@@ -3323,7 +3470,7 @@ type RemoveUserRequest struct {
 
 func (x *RemoveUserRequest) Reset() {
 	*x = RemoveUserRequest{}
-	mi := &file_coord_proto_msgTypes[53]
+	mi := &file_coord_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3335,7 +3482,7 @@ func (x *RemoveUserRequest) String() string {
 func (*RemoveUserRequest) ProtoMessage() {}
 
 func (x *RemoveUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[53]
+	mi := &file_coord_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3348,7 +3495,7 @@ func (x *RemoveUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveUserRequest.ProtoReflect.Descriptor instead.
 func (*RemoveUserRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{53}
+	return file_coord_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RemoveUserRequest) GetUser() string {
@@ -3367,7 +3514,7 @@ type RemoveUserResponse struct {
 
 func (x *RemoveUserResponse) Reset() {
 	*x = RemoveUserResponse{}
-	mi := &file_coord_proto_msgTypes[54]
+	mi := &file_coord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3379,7 +3526,7 @@ func (x *RemoveUserResponse) String() string {
 func (*RemoveUserResponse) ProtoMessage() {}
 
 func (x *RemoveUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[54]
+	mi := &file_coord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3392,7 +3539,7 @@ func (x *RemoveUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveUserResponse.ProtoReflect.Descriptor instead.
 func (*RemoveUserResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{54}
+	return file_coord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RemoveUserResponse) GetUser() *UserInfo {
@@ -3413,7 +3560,7 @@ type GroupInfo struct {
 
 func (x *GroupInfo) Reset() {
 	*x = GroupInfo{}
-	mi := &file_coord_proto_msgTypes[55]
+	mi := &file_coord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3425,7 +3572,7 @@ func (x *GroupInfo) String() string {
 func (*GroupInfo) ProtoMessage() {}
 
 func (x *GroupInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[55]
+	mi := &file_coord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3438,7 +3585,7 @@ func (x *GroupInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupInfo.ProtoReflect.Descriptor instead.
 func (*GroupInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{55}
+	return file_coord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *GroupInfo) GetId() string {
@@ -3470,7 +3617,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_coord_proto_msgTypes[56]
+	mi := &file_coord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3482,7 +3629,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[56]
+	mi := &file_coord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3495,7 +3642,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{56}
+	return file_coord_proto_rawDescGZIP(), []int{58}
 }
 
 type ListGroupsResponse struct {
@@ -3507,7 +3654,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_coord_proto_msgTypes[57]
+	mi := &file_coord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3519,7 +3666,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[57]
+	mi := &file_coord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3532,7 +3679,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{57}
+	return file_coord_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*GroupInfo {
@@ -3552,7 +3699,7 @@ type AddGroupRequest struct {
 
 func (x *AddGroupRequest) Reset() {
 	*x = AddGroupRequest{}
-	mi := &file_coord_proto_msgTypes[58]
+	mi := &file_coord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3564,7 +3711,7 @@ func (x *AddGroupRequest) String() string {
 func (*AddGroupRequest) ProtoMessage() {}
 
 func (x *AddGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[58]
+	mi := &file_coord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3577,7 +3724,7 @@ func (x *AddGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddGroupRequest.ProtoReflect.Descriptor instead.
 func (*AddGroupRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{58}
+	return file_coord_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AddGroupRequest) GetName() string {
@@ -3603,7 +3750,7 @@ type AddGroupResponse struct {
 
 func (x *AddGroupResponse) Reset() {
 	*x = AddGroupResponse{}
-	mi := &file_coord_proto_msgTypes[59]
+	mi := &file_coord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3615,7 +3762,7 @@ func (x *AddGroupResponse) String() string {
 func (*AddGroupResponse) ProtoMessage() {}
 
 func (x *AddGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[59]
+	mi := &file_coord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3628,7 +3775,7 @@ func (x *AddGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddGroupResponse.ProtoReflect.Descriptor instead.
 func (*AddGroupResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{59}
+	return file_coord_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *AddGroupResponse) GetGroup() *GroupInfo {
@@ -3650,7 +3797,7 @@ type UpdateGroupRequest struct {
 
 func (x *UpdateGroupRequest) Reset() {
 	*x = UpdateGroupRequest{}
-	mi := &file_coord_proto_msgTypes[60]
+	mi := &file_coord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3662,7 +3809,7 @@ func (x *UpdateGroupRequest) String() string {
 func (*UpdateGroupRequest) ProtoMessage() {}
 
 func (x *UpdateGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[60]
+	mi := &file_coord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3675,7 +3822,7 @@ func (x *UpdateGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateGroupRequest.ProtoReflect.Descriptor instead.
 func (*UpdateGroupRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{60}
+	return file_coord_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *UpdateGroupRequest) GetGroup() string {
@@ -3715,7 +3862,7 @@ type UpdateGroupResponse struct {
 
 func (x *UpdateGroupResponse) Reset() {
 	*x = UpdateGroupResponse{}
-	mi := &file_coord_proto_msgTypes[61]
+	mi := &file_coord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3727,7 +3874,7 @@ func (x *UpdateGroupResponse) String() string {
 func (*UpdateGroupResponse) ProtoMessage() {}
 
 func (x *UpdateGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[61]
+	mi := &file_coord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3740,7 +3887,7 @@ func (x *UpdateGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateGroupResponse.ProtoReflect.Descriptor instead.
 func (*UpdateGroupResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{61}
+	return file_coord_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *UpdateGroupResponse) GetGroup() *GroupInfo {
@@ -3759,7 +3906,7 @@ type RemoveGroupRequest struct {
 
 func (x *RemoveGroupRequest) Reset() {
 	*x = RemoveGroupRequest{}
-	mi := &file_coord_proto_msgTypes[62]
+	mi := &file_coord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3771,7 +3918,7 @@ func (x *RemoveGroupRequest) String() string {
 func (*RemoveGroupRequest) ProtoMessage() {}
 
 func (x *RemoveGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[62]
+	mi := &file_coord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3784,7 +3931,7 @@ func (x *RemoveGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGroupRequest.ProtoReflect.Descriptor instead.
 func (*RemoveGroupRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{62}
+	return file_coord_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RemoveGroupRequest) GetGroup() string {
@@ -3803,7 +3950,7 @@ type RemoveGroupResponse struct {
 
 func (x *RemoveGroupResponse) Reset() {
 	*x = RemoveGroupResponse{}
-	mi := &file_coord_proto_msgTypes[63]
+	mi := &file_coord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3815,7 +3962,7 @@ func (x *RemoveGroupResponse) String() string {
 func (*RemoveGroupResponse) ProtoMessage() {}
 
 func (x *RemoveGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[63]
+	mi := &file_coord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3828,7 +3975,7 @@ func (x *RemoveGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGroupResponse.ProtoReflect.Descriptor instead.
 func (*RemoveGroupResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{63}
+	return file_coord_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *RemoveGroupResponse) GetGroup() *GroupInfo {
@@ -3849,7 +3996,7 @@ type PolicyInfo struct {
 
 func (x *PolicyInfo) Reset() {
 	*x = PolicyInfo{}
-	mi := &file_coord_proto_msgTypes[64]
+	mi := &file_coord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3861,7 +4008,7 @@ func (x *PolicyInfo) String() string {
 func (*PolicyInfo) ProtoMessage() {}
 
 func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[64]
+	mi := &file_coord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3874,7 +4021,7 @@ func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyInfo.ProtoReflect.Descriptor instead.
 func (*PolicyInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{64}
+	return file_coord_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *PolicyInfo) GetVersion() uint64 {
@@ -3907,7 +4054,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_coord_proto_msgTypes[65]
+	mi := &file_coord_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3919,7 +4066,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[65]
+	mi := &file_coord_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3932,7 +4079,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{65}
+	return file_coord_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *GetPolicyRequest) GetVersion() uint64 {
@@ -3953,7 +4100,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_coord_proto_msgTypes[66]
+	mi := &file_coord_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3965,7 +4112,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[66]
+	mi := &file_coord_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3978,7 +4125,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{66}
+	return file_coord_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *GetPolicyResponse) GetPolicy() *PolicyInfo {
@@ -4011,7 +4158,7 @@ type TryPolicyRequest struct {
 
 func (x *TryPolicyRequest) Reset() {
 	*x = TryPolicyRequest{}
-	mi := &file_coord_proto_msgTypes[67]
+	mi := &file_coord_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4023,7 +4170,7 @@ func (x *TryPolicyRequest) String() string {
 func (*TryPolicyRequest) ProtoMessage() {}
 
 func (x *TryPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[67]
+	mi := &file_coord_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4036,7 +4183,7 @@ func (x *TryPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TryPolicyRequest.ProtoReflect.Descriptor instead.
 func (*TryPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{67}
+	return file_coord_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *TryPolicyRequest) GetText() string {
@@ -4056,7 +4203,7 @@ type TryPolicyResponse struct {
 
 func (x *TryPolicyResponse) Reset() {
 	*x = TryPolicyResponse{}
-	mi := &file_coord_proto_msgTypes[68]
+	mi := &file_coord_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4068,7 +4215,7 @@ func (x *TryPolicyResponse) String() string {
 func (*TryPolicyResponse) ProtoMessage() {}
 
 func (x *TryPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[68]
+	mi := &file_coord_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4081,7 +4228,7 @@ func (x *TryPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TryPolicyResponse.ProtoReflect.Descriptor instead.
 func (*TryPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{68}
+	return file_coord_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *TryPolicyResponse) GetChanges() []string {
@@ -4107,7 +4254,7 @@ type ApplyPolicyRequest struct {
 
 func (x *ApplyPolicyRequest) Reset() {
 	*x = ApplyPolicyRequest{}
-	mi := &file_coord_proto_msgTypes[69]
+	mi := &file_coord_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4119,7 +4266,7 @@ func (x *ApplyPolicyRequest) String() string {
 func (*ApplyPolicyRequest) ProtoMessage() {}
 
 func (x *ApplyPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[69]
+	mi := &file_coord_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4132,7 +4279,7 @@ func (x *ApplyPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyPolicyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{69}
+	return file_coord_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ApplyPolicyRequest) GetText() string {
@@ -4153,7 +4300,7 @@ type ApplyPolicyResponse struct {
 
 func (x *ApplyPolicyResponse) Reset() {
 	*x = ApplyPolicyResponse{}
-	mi := &file_coord_proto_msgTypes[70]
+	mi := &file_coord_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4165,7 +4312,7 @@ func (x *ApplyPolicyResponse) String() string {
 func (*ApplyPolicyResponse) ProtoMessage() {}
 
 func (x *ApplyPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[70]
+	mi := &file_coord_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4178,7 +4325,7 @@ func (x *ApplyPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyPolicyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{70}
+	return file_coord_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ApplyPolicyResponse) GetPolicy() *PolicyInfo {
@@ -4217,7 +4364,7 @@ type GrantInfo struct {
 
 func (x *GrantInfo) Reset() {
 	*x = GrantInfo{}
-	mi := &file_coord_proto_msgTypes[71]
+	mi := &file_coord_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4229,7 +4376,7 @@ func (x *GrantInfo) String() string {
 func (*GrantInfo) ProtoMessage() {}
 
 func (x *GrantInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[71]
+	mi := &file_coord_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4242,7 +4389,7 @@ func (x *GrantInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantInfo.ProtoReflect.Descriptor instead.
 func (*GrantInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{71}
+	return file_coord_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *GrantInfo) GetId() string {
@@ -4305,7 +4452,7 @@ type AddGrantRequest struct {
 
 func (x *AddGrantRequest) Reset() {
 	*x = AddGrantRequest{}
-	mi := &file_coord_proto_msgTypes[72]
+	mi := &file_coord_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4317,7 +4464,7 @@ func (x *AddGrantRequest) String() string {
 func (*AddGrantRequest) ProtoMessage() {}
 
 func (x *AddGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[72]
+	mi := &file_coord_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4330,7 +4477,7 @@ func (x *AddGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddGrantRequest.ProtoReflect.Descriptor instead.
 func (*AddGrantRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{72}
+	return file_coord_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *AddGrantRequest) GetUser() string {
@@ -4363,7 +4510,7 @@ type AddGrantResponse struct {
 
 func (x *AddGrantResponse) Reset() {
 	*x = AddGrantResponse{}
-	mi := &file_coord_proto_msgTypes[73]
+	mi := &file_coord_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4375,7 +4522,7 @@ func (x *AddGrantResponse) String() string {
 func (*AddGrantResponse) ProtoMessage() {}
 
 func (x *AddGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[73]
+	mi := &file_coord_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4388,7 +4535,7 @@ func (x *AddGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddGrantResponse.ProtoReflect.Descriptor instead.
 func (*AddGrantResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{73}
+	return file_coord_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *AddGrantResponse) GetGrant() *GrantInfo {
@@ -4406,7 +4553,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_coord_proto_msgTypes[74]
+	mi := &file_coord_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4418,7 +4565,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[74]
+	mi := &file_coord_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4431,7 +4578,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{74}
+	return file_coord_proto_rawDescGZIP(), []int{76}
 }
 
 type ListGrantsResponse struct {
@@ -4443,7 +4590,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_coord_proto_msgTypes[75]
+	mi := &file_coord_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4455,7 +4602,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[75]
+	mi := &file_coord_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4468,7 +4615,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{75}
+	return file_coord_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ListGrantsResponse) GetGrants() []*GrantInfo {
@@ -4492,7 +4639,7 @@ type AccessRequest struct {
 
 func (x *AccessRequest) Reset() {
 	*x = AccessRequest{}
-	mi := &file_coord_proto_msgTypes[76]
+	mi := &file_coord_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4504,7 +4651,7 @@ func (x *AccessRequest) String() string {
 func (*AccessRequest) ProtoMessage() {}
 
 func (x *AccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[76]
+	mi := &file_coord_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4517,7 +4664,7 @@ func (x *AccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRequest.ProtoReflect.Descriptor instead.
 func (*AccessRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{76}
+	return file_coord_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *AccessRequest) GetId() string {
@@ -4572,7 +4719,7 @@ type RequestAccessRequest struct {
 
 func (x *RequestAccessRequest) Reset() {
 	*x = RequestAccessRequest{}
-	mi := &file_coord_proto_msgTypes[77]
+	mi := &file_coord_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4584,7 +4731,7 @@ func (x *RequestAccessRequest) String() string {
 func (*RequestAccessRequest) ProtoMessage() {}
 
 func (x *RequestAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[77]
+	mi := &file_coord_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4597,7 +4744,7 @@ func (x *RequestAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestAccessRequest.ProtoReflect.Descriptor instead.
 func (*RequestAccessRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{77}
+	return file_coord_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RequestAccessRequest) GetTarget() string {
@@ -4623,7 +4770,7 @@ type RequestAccessResponse struct {
 
 func (x *RequestAccessResponse) Reset() {
 	*x = RequestAccessResponse{}
-	mi := &file_coord_proto_msgTypes[78]
+	mi := &file_coord_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4635,7 +4782,7 @@ func (x *RequestAccessResponse) String() string {
 func (*RequestAccessResponse) ProtoMessage() {}
 
 func (x *RequestAccessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[78]
+	mi := &file_coord_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4648,7 +4795,7 @@ func (x *RequestAccessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestAccessResponse.ProtoReflect.Descriptor instead.
 func (*RequestAccessResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{78}
+	return file_coord_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *RequestAccessResponse) GetRequest() *AccessRequest {
@@ -4666,7 +4813,7 @@ type ListRequestsRequest struct {
 
 func (x *ListRequestsRequest) Reset() {
 	*x = ListRequestsRequest{}
-	mi := &file_coord_proto_msgTypes[79]
+	mi := &file_coord_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4678,7 +4825,7 @@ func (x *ListRequestsRequest) String() string {
 func (*ListRequestsRequest) ProtoMessage() {}
 
 func (x *ListRequestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[79]
+	mi := &file_coord_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4691,7 +4838,7 @@ func (x *ListRequestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequestsRequest.ProtoReflect.Descriptor instead.
 func (*ListRequestsRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{79}
+	return file_coord_proto_rawDescGZIP(), []int{81}
 }
 
 type ListRequestsResponse struct {
@@ -4703,7 +4850,7 @@ type ListRequestsResponse struct {
 
 func (x *ListRequestsResponse) Reset() {
 	*x = ListRequestsResponse{}
-	mi := &file_coord_proto_msgTypes[80]
+	mi := &file_coord_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4715,7 +4862,7 @@ func (x *ListRequestsResponse) String() string {
 func (*ListRequestsResponse) ProtoMessage() {}
 
 func (x *ListRequestsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[80]
+	mi := &file_coord_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4728,7 +4875,7 @@ func (x *ListRequestsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequestsResponse.ProtoReflect.Descriptor instead.
 func (*ListRequestsResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{80}
+	return file_coord_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ListRequestsResponse) GetRequests() []*AccessRequest {
@@ -4748,7 +4895,7 @@ type ApproveRequestRequest struct {
 
 func (x *ApproveRequestRequest) Reset() {
 	*x = ApproveRequestRequest{}
-	mi := &file_coord_proto_msgTypes[81]
+	mi := &file_coord_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4760,7 +4907,7 @@ func (x *ApproveRequestRequest) String() string {
 func (*ApproveRequestRequest) ProtoMessage() {}
 
 func (x *ApproveRequestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[81]
+	mi := &file_coord_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4773,7 +4920,7 @@ func (x *ApproveRequestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRequestRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRequestRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{81}
+	return file_coord_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ApproveRequestRequest) GetId() string {
@@ -4799,7 +4946,7 @@ type ApproveRequestResponse struct {
 
 func (x *ApproveRequestResponse) Reset() {
 	*x = ApproveRequestResponse{}
-	mi := &file_coord_proto_msgTypes[82]
+	mi := &file_coord_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4811,7 +4958,7 @@ func (x *ApproveRequestResponse) String() string {
 func (*ApproveRequestResponse) ProtoMessage() {}
 
 func (x *ApproveRequestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[82]
+	mi := &file_coord_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4824,7 +4971,7 @@ func (x *ApproveRequestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRequestResponse.ProtoReflect.Descriptor instead.
 func (*ApproveRequestResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{82}
+	return file_coord_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ApproveRequestResponse) GetGrant() *GrantInfo {
@@ -4843,7 +4990,7 @@ type DenyRequestRequest struct {
 
 func (x *DenyRequestRequest) Reset() {
 	*x = DenyRequestRequest{}
-	mi := &file_coord_proto_msgTypes[83]
+	mi := &file_coord_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4855,7 +5002,7 @@ func (x *DenyRequestRequest) String() string {
 func (*DenyRequestRequest) ProtoMessage() {}
 
 func (x *DenyRequestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[83]
+	mi := &file_coord_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4868,7 +5015,7 @@ func (x *DenyRequestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyRequestRequest.ProtoReflect.Descriptor instead.
 func (*DenyRequestRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{83}
+	return file_coord_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *DenyRequestRequest) GetId() string {
@@ -4886,7 +5033,7 @@ type DenyRequestResponse struct {
 
 func (x *DenyRequestResponse) Reset() {
 	*x = DenyRequestResponse{}
-	mi := &file_coord_proto_msgTypes[84]
+	mi := &file_coord_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4898,7 +5045,7 @@ func (x *DenyRequestResponse) String() string {
 func (*DenyRequestResponse) ProtoMessage() {}
 
 func (x *DenyRequestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[84]
+	mi := &file_coord_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4911,7 +5058,7 @@ func (x *DenyRequestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyRequestResponse.ProtoReflect.Descriptor instead.
 func (*DenyRequestResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{84}
+	return file_coord_proto_rawDescGZIP(), []int{86}
 }
 
 type RevokeRequest struct {
@@ -4923,7 +5070,7 @@ type RevokeRequest struct {
 
 func (x *RevokeRequest) Reset() {
 	*x = RevokeRequest{}
-	mi := &file_coord_proto_msgTypes[85]
+	mi := &file_coord_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4935,7 +5082,7 @@ func (x *RevokeRequest) String() string {
 func (*RevokeRequest) ProtoMessage() {}
 
 func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[85]
+	mi := &file_coord_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4948,7 +5095,7 @@ func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{85}
+	return file_coord_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *RevokeRequest) GetWhat() string {
@@ -4970,7 +5117,7 @@ type RevokeResponse struct {
 
 func (x *RevokeResponse) Reset() {
 	*x = RevokeResponse{}
-	mi := &file_coord_proto_msgTypes[86]
+	mi := &file_coord_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4982,7 +5129,7 @@ func (x *RevokeResponse) String() string {
 func (*RevokeResponse) ProtoMessage() {}
 
 func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[86]
+	mi := &file_coord_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4995,7 +5142,7 @@ func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{86}
+	return file_coord_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *RevokeResponse) GetKind() string {
@@ -5039,7 +5186,7 @@ type NodeAck struct {
 
 func (x *NodeAck) Reset() {
 	*x = NodeAck{}
-	mi := &file_coord_proto_msgTypes[87]
+	mi := &file_coord_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5051,7 +5198,7 @@ func (x *NodeAck) String() string {
 func (*NodeAck) ProtoMessage() {}
 
 func (x *NodeAck) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[87]
+	mi := &file_coord_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5064,7 +5211,7 @@ func (x *NodeAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAck.ProtoReflect.Descriptor instead.
 func (*NodeAck) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{87}
+	return file_coord_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *NodeAck) GetNode() string {
@@ -5108,7 +5255,7 @@ type KeyInfo struct {
 
 func (x *KeyInfo) Reset() {
 	*x = KeyInfo{}
-	mi := &file_coord_proto_msgTypes[88]
+	mi := &file_coord_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5120,7 +5267,7 @@ func (x *KeyInfo) String() string {
 func (*KeyInfo) ProtoMessage() {}
 
 func (x *KeyInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[88]
+	mi := &file_coord_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5133,7 +5280,7 @@ func (x *KeyInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyInfo.ProtoReflect.Descriptor instead.
 func (*KeyInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{88}
+	return file_coord_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *KeyInfo) GetUser() string {
@@ -5181,7 +5328,7 @@ type AddKeyRequest struct {
 
 func (x *AddKeyRequest) Reset() {
 	*x = AddKeyRequest{}
-	mi := &file_coord_proto_msgTypes[89]
+	mi := &file_coord_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5193,7 +5340,7 @@ func (x *AddKeyRequest) String() string {
 func (*AddKeyRequest) ProtoMessage() {}
 
 func (x *AddKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[89]
+	mi := &file_coord_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5206,7 +5353,7 @@ func (x *AddKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddKeyRequest.ProtoReflect.Descriptor instead.
 func (*AddKeyRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{89}
+	return file_coord_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *AddKeyRequest) GetUser() string {
@@ -5232,7 +5379,7 @@ type AddKeyResponse struct {
 
 func (x *AddKeyResponse) Reset() {
 	*x = AddKeyResponse{}
-	mi := &file_coord_proto_msgTypes[90]
+	mi := &file_coord_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5244,7 +5391,7 @@ func (x *AddKeyResponse) String() string {
 func (*AddKeyResponse) ProtoMessage() {}
 
 func (x *AddKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[90]
+	mi := &file_coord_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5257,7 +5404,7 @@ func (x *AddKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddKeyResponse.ProtoReflect.Descriptor instead.
 func (*AddKeyResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{90}
+	return file_coord_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *AddKeyResponse) GetKey() *KeyInfo {
@@ -5276,7 +5423,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_coord_proto_msgTypes[91]
+	mi := &file_coord_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5288,7 +5435,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[91]
+	mi := &file_coord_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5301,7 +5448,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{91}
+	return file_coord_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ListKeysRequest) GetUser() string {
@@ -5320,7 +5467,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_coord_proto_msgTypes[92]
+	mi := &file_coord_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5332,7 +5479,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[92]
+	mi := &file_coord_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5345,7 +5492,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{92}
+	return file_coord_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *ListKeysResponse) GetKeys() []*KeyInfo {
@@ -5365,7 +5512,7 @@ type RemoveKeyRequest struct {
 
 func (x *RemoveKeyRequest) Reset() {
 	*x = RemoveKeyRequest{}
-	mi := &file_coord_proto_msgTypes[93]
+	mi := &file_coord_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5377,7 +5524,7 @@ func (x *RemoveKeyRequest) String() string {
 func (*RemoveKeyRequest) ProtoMessage() {}
 
 func (x *RemoveKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[93]
+	mi := &file_coord_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5390,7 +5537,7 @@ func (x *RemoveKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveKeyRequest.ProtoReflect.Descriptor instead.
 func (*RemoveKeyRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{93}
+	return file_coord_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *RemoveKeyRequest) GetUser() string {
@@ -5416,7 +5563,7 @@ type RemoveKeyResponse struct {
 
 func (x *RemoveKeyResponse) Reset() {
 	*x = RemoveKeyResponse{}
-	mi := &file_coord_proto_msgTypes[94]
+	mi := &file_coord_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5428,7 +5575,7 @@ func (x *RemoveKeyResponse) String() string {
 func (*RemoveKeyResponse) ProtoMessage() {}
 
 func (x *RemoveKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[94]
+	mi := &file_coord_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5441,7 +5588,7 @@ func (x *RemoveKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveKeyResponse.ProtoReflect.Descriptor instead.
 func (*RemoveKeyResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{94}
+	return file_coord_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *RemoveKeyResponse) GetKey() *KeyInfo {
@@ -5462,7 +5609,7 @@ type SetPasswordRequest struct {
 
 func (x *SetPasswordRequest) Reset() {
 	*x = SetPasswordRequest{}
-	mi := &file_coord_proto_msgTypes[95]
+	mi := &file_coord_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5474,7 +5621,7 @@ func (x *SetPasswordRequest) String() string {
 func (*SetPasswordRequest) ProtoMessage() {}
 
 func (x *SetPasswordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[95]
+	mi := &file_coord_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5487,7 +5634,7 @@ func (x *SetPasswordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPasswordRequest.ProtoReflect.Descriptor instead.
 func (*SetPasswordRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{95}
+	return file_coord_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *SetPasswordRequest) GetUser() string {
@@ -5521,7 +5668,7 @@ type SetPasswordResponse struct {
 
 func (x *SetPasswordResponse) Reset() {
 	*x = SetPasswordResponse{}
-	mi := &file_coord_proto_msgTypes[96]
+	mi := &file_coord_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5533,7 +5680,7 @@ func (x *SetPasswordResponse) String() string {
 func (*SetPasswordResponse) ProtoMessage() {}
 
 func (x *SetPasswordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[96]
+	mi := &file_coord_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5546,7 +5693,7 @@ func (x *SetPasswordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPasswordResponse.ProtoReflect.Descriptor instead.
 func (*SetPasswordResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{96}
+	return file_coord_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *SetPasswordResponse) GetUser() *UserInfo {
@@ -5572,7 +5719,7 @@ type MakeSeedRequest struct {
 
 func (x *MakeSeedRequest) Reset() {
 	*x = MakeSeedRequest{}
-	mi := &file_coord_proto_msgTypes[97]
+	mi := &file_coord_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5584,7 +5731,7 @@ func (x *MakeSeedRequest) String() string {
 func (*MakeSeedRequest) ProtoMessage() {}
 
 func (x *MakeSeedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[97]
+	mi := &file_coord_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5597,7 +5744,7 @@ func (x *MakeSeedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeSeedRequest.ProtoReflect.Descriptor instead.
 func (*MakeSeedRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{97}
+	return file_coord_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *MakeSeedRequest) GetUser() string {
@@ -5618,7 +5765,7 @@ type MakeSeedResponse struct {
 
 func (x *MakeSeedResponse) Reset() {
 	*x = MakeSeedResponse{}
-	mi := &file_coord_proto_msgTypes[98]
+	mi := &file_coord_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5630,7 +5777,7 @@ func (x *MakeSeedResponse) String() string {
 func (*MakeSeedResponse) ProtoMessage() {}
 
 func (x *MakeSeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[98]
+	mi := &file_coord_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5643,7 +5790,7 @@ func (x *MakeSeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeSeedResponse.ProtoReflect.Descriptor instead.
 func (*MakeSeedResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{98}
+	return file_coord_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *MakeSeedResponse) GetUser() *UserInfo {
@@ -5695,7 +5842,7 @@ type Exposure struct {
 
 func (x *Exposure) Reset() {
 	*x = Exposure{}
-	mi := &file_coord_proto_msgTypes[99]
+	mi := &file_coord_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5707,7 +5854,7 @@ func (x *Exposure) String() string {
 func (*Exposure) ProtoMessage() {}
 
 func (x *Exposure) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[99]
+	mi := &file_coord_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5720,7 +5867,7 @@ func (x *Exposure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exposure.ProtoReflect.Descriptor instead.
 func (*Exposure) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{99}
+	return file_coord_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *Exposure) GetId() string {
@@ -5861,7 +6008,7 @@ type AddExposureRequest struct {
 
 func (x *AddExposureRequest) Reset() {
 	*x = AddExposureRequest{}
-	mi := &file_coord_proto_msgTypes[100]
+	mi := &file_coord_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5873,7 +6020,7 @@ func (x *AddExposureRequest) String() string {
 func (*AddExposureRequest) ProtoMessage() {}
 
 func (x *AddExposureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[100]
+	mi := &file_coord_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5886,7 +6033,7 @@ func (x *AddExposureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddExposureRequest.ProtoReflect.Descriptor instead.
 func (*AddExposureRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{100}
+	return file_coord_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *AddExposureRequest) GetExposure() *Exposure {
@@ -5926,7 +6073,7 @@ type AddExposureResponse struct {
 
 func (x *AddExposureResponse) Reset() {
 	*x = AddExposureResponse{}
-	mi := &file_coord_proto_msgTypes[101]
+	mi := &file_coord_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5938,7 +6085,7 @@ func (x *AddExposureResponse) String() string {
 func (*AddExposureResponse) ProtoMessage() {}
 
 func (x *AddExposureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[101]
+	mi := &file_coord_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5951,7 +6098,7 @@ func (x *AddExposureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddExposureResponse.ProtoReflect.Descriptor instead.
 func (*AddExposureResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{101}
+	return file_coord_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *AddExposureResponse) GetExposure() *Exposure {
@@ -5969,7 +6116,7 @@ type ListExposuresRequest struct {
 
 func (x *ListExposuresRequest) Reset() {
 	*x = ListExposuresRequest{}
-	mi := &file_coord_proto_msgTypes[102]
+	mi := &file_coord_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5981,7 +6128,7 @@ func (x *ListExposuresRequest) String() string {
 func (*ListExposuresRequest) ProtoMessage() {}
 
 func (x *ListExposuresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[102]
+	mi := &file_coord_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5994,7 +6141,7 @@ func (x *ListExposuresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExposuresRequest.ProtoReflect.Descriptor instead.
 func (*ListExposuresRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{102}
+	return file_coord_proto_rawDescGZIP(), []int{104}
 }
 
 type ListExposuresResponse struct {
@@ -6006,7 +6153,7 @@ type ListExposuresResponse struct {
 
 func (x *ListExposuresResponse) Reset() {
 	*x = ListExposuresResponse{}
-	mi := &file_coord_proto_msgTypes[103]
+	mi := &file_coord_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6018,7 +6165,7 @@ func (x *ListExposuresResponse) String() string {
 func (*ListExposuresResponse) ProtoMessage() {}
 
 func (x *ListExposuresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[103]
+	mi := &file_coord_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6031,7 +6178,7 @@ func (x *ListExposuresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExposuresResponse.ProtoReflect.Descriptor instead.
 func (*ListExposuresResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{103}
+	return file_coord_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *ListExposuresResponse) GetExposures() []*Exposure {
@@ -6050,7 +6197,7 @@ type RemoveExposureRequest struct {
 
 func (x *RemoveExposureRequest) Reset() {
 	*x = RemoveExposureRequest{}
-	mi := &file_coord_proto_msgTypes[104]
+	mi := &file_coord_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6062,7 +6209,7 @@ func (x *RemoveExposureRequest) String() string {
 func (*RemoveExposureRequest) ProtoMessage() {}
 
 func (x *RemoveExposureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[104]
+	mi := &file_coord_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6075,7 +6222,7 @@ func (x *RemoveExposureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveExposureRequest.ProtoReflect.Descriptor instead.
 func (*RemoveExposureRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{104}
+	return file_coord_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *RemoveExposureRequest) GetId() string {
@@ -6095,7 +6242,7 @@ type RemoveExposureResponse struct {
 
 func (x *RemoveExposureResponse) Reset() {
 	*x = RemoveExposureResponse{}
-	mi := &file_coord_proto_msgTypes[105]
+	mi := &file_coord_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6107,7 +6254,7 @@ func (x *RemoveExposureResponse) String() string {
 func (*RemoveExposureResponse) ProtoMessage() {}
 
 func (x *RemoveExposureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[105]
+	mi := &file_coord_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6120,7 +6267,7 @@ func (x *RemoveExposureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveExposureResponse.ProtoReflect.Descriptor instead.
 func (*RemoveExposureResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{105}
+	return file_coord_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *RemoveExposureResponse) GetExposure() *Exposure {
@@ -6147,7 +6294,7 @@ type ListAccessRequest struct {
 
 func (x *ListAccessRequest) Reset() {
 	*x = ListAccessRequest{}
-	mi := &file_coord_proto_msgTypes[106]
+	mi := &file_coord_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6159,7 +6306,7 @@ func (x *ListAccessRequest) String() string {
 func (*ListAccessRequest) ProtoMessage() {}
 
 func (x *ListAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[106]
+	mi := &file_coord_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6172,7 +6319,7 @@ func (x *ListAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccessRequest.ProtoReflect.Descriptor instead.
 func (*ListAccessRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{106}
+	return file_coord_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *ListAccessRequest) GetTarget() string {
@@ -6200,7 +6347,7 @@ type ListAccessResponse struct {
 
 func (x *ListAccessResponse) Reset() {
 	*x = ListAccessResponse{}
-	mi := &file_coord_proto_msgTypes[107]
+	mi := &file_coord_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6212,7 +6359,7 @@ func (x *ListAccessResponse) String() string {
 func (*ListAccessResponse) ProtoMessage() {}
 
 func (x *ListAccessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[107]
+	mi := &file_coord_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6225,7 +6372,7 @@ func (x *ListAccessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccessResponse.ProtoReflect.Descriptor instead.
 func (*ListAccessResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{107}
+	return file_coord_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *ListAccessResponse) GetAccess() []*AccessInfo {
@@ -6261,7 +6408,7 @@ type AccessInfo struct {
 
 func (x *AccessInfo) Reset() {
 	*x = AccessInfo{}
-	mi := &file_coord_proto_msgTypes[108]
+	mi := &file_coord_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6273,7 +6420,7 @@ func (x *AccessInfo) String() string {
 func (*AccessInfo) ProtoMessage() {}
 
 func (x *AccessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[108]
+	mi := &file_coord_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6286,7 +6433,7 @@ func (x *AccessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessInfo.ProtoReflect.Descriptor instead.
 func (*AccessInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{108}
+	return file_coord_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *AccessInfo) GetWho() string {
@@ -6327,7 +6474,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_coord_proto_msgTypes[109]
+	mi := &file_coord_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6339,7 +6486,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[109]
+	mi := &file_coord_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6352,7 +6499,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{109}
+	return file_coord_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *ExplainRequest) GetWho() string {
@@ -6379,7 +6526,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_coord_proto_msgTypes[110]
+	mi := &file_coord_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6391,7 +6538,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[110]
+	mi := &file_coord_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6404,7 +6551,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{110}
+	return file_coord_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *ExplainResponse) GetSteps() []*Step {
@@ -6433,7 +6580,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_coord_proto_msgTypes[111]
+	mi := &file_coord_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6445,7 +6592,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[111]
+	mi := &file_coord_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6458,7 +6605,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{111}
+	return file_coord_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *Step) GetName() string {
@@ -6490,7 +6637,7 @@ type VerifyRecordRequest struct {
 
 func (x *VerifyRecordRequest) Reset() {
 	*x = VerifyRecordRequest{}
-	mi := &file_coord_proto_msgTypes[112]
+	mi := &file_coord_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6502,7 +6649,7 @@ func (x *VerifyRecordRequest) String() string {
 func (*VerifyRecordRequest) ProtoMessage() {}
 
 func (x *VerifyRecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[112]
+	mi := &file_coord_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6515,7 +6662,7 @@ func (x *VerifyRecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRecordRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRecordRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{112}
+	return file_coord_proto_rawDescGZIP(), []int{114}
 }
 
 type VerifyRecordResponse struct {
@@ -6528,7 +6675,7 @@ type VerifyRecordResponse struct {
 
 func (x *VerifyRecordResponse) Reset() {
 	*x = VerifyRecordResponse{}
-	mi := &file_coord_proto_msgTypes[113]
+	mi := &file_coord_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6540,7 +6687,7 @@ func (x *VerifyRecordResponse) String() string {
 func (*VerifyRecordResponse) ProtoMessage() {}
 
 func (x *VerifyRecordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[113]
+	mi := &file_coord_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6553,7 +6700,7 @@ func (x *VerifyRecordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRecordResponse.ProtoReflect.Descriptor instead.
 func (*VerifyRecordResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{113}
+	return file_coord_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *VerifyRecordResponse) GetLines() uint64 {
@@ -6624,7 +6771,7 @@ const file_coord_proto_rawDesc = "" +
 	"\x05relay\x18\x01 \x01(\tR\x05relay\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\fR\x06ticket\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\fR\x03key\x127\n" +
-	"\tnot_after\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\x9c\x03\n" +
+	"\tnot_after\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\xe7\x03\n" +
 	"\x03Map\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\fR\anetwork\x12\x18\n" +
@@ -6636,13 +6783,24 @@ const file_coord_proto_rawDesc = "" +
 	"\arevoked\x18\b \x03(\v2\x1d.overlayd.coord.v1.RevocationR\arevoked\x12\x18\n" +
 	"\aruleset\x18\t \x01(\fR\aruleset\x121\n" +
 	"\x06hosted\x18\n" +
-	" \x03(\v2\x19.overlayd.coord.v1.MemberR\x06hosted\"=\n" +
+	" \x03(\v2\x19.overlayd.coord.v1.MemberR\x06hosted\x12\x16\n" +
+	"\x06signer\x18\v \x01(\fR\x06signer\x121\n" +
+	"\x04roll\x18\f \x01(\v2\x1d.overlayd.coord.v1.SignedRollR\x04roll\"h\n" +
+	"\x04Roll\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\fR\anetwork\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05nodes\x18\x03 \x01(\fR\x05nodes\x12\x16\n" +
+	"\x06grants\x18\x04 \x03(\tR\x06grants\">\n" +
+	"\n" +
+	"SignedRoll\x12\x12\n" +
+	"\x04roll\x18\x01 \x01(\fR\x04roll\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"=\n" +
 	"\tRelayList\x120\n" +
 	"\x06relays\x18\x01 \x03(\v2\x18.overlayd.coord.v1.RelayR\x06relays\"I\n" +
 	"\x0eRevocationList\x127\n" +
 	"\arevoked\x18\x01 \x03(\v2\x1d.overlayd.coord.v1.RevocationR\arevoked\";\n" +
 	"\bPassList\x12/\n" +
-	"\x06passes\x18\x01 \x03(\v2\x17.overlayd.coord.v1.PassR\x06passes\"\xb5\x03\n" +
+	"\x06passes\x18\x01 \x03(\v2\x17.overlayd.coord.v1.PassR\x06passes\"\xe8\x03\n" +
 	"\x05Delta\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12-\n" +
 	"\x04self\x18\x02 \x01(\v2\x19.overlayd.coord.v1.MemberR\x04self\x12/\n" +
@@ -6654,7 +6812,8 @@ const file_coord_proto_rawDesc = "" +
 	"\aruleset\x18\b \x01(\fR\aruleset\x12#\n" +
 	"\rruleset_delta\x18\t \x01(\fR\frulesetDelta\x121\n" +
 	"\x06hosted\x18\n" +
-	" \x03(\v2\x19.overlayd.coord.v1.MemberR\x06hosted\"\v\n" +
+	" \x03(\v2\x19.overlayd.coord.v1.MemberR\x06hosted\x121\n" +
+	"\x04roll\x18\v \x01(\v2\x1d.overlayd.coord.v1.SignedRollR\x04roll\"\v\n" +
 	"\tHeartbeat\"(\n" +
 	"\n" +
 	"PrefixList\x12\x1a\n" +
@@ -7089,7 +7248,7 @@ func file_coord_proto_rawDescGZIP() []byte {
 	return file_coord_proto_rawDescData
 }
 
-var file_coord_proto_msgTypes = make([]protoimpl.MessageInfo, 114)
+var file_coord_proto_msgTypes = make([]protoimpl.MessageInfo, 116)
 var file_coord_proto_goTypes = []any{
 	(*Problem)(nil),                // 0: overlayd.coord.v1.Problem
 	(*Route)(nil),                  // 1: overlayd.coord.v1.Route
@@ -7100,284 +7259,288 @@ var file_coord_proto_goTypes = []any{
 	(*Revocation)(nil),             // 6: overlayd.coord.v1.Revocation
 	(*Pass)(nil),                   // 7: overlayd.coord.v1.Pass
 	(*Map)(nil),                    // 8: overlayd.coord.v1.Map
-	(*RelayList)(nil),              // 9: overlayd.coord.v1.RelayList
-	(*RevocationList)(nil),         // 10: overlayd.coord.v1.RevocationList
-	(*PassList)(nil),               // 11: overlayd.coord.v1.PassList
-	(*Delta)(nil),                  // 12: overlayd.coord.v1.Delta
-	(*Heartbeat)(nil),              // 13: overlayd.coord.v1.Heartbeat
-	(*PrefixList)(nil),             // 14: overlayd.coord.v1.PrefixList
-	(*AttachmentList)(nil),         // 15: overlayd.coord.v1.AttachmentList
-	(*EnrollRequest)(nil),          // 16: overlayd.coord.v1.EnrollRequest
-	(*EnrollResponse)(nil),         // 17: overlayd.coord.v1.EnrollResponse
-	(*WatchRequest)(nil),           // 18: overlayd.coord.v1.WatchRequest
-	(*WatchResponse)(nil),          // 19: overlayd.coord.v1.WatchResponse
-	(*ReportRequest)(nil),          // 20: overlayd.coord.v1.ReportRequest
-	(*Applied)(nil),                // 21: overlayd.coord.v1.Applied
-	(*ReportResponse)(nil),         // 22: overlayd.coord.v1.ReportResponse
-	(*CreateInviteRequest)(nil),    // 23: overlayd.coord.v1.CreateInviteRequest
-	(*CreateInviteResponse)(nil),   // 24: overlayd.coord.v1.CreateInviteResponse
-	(*InviteInfo)(nil),             // 25: overlayd.coord.v1.InviteInfo
-	(*ListInvitesRequest)(nil),     // 26: overlayd.coord.v1.ListInvitesRequest
-	(*ListInvitesResponse)(nil),    // 27: overlayd.coord.v1.ListInvitesResponse
-	(*RevokeInviteRequest)(nil),    // 28: overlayd.coord.v1.RevokeInviteRequest
-	(*RevokeInviteResponse)(nil),   // 29: overlayd.coord.v1.RevokeInviteResponse
-	(*NodeInfo)(nil),               // 30: overlayd.coord.v1.NodeInfo
-	(*ListNodesRequest)(nil),       // 31: overlayd.coord.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),      // 32: overlayd.coord.v1.ListNodesResponse
-	(*RenameNodeRequest)(nil),      // 33: overlayd.coord.v1.RenameNodeRequest
-	(*RenameNodeResponse)(nil),     // 34: overlayd.coord.v1.RenameNodeResponse
-	(*RemoveNodeRequest)(nil),      // 35: overlayd.coord.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),     // 36: overlayd.coord.v1.RemoveNodeResponse
-	(*RouteInfo)(nil),              // 37: overlayd.coord.v1.RouteInfo
-	(*ListRoutesRequest)(nil),      // 38: overlayd.coord.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),     // 39: overlayd.coord.v1.ListRoutesResponse
-	(*ApproveRouteRequest)(nil),    // 40: overlayd.coord.v1.ApproveRouteRequest
-	(*ApproveRouteResponse)(nil),   // 41: overlayd.coord.v1.ApproveRouteResponse
-	(*WithdrawRouteRequest)(nil),   // 42: overlayd.coord.v1.WithdrawRouteRequest
-	(*WithdrawRouteResponse)(nil),  // 43: overlayd.coord.v1.WithdrawRouteResponse
-	(*UpdateNodeRequest)(nil),      // 44: overlayd.coord.v1.UpdateNodeRequest
-	(*UpdateNodeResponse)(nil),     // 45: overlayd.coord.v1.UpdateNodeResponse
-	(*UserInfo)(nil),               // 46: overlayd.coord.v1.UserInfo
-	(*ListUsersRequest)(nil),       // 47: overlayd.coord.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),      // 48: overlayd.coord.v1.ListUsersResponse
-	(*AddUserRequest)(nil),         // 49: overlayd.coord.v1.AddUserRequest
-	(*AddUserResponse)(nil),        // 50: overlayd.coord.v1.AddUserResponse
-	(*UpdateUserRequest)(nil),      // 51: overlayd.coord.v1.UpdateUserRequest
-	(*UpdateUserResponse)(nil),     // 52: overlayd.coord.v1.UpdateUserResponse
-	(*RemoveUserRequest)(nil),      // 53: overlayd.coord.v1.RemoveUserRequest
-	(*RemoveUserResponse)(nil),     // 54: overlayd.coord.v1.RemoveUserResponse
-	(*GroupInfo)(nil),              // 55: overlayd.coord.v1.GroupInfo
-	(*ListGroupsRequest)(nil),      // 56: overlayd.coord.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),     // 57: overlayd.coord.v1.ListGroupsResponse
-	(*AddGroupRequest)(nil),        // 58: overlayd.coord.v1.AddGroupRequest
-	(*AddGroupResponse)(nil),       // 59: overlayd.coord.v1.AddGroupResponse
-	(*UpdateGroupRequest)(nil),     // 60: overlayd.coord.v1.UpdateGroupRequest
-	(*UpdateGroupResponse)(nil),    // 61: overlayd.coord.v1.UpdateGroupResponse
-	(*RemoveGroupRequest)(nil),     // 62: overlayd.coord.v1.RemoveGroupRequest
-	(*RemoveGroupResponse)(nil),    // 63: overlayd.coord.v1.RemoveGroupResponse
-	(*PolicyInfo)(nil),             // 64: overlayd.coord.v1.PolicyInfo
-	(*GetPolicyRequest)(nil),       // 65: overlayd.coord.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),      // 66: overlayd.coord.v1.GetPolicyResponse
-	(*TryPolicyRequest)(nil),       // 67: overlayd.coord.v1.TryPolicyRequest
-	(*TryPolicyResponse)(nil),      // 68: overlayd.coord.v1.TryPolicyResponse
-	(*ApplyPolicyRequest)(nil),     // 69: overlayd.coord.v1.ApplyPolicyRequest
-	(*ApplyPolicyResponse)(nil),    // 70: overlayd.coord.v1.ApplyPolicyResponse
-	(*GrantInfo)(nil),              // 71: overlayd.coord.v1.GrantInfo
-	(*AddGrantRequest)(nil),        // 72: overlayd.coord.v1.AddGrantRequest
-	(*AddGrantResponse)(nil),       // 73: overlayd.coord.v1.AddGrantResponse
-	(*ListGrantsRequest)(nil),      // 74: overlayd.coord.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),     // 75: overlayd.coord.v1.ListGrantsResponse
-	(*AccessRequest)(nil),          // 76: overlayd.coord.v1.AccessRequest
-	(*RequestAccessRequest)(nil),   // 77: overlayd.coord.v1.RequestAccessRequest
-	(*RequestAccessResponse)(nil),  // 78: overlayd.coord.v1.RequestAccessResponse
-	(*ListRequestsRequest)(nil),    // 79: overlayd.coord.v1.ListRequestsRequest
-	(*ListRequestsResponse)(nil),   // 80: overlayd.coord.v1.ListRequestsResponse
-	(*ApproveRequestRequest)(nil),  // 81: overlayd.coord.v1.ApproveRequestRequest
-	(*ApproveRequestResponse)(nil), // 82: overlayd.coord.v1.ApproveRequestResponse
-	(*DenyRequestRequest)(nil),     // 83: overlayd.coord.v1.DenyRequestRequest
-	(*DenyRequestResponse)(nil),    // 84: overlayd.coord.v1.DenyRequestResponse
-	(*RevokeRequest)(nil),          // 85: overlayd.coord.v1.RevokeRequest
-	(*RevokeResponse)(nil),         // 86: overlayd.coord.v1.RevokeResponse
-	(*NodeAck)(nil),                // 87: overlayd.coord.v1.NodeAck
-	(*KeyInfo)(nil),                // 88: overlayd.coord.v1.KeyInfo
-	(*AddKeyRequest)(nil),          // 89: overlayd.coord.v1.AddKeyRequest
-	(*AddKeyResponse)(nil),         // 90: overlayd.coord.v1.AddKeyResponse
-	(*ListKeysRequest)(nil),        // 91: overlayd.coord.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),       // 92: overlayd.coord.v1.ListKeysResponse
-	(*RemoveKeyRequest)(nil),       // 93: overlayd.coord.v1.RemoveKeyRequest
-	(*RemoveKeyResponse)(nil),      // 94: overlayd.coord.v1.RemoveKeyResponse
-	(*SetPasswordRequest)(nil),     // 95: overlayd.coord.v1.SetPasswordRequest
-	(*SetPasswordResponse)(nil),    // 96: overlayd.coord.v1.SetPasswordResponse
-	(*MakeSeedRequest)(nil),        // 97: overlayd.coord.v1.MakeSeedRequest
-	(*MakeSeedResponse)(nil),       // 98: overlayd.coord.v1.MakeSeedResponse
-	(*Exposure)(nil),               // 99: overlayd.coord.v1.Exposure
-	(*AddExposureRequest)(nil),     // 100: overlayd.coord.v1.AddExposureRequest
-	(*AddExposureResponse)(nil),    // 101: overlayd.coord.v1.AddExposureResponse
-	(*ListExposuresRequest)(nil),   // 102: overlayd.coord.v1.ListExposuresRequest
-	(*ListExposuresResponse)(nil),  // 103: overlayd.coord.v1.ListExposuresResponse
-	(*RemoveExposureRequest)(nil),  // 104: overlayd.coord.v1.RemoveExposureRequest
-	(*RemoveExposureResponse)(nil), // 105: overlayd.coord.v1.RemoveExposureResponse
-	(*ListAccessRequest)(nil),      // 106: overlayd.coord.v1.ListAccessRequest
-	(*ListAccessResponse)(nil),     // 107: overlayd.coord.v1.ListAccessResponse
-	(*AccessInfo)(nil),             // 108: overlayd.coord.v1.AccessInfo
-	(*ExplainRequest)(nil),         // 109: overlayd.coord.v1.ExplainRequest
-	(*ExplainResponse)(nil),        // 110: overlayd.coord.v1.ExplainResponse
-	(*Step)(nil),                   // 111: overlayd.coord.v1.Step
-	(*VerifyRecordRequest)(nil),    // 112: overlayd.coord.v1.VerifyRecordRequest
-	(*VerifyRecordResponse)(nil),   // 113: overlayd.coord.v1.VerifyRecordResponse
-	(*timestamppb.Timestamp)(nil),  // 114: google.protobuf.Timestamp
+	(*Roll)(nil),                   // 9: overlayd.coord.v1.Roll
+	(*SignedRoll)(nil),             // 10: overlayd.coord.v1.SignedRoll
+	(*RelayList)(nil),              // 11: overlayd.coord.v1.RelayList
+	(*RevocationList)(nil),         // 12: overlayd.coord.v1.RevocationList
+	(*PassList)(nil),               // 13: overlayd.coord.v1.PassList
+	(*Delta)(nil),                  // 14: overlayd.coord.v1.Delta
+	(*Heartbeat)(nil),              // 15: overlayd.coord.v1.Heartbeat
+	(*PrefixList)(nil),             // 16: overlayd.coord.v1.PrefixList
+	(*AttachmentList)(nil),         // 17: overlayd.coord.v1.AttachmentList
+	(*EnrollRequest)(nil),          // 18: overlayd.coord.v1.EnrollRequest
+	(*EnrollResponse)(nil),         // 19: overlayd.coord.v1.EnrollResponse
+	(*WatchRequest)(nil),           // 20: overlayd.coord.v1.WatchRequest
+	(*WatchResponse)(nil),          // 21: overlayd.coord.v1.WatchResponse
+	(*ReportRequest)(nil),          // 22: overlayd.coord.v1.ReportRequest
+	(*Applied)(nil),                // 23: overlayd.coord.v1.Applied
+	(*ReportResponse)(nil),         // 24: overlayd.coord.v1.ReportResponse
+	(*CreateInviteRequest)(nil),    // 25: overlayd.coord.v1.CreateInviteRequest
+	(*CreateInviteResponse)(nil),   // 26: overlayd.coord.v1.CreateInviteResponse
+	(*InviteInfo)(nil),             // 27: overlayd.coord.v1.InviteInfo
+	(*ListInvitesRequest)(nil),     // 28: overlayd.coord.v1.ListInvitesRequest
+	(*ListInvitesResponse)(nil),    // 29: overlayd.coord.v1.ListInvitesResponse
+	(*RevokeInviteRequest)(nil),    // 30: overlayd.coord.v1.RevokeInviteRequest
+	(*RevokeInviteResponse)(nil),   // 31: overlayd.coord.v1.RevokeInviteResponse
+	(*NodeInfo)(nil),               // 32: overlayd.coord.v1.NodeInfo
+	(*ListNodesRequest)(nil),       // 33: overlayd.coord.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),      // 34: overlayd.coord.v1.ListNodesResponse
+	(*RenameNodeRequest)(nil),      // 35: overlayd.coord.v1.RenameNodeRequest
+	(*RenameNodeResponse)(nil),     // 36: overlayd.coord.v1.RenameNodeResponse
+	(*RemoveNodeRequest)(nil),      // 37: overlayd.coord.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),     // 38: overlayd.coord.v1.RemoveNodeResponse
+	(*RouteInfo)(nil),              // 39: overlayd.coord.v1.RouteInfo
+	(*ListRoutesRequest)(nil),      // 40: overlayd.coord.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),     // 41: overlayd.coord.v1.ListRoutesResponse
+	(*ApproveRouteRequest)(nil),    // 42: overlayd.coord.v1.ApproveRouteRequest
+	(*ApproveRouteResponse)(nil),   // 43: overlayd.coord.v1.ApproveRouteResponse
+	(*WithdrawRouteRequest)(nil),   // 44: overlayd.coord.v1.WithdrawRouteRequest
+	(*WithdrawRouteResponse)(nil),  // 45: overlayd.coord.v1.WithdrawRouteResponse
+	(*UpdateNodeRequest)(nil),      // 46: overlayd.coord.v1.UpdateNodeRequest
+	(*UpdateNodeResponse)(nil),     // 47: overlayd.coord.v1.UpdateNodeResponse
+	(*UserInfo)(nil),               // 48: overlayd.coord.v1.UserInfo
+	(*ListUsersRequest)(nil),       // 49: overlayd.coord.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),      // 50: overlayd.coord.v1.ListUsersResponse
+	(*AddUserRequest)(nil),         // 51: overlayd.coord.v1.AddUserRequest
+	(*AddUserResponse)(nil),        // 52: overlayd.coord.v1.AddUserResponse
+	(*UpdateUserRequest)(nil),      // 53: overlayd.coord.v1.UpdateUserRequest
+	(*UpdateUserResponse)(nil),     // 54: overlayd.coord.v1.UpdateUserResponse
+	(*RemoveUserRequest)(nil),      // 55: overlayd.coord.v1.RemoveUserRequest
+	(*RemoveUserResponse)(nil),     // 56: overlayd.coord.v1.RemoveUserResponse
+	(*GroupInfo)(nil),              // 57: overlayd.coord.v1.GroupInfo
+	(*ListGroupsRequest)(nil),      // 58: overlayd.coord.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),     // 59: overlayd.coord.v1.ListGroupsResponse
+	(*AddGroupRequest)(nil),        // 60: overlayd.coord.v1.AddGroupRequest
+	(*AddGroupResponse)(nil),       // 61: overlayd.coord.v1.AddGroupResponse
+	(*UpdateGroupRequest)(nil),     // 62: overlayd.coord.v1.UpdateGroupRequest
+	(*UpdateGroupResponse)(nil),    // 63: overlayd.coord.v1.UpdateGroupResponse
+	(*RemoveGroupRequest)(nil),     // 64: overlayd.coord.v1.RemoveGroupRequest
+	(*RemoveGroupResponse)(nil),    // 65: overlayd.coord.v1.RemoveGroupResponse
+	(*PolicyInfo)(nil),             // 66: overlayd.coord.v1.PolicyInfo
+	(*GetPolicyRequest)(nil),       // 67: overlayd.coord.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),      // 68: overlayd.coord.v1.GetPolicyResponse
+	(*TryPolicyRequest)(nil),       // 69: overlayd.coord.v1.TryPolicyRequest
+	(*TryPolicyResponse)(nil),      // 70: overlayd.coord.v1.TryPolicyResponse
+	(*ApplyPolicyRequest)(nil),     // 71: overlayd.coord.v1.ApplyPolicyRequest
+	(*ApplyPolicyResponse)(nil),    // 72: overlayd.coord.v1.ApplyPolicyResponse
+	(*GrantInfo)(nil),              // 73: overlayd.coord.v1.GrantInfo
+	(*AddGrantRequest)(nil),        // 74: overlayd.coord.v1.AddGrantRequest
+	(*AddGrantResponse)(nil),       // 75: overlayd.coord.v1.AddGrantResponse
+	(*ListGrantsRequest)(nil),      // 76: overlayd.coord.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),     // 77: overlayd.coord.v1.ListGrantsResponse
+	(*AccessRequest)(nil),          // 78: overlayd.coord.v1.AccessRequest
+	(*RequestAccessRequest)(nil),   // 79: overlayd.coord.v1.RequestAccessRequest
+	(*RequestAccessResponse)(nil),  // 80: overlayd.coord.v1.RequestAccessResponse
+	(*ListRequestsRequest)(nil),    // 81: overlayd.coord.v1.ListRequestsRequest
+	(*ListRequestsResponse)(nil),   // 82: overlayd.coord.v1.ListRequestsResponse
+	(*ApproveRequestRequest)(nil),  // 83: overlayd.coord.v1.ApproveRequestRequest
+	(*ApproveRequestResponse)(nil), // 84: overlayd.coord.v1.ApproveRequestResponse
+	(*DenyRequestRequest)(nil),     // 85: overlayd.coord.v1.DenyRequestRequest
+	(*DenyRequestResponse)(nil),    // 86: overlayd.coord.v1.DenyRequestResponse
+	(*RevokeRequest)(nil),          // 87: overlayd.coord.v1.RevokeRequest
+	(*RevokeResponse)(nil),         // 88: overlayd.coord.v1.RevokeResponse
+	(*NodeAck)(nil),                // 89: overlayd.coord.v1.NodeAck
+	(*KeyInfo)(nil),                // 90: overlayd.coord.v1.KeyInfo
+	(*AddKeyRequest)(nil),          // 91: overlayd.coord.v1.AddKeyRequest
+	(*AddKeyResponse)(nil),         // 92: overlayd.coord.v1.AddKeyResponse
+	(*ListKeysRequest)(nil),        // 93: overlayd.coord.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),       // 94: overlayd.coord.v1.ListKeysResponse
+	(*RemoveKeyRequest)(nil),       // 95: overlayd.coord.v1.RemoveKeyRequest
+	(*RemoveKeyResponse)(nil),      // 96: overlayd.coord.v1.RemoveKeyResponse
+	(*SetPasswordRequest)(nil),     // 97: overlayd.coord.v1.SetPasswordRequest
+	(*SetPasswordResponse)(nil),    // 98: overlayd.coord.v1.SetPasswordResponse
+	(*MakeSeedRequest)(nil),        // 99: overlayd.coord.v1.MakeSeedRequest
+	(*MakeSeedResponse)(nil),       // 100: overlayd.coord.v1.MakeSeedResponse
+	(*Exposure)(nil),               // 101: overlayd.coord.v1.Exposure
+	(*AddExposureRequest)(nil),     // 102: overlayd.coord.v1.AddExposureRequest
+	(*AddExposureResponse)(nil),    // 103: overlayd.coord.v1.AddExposureResponse
+	(*ListExposuresRequest)(nil),   // 104: overlayd.coord.v1.ListExposuresRequest
+	(*ListExposuresResponse)(nil),  // 105: overlayd.coord.v1.ListExposuresResponse
+	(*RemoveExposureRequest)(nil),  // 106: overlayd.coord.v1.RemoveExposureRequest
+	(*RemoveExposureResponse)(nil), // 107: overlayd.coord.v1.RemoveExposureResponse
+	(*ListAccessRequest)(nil),      // 108: overlayd.coord.v1.ListAccessRequest
+	(*ListAccessResponse)(nil),     // 109: overlayd.coord.v1.ListAccessResponse
+	(*AccessInfo)(nil),             // 110: overlayd.coord.v1.AccessInfo
+	(*ExplainRequest)(nil),         // 111: overlayd.coord.v1.ExplainRequest
+	(*ExplainResponse)(nil),        // 112: overlayd.coord.v1.ExplainResponse
+	(*Step)(nil),                   // 113: overlayd.coord.v1.Step
+	(*VerifyRecordRequest)(nil),    // 114: overlayd.coord.v1.VerifyRecordRequest
+	(*VerifyRecordResponse)(nil),   // 115: overlayd.coord.v1.VerifyRecordResponse
+	(*timestamppb.Timestamp)(nil),  // 116: google.protobuf.Timestamp
 }
 var file_coord_proto_depIdxs = []int32{
 	1,   // 0: overlayd.coord.v1.Member.routes:type_name -> overlayd.coord.v1.Route
 	3,   // 1: overlayd.coord.v1.Member.attached:type_name -> overlayd.coord.v1.Attachment
-	114, // 2: overlayd.coord.v1.Member.expires_at:type_name -> google.protobuf.Timestamp
-	114, // 3: overlayd.coord.v1.Pass.not_after:type_name -> google.protobuf.Timestamp
+	116, // 2: overlayd.coord.v1.Member.expires_at:type_name -> google.protobuf.Timestamp
+	116, // 3: overlayd.coord.v1.Pass.not_after:type_name -> google.protobuf.Timestamp
 	2,   // 4: overlayd.coord.v1.Map.self:type_name -> overlayd.coord.v1.Member
 	2,   // 5: overlayd.coord.v1.Map.peers:type_name -> overlayd.coord.v1.Member
 	4,   // 6: overlayd.coord.v1.Map.relays:type_name -> overlayd.coord.v1.Relay
 	7,   // 7: overlayd.coord.v1.Map.passes:type_name -> overlayd.coord.v1.Pass
 	6,   // 8: overlayd.coord.v1.Map.revoked:type_name -> overlayd.coord.v1.Revocation
 	2,   // 9: overlayd.coord.v1.Map.hosted:type_name -> overlayd.coord.v1.Member
-	4,   // 10: overlayd.coord.v1.RelayList.relays:type_name -> overlayd.coord.v1.Relay
-	6,   // 11: overlayd.coord.v1.RevocationList.revoked:type_name -> overlayd.coord.v1.Revocation
-	7,   // 12: overlayd.coord.v1.PassList.passes:type_name -> overlayd.coord.v1.Pass
-	2,   // 13: overlayd.coord.v1.Delta.self:type_name -> overlayd.coord.v1.Member
-	2,   // 14: overlayd.coord.v1.Delta.peers:type_name -> overlayd.coord.v1.Member
-	9,   // 15: overlayd.coord.v1.Delta.relays:type_name -> overlayd.coord.v1.RelayList
-	11,  // 16: overlayd.coord.v1.Delta.passes:type_name -> overlayd.coord.v1.PassList
-	10,  // 17: overlayd.coord.v1.Delta.revoked:type_name -> overlayd.coord.v1.RevocationList
-	2,   // 18: overlayd.coord.v1.Delta.hosted:type_name -> overlayd.coord.v1.Member
-	3,   // 19: overlayd.coord.v1.AttachmentList.attached:type_name -> overlayd.coord.v1.Attachment
-	5,   // 20: overlayd.coord.v1.EnrollRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
-	5,   // 21: overlayd.coord.v1.WatchRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
-	8,   // 22: overlayd.coord.v1.WatchResponse.map:type_name -> overlayd.coord.v1.Map
-	12,  // 23: overlayd.coord.v1.WatchResponse.delta:type_name -> overlayd.coord.v1.Delta
-	13,  // 24: overlayd.coord.v1.WatchResponse.heartbeat:type_name -> overlayd.coord.v1.Heartbeat
-	14,  // 25: overlayd.coord.v1.ReportRequest.advertise:type_name -> overlayd.coord.v1.PrefixList
-	15,  // 26: overlayd.coord.v1.ReportRequest.attached:type_name -> overlayd.coord.v1.AttachmentList
-	21,  // 27: overlayd.coord.v1.ReportRequest.applied:type_name -> overlayd.coord.v1.Applied
-	25,  // 28: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
-	114, // 29: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
-	114, // 30: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
-	25,  // 31: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
-	2,   // 32: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
-	114, // 33: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
-	114, // 34: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
-	30,  // 35: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
-	30,  // 36: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	30,  // 37: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	37,  // 38: overlayd.coord.v1.ListRoutesResponse.routes:type_name -> overlayd.coord.v1.RouteInfo
-	37,  // 39: overlayd.coord.v1.ApproveRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
-	37,  // 40: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
-	30,  // 41: overlayd.coord.v1.UpdateNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	114, // 42: overlayd.coord.v1.UserInfo.created_at:type_name -> google.protobuf.Timestamp
-	46,  // 43: overlayd.coord.v1.ListUsersResponse.users:type_name -> overlayd.coord.v1.UserInfo
-	46,  // 44: overlayd.coord.v1.AddUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	46,  // 45: overlayd.coord.v1.UpdateUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	46,  // 46: overlayd.coord.v1.RemoveUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	55,  // 47: overlayd.coord.v1.ListGroupsResponse.groups:type_name -> overlayd.coord.v1.GroupInfo
-	55,  // 48: overlayd.coord.v1.AddGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	55,  // 49: overlayd.coord.v1.UpdateGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	55,  // 50: overlayd.coord.v1.RemoveGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	114, // 51: overlayd.coord.v1.PolicyInfo.at:type_name -> google.protobuf.Timestamp
-	64,  // 52: overlayd.coord.v1.GetPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
-	64,  // 53: overlayd.coord.v1.GetPolicyResponse.versions:type_name -> overlayd.coord.v1.PolicyInfo
-	64,  // 54: overlayd.coord.v1.ApplyPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
-	114, // 55: overlayd.coord.v1.GrantInfo.not_before:type_name -> google.protobuf.Timestamp
-	114, // 56: overlayd.coord.v1.GrantInfo.until:type_name -> google.protobuf.Timestamp
-	114, // 57: overlayd.coord.v1.GrantInfo.created_at:type_name -> google.protobuf.Timestamp
-	71,  // 58: overlayd.coord.v1.AddGrantResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
-	71,  // 59: overlayd.coord.v1.ListGrantsResponse.grants:type_name -> overlayd.coord.v1.GrantInfo
-	114, // 60: overlayd.coord.v1.AccessRequest.created_at:type_name -> google.protobuf.Timestamp
-	76,  // 61: overlayd.coord.v1.RequestAccessResponse.request:type_name -> overlayd.coord.v1.AccessRequest
-	76,  // 62: overlayd.coord.v1.ListRequestsResponse.requests:type_name -> overlayd.coord.v1.AccessRequest
-	71,  // 63: overlayd.coord.v1.ApproveRequestResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
-	87,  // 64: overlayd.coord.v1.RevokeResponse.nodes:type_name -> overlayd.coord.v1.NodeAck
-	114, // 65: overlayd.coord.v1.KeyInfo.created_at:type_name -> google.protobuf.Timestamp
-	88,  // 66: overlayd.coord.v1.AddKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
-	88,  // 67: overlayd.coord.v1.ListKeysResponse.keys:type_name -> overlayd.coord.v1.KeyInfo
-	88,  // 68: overlayd.coord.v1.RemoveKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
-	46,  // 69: overlayd.coord.v1.SetPasswordResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	46,  // 70: overlayd.coord.v1.MakeSeedResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	114, // 71: overlayd.coord.v1.Exposure.created_at:type_name -> google.protobuf.Timestamp
-	114, // 72: overlayd.coord.v1.Exposure.until:type_name -> google.protobuf.Timestamp
-	99,  // 73: overlayd.coord.v1.AddExposureRequest.exposure:type_name -> overlayd.coord.v1.Exposure
-	99,  // 74: overlayd.coord.v1.AddExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
-	99,  // 75: overlayd.coord.v1.ListExposuresResponse.exposures:type_name -> overlayd.coord.v1.Exposure
-	99,  // 76: overlayd.coord.v1.RemoveExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
-	114, // 77: overlayd.coord.v1.ListAccessRequest.at:type_name -> google.protobuf.Timestamp
-	108, // 78: overlayd.coord.v1.ListAccessResponse.access:type_name -> overlayd.coord.v1.AccessInfo
-	114, // 79: overlayd.coord.v1.ListAccessResponse.at:type_name -> google.protobuf.Timestamp
-	111, // 80: overlayd.coord.v1.ExplainResponse.steps:type_name -> overlayd.coord.v1.Step
-	16,  // 81: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
-	18,  // 82: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
-	20,  // 83: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
-	23,  // 84: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
-	26,  // 85: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
-	28,  // 86: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
-	31,  // 87: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
-	33,  // 88: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
-	35,  // 89: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
-	38,  // 90: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
-	40,  // 91: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
-	42,  // 92: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
-	44,  // 93: overlayd.coord.v1.Admin.UpdateNode:input_type -> overlayd.coord.v1.UpdateNodeRequest
-	47,  // 94: overlayd.coord.v1.Admin.ListUsers:input_type -> overlayd.coord.v1.ListUsersRequest
-	49,  // 95: overlayd.coord.v1.Admin.AddUser:input_type -> overlayd.coord.v1.AddUserRequest
-	51,  // 96: overlayd.coord.v1.Admin.UpdateUser:input_type -> overlayd.coord.v1.UpdateUserRequest
-	53,  // 97: overlayd.coord.v1.Admin.RemoveUser:input_type -> overlayd.coord.v1.RemoveUserRequest
-	56,  // 98: overlayd.coord.v1.Admin.ListGroups:input_type -> overlayd.coord.v1.ListGroupsRequest
-	58,  // 99: overlayd.coord.v1.Admin.AddGroup:input_type -> overlayd.coord.v1.AddGroupRequest
-	60,  // 100: overlayd.coord.v1.Admin.UpdateGroup:input_type -> overlayd.coord.v1.UpdateGroupRequest
-	62,  // 101: overlayd.coord.v1.Admin.RemoveGroup:input_type -> overlayd.coord.v1.RemoveGroupRequest
-	65,  // 102: overlayd.coord.v1.Admin.GetPolicy:input_type -> overlayd.coord.v1.GetPolicyRequest
-	67,  // 103: overlayd.coord.v1.Admin.TryPolicy:input_type -> overlayd.coord.v1.TryPolicyRequest
-	69,  // 104: overlayd.coord.v1.Admin.ApplyPolicy:input_type -> overlayd.coord.v1.ApplyPolicyRequest
-	72,  // 105: overlayd.coord.v1.Admin.AddGrant:input_type -> overlayd.coord.v1.AddGrantRequest
-	74,  // 106: overlayd.coord.v1.Admin.ListGrants:input_type -> overlayd.coord.v1.ListGrantsRequest
-	77,  // 107: overlayd.coord.v1.Admin.RequestAccess:input_type -> overlayd.coord.v1.RequestAccessRequest
-	79,  // 108: overlayd.coord.v1.Admin.ListRequests:input_type -> overlayd.coord.v1.ListRequestsRequest
-	81,  // 109: overlayd.coord.v1.Admin.ApproveRequest:input_type -> overlayd.coord.v1.ApproveRequestRequest
-	83,  // 110: overlayd.coord.v1.Admin.DenyRequest:input_type -> overlayd.coord.v1.DenyRequestRequest
-	89,  // 111: overlayd.coord.v1.Admin.AddKey:input_type -> overlayd.coord.v1.AddKeyRequest
-	91,  // 112: overlayd.coord.v1.Admin.ListKeys:input_type -> overlayd.coord.v1.ListKeysRequest
-	93,  // 113: overlayd.coord.v1.Admin.RemoveKey:input_type -> overlayd.coord.v1.RemoveKeyRequest
-	95,  // 114: overlayd.coord.v1.Admin.SetPassword:input_type -> overlayd.coord.v1.SetPasswordRequest
-	97,  // 115: overlayd.coord.v1.Admin.MakeSeed:input_type -> overlayd.coord.v1.MakeSeedRequest
-	100, // 116: overlayd.coord.v1.Admin.AddExposure:input_type -> overlayd.coord.v1.AddExposureRequest
-	102, // 117: overlayd.coord.v1.Admin.ListExposures:input_type -> overlayd.coord.v1.ListExposuresRequest
-	104, // 118: overlayd.coord.v1.Admin.RemoveExposure:input_type -> overlayd.coord.v1.RemoveExposureRequest
-	85,  // 119: overlayd.coord.v1.Admin.Revoke:input_type -> overlayd.coord.v1.RevokeRequest
-	106, // 120: overlayd.coord.v1.Admin.ListAccess:input_type -> overlayd.coord.v1.ListAccessRequest
-	109, // 121: overlayd.coord.v1.Admin.Explain:input_type -> overlayd.coord.v1.ExplainRequest
-	112, // 122: overlayd.coord.v1.Admin.VerifyRecord:input_type -> overlayd.coord.v1.VerifyRecordRequest
-	17,  // 123: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
-	19,  // 124: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
-	22,  // 125: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
-	24,  // 126: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
-	27,  // 127: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
-	29,  // 128: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
-	32,  // 129: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
-	34,  // 130: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
-	36,  // 131: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
-	39,  // 132: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
-	41,  // 133: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
-	43,  // 134: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
-	45,  // 135: overlayd.coord.v1.Admin.UpdateNode:output_type -> overlayd.coord.v1.UpdateNodeResponse
-	48,  // 136: overlayd.coord.v1.Admin.ListUsers:output_type -> overlayd.coord.v1.ListUsersResponse
-	50,  // 137: overlayd.coord.v1.Admin.AddUser:output_type -> overlayd.coord.v1.AddUserResponse
-	52,  // 138: overlayd.coord.v1.Admin.UpdateUser:output_type -> overlayd.coord.v1.UpdateUserResponse
-	54,  // 139: overlayd.coord.v1.Admin.RemoveUser:output_type -> overlayd.coord.v1.RemoveUserResponse
-	57,  // 140: overlayd.coord.v1.Admin.ListGroups:output_type -> overlayd.coord.v1.ListGroupsResponse
-	59,  // 141: overlayd.coord.v1.Admin.AddGroup:output_type -> overlayd.coord.v1.AddGroupResponse
-	61,  // 142: overlayd.coord.v1.Admin.UpdateGroup:output_type -> overlayd.coord.v1.UpdateGroupResponse
-	63,  // 143: overlayd.coord.v1.Admin.RemoveGroup:output_type -> overlayd.coord.v1.RemoveGroupResponse
-	66,  // 144: overlayd.coord.v1.Admin.GetPolicy:output_type -> overlayd.coord.v1.GetPolicyResponse
-	68,  // 145: overlayd.coord.v1.Admin.TryPolicy:output_type -> overlayd.coord.v1.TryPolicyResponse
-	70,  // 146: overlayd.coord.v1.Admin.ApplyPolicy:output_type -> overlayd.coord.v1.ApplyPolicyResponse
-	73,  // 147: overlayd.coord.v1.Admin.AddGrant:output_type -> overlayd.coord.v1.AddGrantResponse
-	75,  // 148: overlayd.coord.v1.Admin.ListGrants:output_type -> overlayd.coord.v1.ListGrantsResponse
-	78,  // 149: overlayd.coord.v1.Admin.RequestAccess:output_type -> overlayd.coord.v1.RequestAccessResponse
-	80,  // 150: overlayd.coord.v1.Admin.ListRequests:output_type -> overlayd.coord.v1.ListRequestsResponse
-	82,  // 151: overlayd.coord.v1.Admin.ApproveRequest:output_type -> overlayd.coord.v1.ApproveRequestResponse
-	84,  // 152: overlayd.coord.v1.Admin.DenyRequest:output_type -> overlayd.coord.v1.DenyRequestResponse
-	90,  // 153: overlayd.coord.v1.Admin.AddKey:output_type -> overlayd.coord.v1.AddKeyResponse
-	92,  // 154: overlayd.coord.v1.Admin.ListKeys:output_type -> overlayd.coord.v1.ListKeysResponse
-	94,  // 155: overlayd.coord.v1.Admin.RemoveKey:output_type -> overlayd.coord.v1.RemoveKeyResponse
-	96,  // 156: overlayd.coord.v1.Admin.SetPassword:output_type -> overlayd.coord.v1.SetPasswordResponse
-	98,  // 157: overlayd.coord.v1.Admin.MakeSeed:output_type -> overlayd.coord.v1.MakeSeedResponse
-	101, // 158: overlayd.coord.v1.Admin.AddExposure:output_type -> overlayd.coord.v1.AddExposureResponse
-	103, // 159: overlayd.coord.v1.Admin.ListExposures:output_type -> overlayd.coord.v1.ListExposuresResponse
-	105, // 160: overlayd.coord.v1.Admin.RemoveExposure:output_type -> overlayd.coord.v1.RemoveExposureResponse
-	86,  // 161: overlayd.coord.v1.Admin.Revoke:output_type -> overlayd.coord.v1.RevokeResponse
-	107, // 162: overlayd.coord.v1.Admin.ListAccess:output_type -> overlayd.coord.v1.ListAccessResponse
-	110, // 163: overlayd.coord.v1.Admin.Explain:output_type -> overlayd.coord.v1.ExplainResponse
-	113, // 164: overlayd.coord.v1.Admin.VerifyRecord:output_type -> overlayd.coord.v1.VerifyRecordResponse
-	123, // [123:165] is the sub-list for method output_type
-	81,  // [81:123] is the sub-list for method input_type
-	81,  // [81:81] is the sub-list for extension type_name
-	81,  // [81:81] is the sub-list for extension extendee
-	0,   // [0:81] is the sub-list for field type_name
+	10,  // 10: overlayd.coord.v1.Map.roll:type_name -> overlayd.coord.v1.SignedRoll
+	4,   // 11: overlayd.coord.v1.RelayList.relays:type_name -> overlayd.coord.v1.Relay
+	6,   // 12: overlayd.coord.v1.RevocationList.revoked:type_name -> overlayd.coord.v1.Revocation
+	7,   // 13: overlayd.coord.v1.PassList.passes:type_name -> overlayd.coord.v1.Pass
+	2,   // 14: overlayd.coord.v1.Delta.self:type_name -> overlayd.coord.v1.Member
+	2,   // 15: overlayd.coord.v1.Delta.peers:type_name -> overlayd.coord.v1.Member
+	11,  // 16: overlayd.coord.v1.Delta.relays:type_name -> overlayd.coord.v1.RelayList
+	13,  // 17: overlayd.coord.v1.Delta.passes:type_name -> overlayd.coord.v1.PassList
+	12,  // 18: overlayd.coord.v1.Delta.revoked:type_name -> overlayd.coord.v1.RevocationList
+	2,   // 19: overlayd.coord.v1.Delta.hosted:type_name -> overlayd.coord.v1.Member
+	10,  // 20: overlayd.coord.v1.Delta.roll:type_name -> overlayd.coord.v1.SignedRoll
+	3,   // 21: overlayd.coord.v1.AttachmentList.attached:type_name -> overlayd.coord.v1.Attachment
+	5,   // 22: overlayd.coord.v1.EnrollRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
+	5,   // 23: overlayd.coord.v1.WatchRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
+	8,   // 24: overlayd.coord.v1.WatchResponse.map:type_name -> overlayd.coord.v1.Map
+	14,  // 25: overlayd.coord.v1.WatchResponse.delta:type_name -> overlayd.coord.v1.Delta
+	15,  // 26: overlayd.coord.v1.WatchResponse.heartbeat:type_name -> overlayd.coord.v1.Heartbeat
+	16,  // 27: overlayd.coord.v1.ReportRequest.advertise:type_name -> overlayd.coord.v1.PrefixList
+	17,  // 28: overlayd.coord.v1.ReportRequest.attached:type_name -> overlayd.coord.v1.AttachmentList
+	23,  // 29: overlayd.coord.v1.ReportRequest.applied:type_name -> overlayd.coord.v1.Applied
+	27,  // 30: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
+	116, // 31: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
+	116, // 32: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
+	27,  // 33: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
+	2,   // 34: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
+	116, // 35: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
+	116, // 36: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
+	32,  // 37: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
+	32,  // 38: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	32,  // 39: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	39,  // 40: overlayd.coord.v1.ListRoutesResponse.routes:type_name -> overlayd.coord.v1.RouteInfo
+	39,  // 41: overlayd.coord.v1.ApproveRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
+	39,  // 42: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
+	32,  // 43: overlayd.coord.v1.UpdateNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	116, // 44: overlayd.coord.v1.UserInfo.created_at:type_name -> google.protobuf.Timestamp
+	48,  // 45: overlayd.coord.v1.ListUsersResponse.users:type_name -> overlayd.coord.v1.UserInfo
+	48,  // 46: overlayd.coord.v1.AddUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	48,  // 47: overlayd.coord.v1.UpdateUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	48,  // 48: overlayd.coord.v1.RemoveUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	57,  // 49: overlayd.coord.v1.ListGroupsResponse.groups:type_name -> overlayd.coord.v1.GroupInfo
+	57,  // 50: overlayd.coord.v1.AddGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	57,  // 51: overlayd.coord.v1.UpdateGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	57,  // 52: overlayd.coord.v1.RemoveGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	116, // 53: overlayd.coord.v1.PolicyInfo.at:type_name -> google.protobuf.Timestamp
+	66,  // 54: overlayd.coord.v1.GetPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
+	66,  // 55: overlayd.coord.v1.GetPolicyResponse.versions:type_name -> overlayd.coord.v1.PolicyInfo
+	66,  // 56: overlayd.coord.v1.ApplyPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
+	116, // 57: overlayd.coord.v1.GrantInfo.not_before:type_name -> google.protobuf.Timestamp
+	116, // 58: overlayd.coord.v1.GrantInfo.until:type_name -> google.protobuf.Timestamp
+	116, // 59: overlayd.coord.v1.GrantInfo.created_at:type_name -> google.protobuf.Timestamp
+	73,  // 60: overlayd.coord.v1.AddGrantResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
+	73,  // 61: overlayd.coord.v1.ListGrantsResponse.grants:type_name -> overlayd.coord.v1.GrantInfo
+	116, // 62: overlayd.coord.v1.AccessRequest.created_at:type_name -> google.protobuf.Timestamp
+	78,  // 63: overlayd.coord.v1.RequestAccessResponse.request:type_name -> overlayd.coord.v1.AccessRequest
+	78,  // 64: overlayd.coord.v1.ListRequestsResponse.requests:type_name -> overlayd.coord.v1.AccessRequest
+	73,  // 65: overlayd.coord.v1.ApproveRequestResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
+	89,  // 66: overlayd.coord.v1.RevokeResponse.nodes:type_name -> overlayd.coord.v1.NodeAck
+	116, // 67: overlayd.coord.v1.KeyInfo.created_at:type_name -> google.protobuf.Timestamp
+	90,  // 68: overlayd.coord.v1.AddKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
+	90,  // 69: overlayd.coord.v1.ListKeysResponse.keys:type_name -> overlayd.coord.v1.KeyInfo
+	90,  // 70: overlayd.coord.v1.RemoveKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
+	48,  // 71: overlayd.coord.v1.SetPasswordResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	48,  // 72: overlayd.coord.v1.MakeSeedResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	116, // 73: overlayd.coord.v1.Exposure.created_at:type_name -> google.protobuf.Timestamp
+	116, // 74: overlayd.coord.v1.Exposure.until:type_name -> google.protobuf.Timestamp
+	101, // 75: overlayd.coord.v1.AddExposureRequest.exposure:type_name -> overlayd.coord.v1.Exposure
+	101, // 76: overlayd.coord.v1.AddExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
+	101, // 77: overlayd.coord.v1.ListExposuresResponse.exposures:type_name -> overlayd.coord.v1.Exposure
+	101, // 78: overlayd.coord.v1.RemoveExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
+	116, // 79: overlayd.coord.v1.ListAccessRequest.at:type_name -> google.protobuf.Timestamp
+	110, // 80: overlayd.coord.v1.ListAccessResponse.access:type_name -> overlayd.coord.v1.AccessInfo
+	116, // 81: overlayd.coord.v1.ListAccessResponse.at:type_name -> google.protobuf.Timestamp
+	113, // 82: overlayd.coord.v1.ExplainResponse.steps:type_name -> overlayd.coord.v1.Step
+	18,  // 83: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
+	20,  // 84: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
+	22,  // 85: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
+	25,  // 86: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
+	28,  // 87: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
+	30,  // 88: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
+	33,  // 89: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
+	35,  // 90: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
+	37,  // 91: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
+	40,  // 92: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
+	42,  // 93: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
+	44,  // 94: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
+	46,  // 95: overlayd.coord.v1.Admin.UpdateNode:input_type -> overlayd.coord.v1.UpdateNodeRequest
+	49,  // 96: overlayd.coord.v1.Admin.ListUsers:input_type -> overlayd.coord.v1.ListUsersRequest
+	51,  // 97: overlayd.coord.v1.Admin.AddUser:input_type -> overlayd.coord.v1.AddUserRequest
+	53,  // 98: overlayd.coord.v1.Admin.UpdateUser:input_type -> overlayd.coord.v1.UpdateUserRequest
+	55,  // 99: overlayd.coord.v1.Admin.RemoveUser:input_type -> overlayd.coord.v1.RemoveUserRequest
+	58,  // 100: overlayd.coord.v1.Admin.ListGroups:input_type -> overlayd.coord.v1.ListGroupsRequest
+	60,  // 101: overlayd.coord.v1.Admin.AddGroup:input_type -> overlayd.coord.v1.AddGroupRequest
+	62,  // 102: overlayd.coord.v1.Admin.UpdateGroup:input_type -> overlayd.coord.v1.UpdateGroupRequest
+	64,  // 103: overlayd.coord.v1.Admin.RemoveGroup:input_type -> overlayd.coord.v1.RemoveGroupRequest
+	67,  // 104: overlayd.coord.v1.Admin.GetPolicy:input_type -> overlayd.coord.v1.GetPolicyRequest
+	69,  // 105: overlayd.coord.v1.Admin.TryPolicy:input_type -> overlayd.coord.v1.TryPolicyRequest
+	71,  // 106: overlayd.coord.v1.Admin.ApplyPolicy:input_type -> overlayd.coord.v1.ApplyPolicyRequest
+	74,  // 107: overlayd.coord.v1.Admin.AddGrant:input_type -> overlayd.coord.v1.AddGrantRequest
+	76,  // 108: overlayd.coord.v1.Admin.ListGrants:input_type -> overlayd.coord.v1.ListGrantsRequest
+	79,  // 109: overlayd.coord.v1.Admin.RequestAccess:input_type -> overlayd.coord.v1.RequestAccessRequest
+	81,  // 110: overlayd.coord.v1.Admin.ListRequests:input_type -> overlayd.coord.v1.ListRequestsRequest
+	83,  // 111: overlayd.coord.v1.Admin.ApproveRequest:input_type -> overlayd.coord.v1.ApproveRequestRequest
+	85,  // 112: overlayd.coord.v1.Admin.DenyRequest:input_type -> overlayd.coord.v1.DenyRequestRequest
+	91,  // 113: overlayd.coord.v1.Admin.AddKey:input_type -> overlayd.coord.v1.AddKeyRequest
+	93,  // 114: overlayd.coord.v1.Admin.ListKeys:input_type -> overlayd.coord.v1.ListKeysRequest
+	95,  // 115: overlayd.coord.v1.Admin.RemoveKey:input_type -> overlayd.coord.v1.RemoveKeyRequest
+	97,  // 116: overlayd.coord.v1.Admin.SetPassword:input_type -> overlayd.coord.v1.SetPasswordRequest
+	99,  // 117: overlayd.coord.v1.Admin.MakeSeed:input_type -> overlayd.coord.v1.MakeSeedRequest
+	102, // 118: overlayd.coord.v1.Admin.AddExposure:input_type -> overlayd.coord.v1.AddExposureRequest
+	104, // 119: overlayd.coord.v1.Admin.ListExposures:input_type -> overlayd.coord.v1.ListExposuresRequest
+	106, // 120: overlayd.coord.v1.Admin.RemoveExposure:input_type -> overlayd.coord.v1.RemoveExposureRequest
+	87,  // 121: overlayd.coord.v1.Admin.Revoke:input_type -> overlayd.coord.v1.RevokeRequest
+	108, // 122: overlayd.coord.v1.Admin.ListAccess:input_type -> overlayd.coord.v1.ListAccessRequest
+	111, // 123: overlayd.coord.v1.Admin.Explain:input_type -> overlayd.coord.v1.ExplainRequest
+	114, // 124: overlayd.coord.v1.Admin.VerifyRecord:input_type -> overlayd.coord.v1.VerifyRecordRequest
+	19,  // 125: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
+	21,  // 126: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
+	24,  // 127: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
+	26,  // 128: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
+	29,  // 129: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
+	31,  // 130: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
+	34,  // 131: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
+	36,  // 132: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
+	38,  // 133: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
+	41,  // 134: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
+	43,  // 135: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
+	45,  // 136: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
+	47,  // 137: overlayd.coord.v1.Admin.UpdateNode:output_type -> overlayd.coord.v1.UpdateNodeResponse
+	50,  // 138: overlayd.coord.v1.Admin.ListUsers:output_type -> overlayd.coord.v1.ListUsersResponse
+	52,  // 139: overlayd.coord.v1.Admin.AddUser:output_type -> overlayd.coord.v1.AddUserResponse
+	54,  // 140: overlayd.coord.v1.Admin.UpdateUser:output_type -> overlayd.coord.v1.UpdateUserResponse
+	56,  // 141: overlayd.coord.v1.Admin.RemoveUser:output_type -> overlayd.coord.v1.RemoveUserResponse
+	59,  // 142: overlayd.coord.v1.Admin.ListGroups:output_type -> overlayd.coord.v1.ListGroupsResponse
+	61,  // 143: overlayd.coord.v1.Admin.AddGroup:output_type -> overlayd.coord.v1.AddGroupResponse
+	63,  // 144: overlayd.coord.v1.Admin.UpdateGroup:output_type -> overlayd.coord.v1.UpdateGroupResponse
+	65,  // 145: overlayd.coord.v1.Admin.RemoveGroup:output_type -> overlayd.coord.v1.RemoveGroupResponse
+	68,  // 146: overlayd.coord.v1.Admin.GetPolicy:output_type -> overlayd.coord.v1.GetPolicyResponse
+	70,  // 147: overlayd.coord.v1.Admin.TryPolicy:output_type -> overlayd.coord.v1.TryPolicyResponse
+	72,  // 148: overlayd.coord.v1.Admin.ApplyPolicy:output_type -> overlayd.coord.v1.ApplyPolicyResponse
+	75,  // 149: overlayd.coord.v1.Admin.AddGrant:output_type -> overlayd.coord.v1.AddGrantResponse
+	77,  // 150: overlayd.coord.v1.Admin.ListGrants:output_type -> overlayd.coord.v1.ListGrantsResponse
+	80,  // 151: overlayd.coord.v1.Admin.RequestAccess:output_type -> overlayd.coord.v1.RequestAccessResponse
+	82,  // 152: overlayd.coord.v1.Admin.ListRequests:output_type -> overlayd.coord.v1.ListRequestsResponse
+	84,  // 153: overlayd.coord.v1.Admin.ApproveRequest:output_type -> overlayd.coord.v1.ApproveRequestResponse
+	86,  // 154: overlayd.coord.v1.Admin.DenyRequest:output_type -> overlayd.coord.v1.DenyRequestResponse
+	92,  // 155: overlayd.coord.v1.Admin.AddKey:output_type -> overlayd.coord.v1.AddKeyResponse
+	94,  // 156: overlayd.coord.v1.Admin.ListKeys:output_type -> overlayd.coord.v1.ListKeysResponse
+	96,  // 157: overlayd.coord.v1.Admin.RemoveKey:output_type -> overlayd.coord.v1.RemoveKeyResponse
+	98,  // 158: overlayd.coord.v1.Admin.SetPassword:output_type -> overlayd.coord.v1.SetPasswordResponse
+	100, // 159: overlayd.coord.v1.Admin.MakeSeed:output_type -> overlayd.coord.v1.MakeSeedResponse
+	103, // 160: overlayd.coord.v1.Admin.AddExposure:output_type -> overlayd.coord.v1.AddExposureResponse
+	105, // 161: overlayd.coord.v1.Admin.ListExposures:output_type -> overlayd.coord.v1.ListExposuresResponse
+	107, // 162: overlayd.coord.v1.Admin.RemoveExposure:output_type -> overlayd.coord.v1.RemoveExposureResponse
+	88,  // 163: overlayd.coord.v1.Admin.Revoke:output_type -> overlayd.coord.v1.RevokeResponse
+	109, // 164: overlayd.coord.v1.Admin.ListAccess:output_type -> overlayd.coord.v1.ListAccessResponse
+	112, // 165: overlayd.coord.v1.Admin.Explain:output_type -> overlayd.coord.v1.ExplainResponse
+	115, // 166: overlayd.coord.v1.Admin.VerifyRecord:output_type -> overlayd.coord.v1.VerifyRecordResponse
+	125, // [125:167] is the sub-list for method output_type
+	83,  // [83:125] is the sub-list for method input_type
+	83,  // [83:83] is the sub-list for extension type_name
+	83,  // [83:83] is the sub-list for extension extendee
+	0,   // [0:83] is the sub-list for field type_name
 }
 
 func init() { file_coord_proto_init() }
@@ -7385,21 +7548,21 @@ func file_coord_proto_init() {
 	if File_coord_proto != nil {
 		return
 	}
-	file_coord_proto_msgTypes[19].OneofWrappers = []any{
+	file_coord_proto_msgTypes[21].OneofWrappers = []any{
 		(*WatchResponse_Map)(nil),
 		(*WatchResponse_Delta)(nil),
 		(*WatchResponse_Heartbeat)(nil),
 	}
-	file_coord_proto_msgTypes[44].OneofWrappers = []any{}
-	file_coord_proto_msgTypes[51].OneofWrappers = []any{}
-	file_coord_proto_msgTypes[60].OneofWrappers = []any{}
+	file_coord_proto_msgTypes[46].OneofWrappers = []any{}
+	file_coord_proto_msgTypes[53].OneofWrappers = []any{}
+	file_coord_proto_msgTypes[62].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_coord_proto_rawDesc), len(file_coord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   114,
+			NumMessages:   116,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
