@@ -88,7 +88,7 @@ func PlanText(ctx context.Context, o Options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	addrs := resolver{}
+	addrs := relayAddrs{}
 	addrs.resolve(ctx, othersRelays(m), true)
 	return plan(planInput{
 		Map: m, Host: host, Interface: o.Interface, RelayAddr: addrs, Firewall: haveIptables(),

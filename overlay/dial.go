@@ -206,7 +206,7 @@ func (n *Node) lookup(ctx context.Context, v view, host string) ([]netip.Addr, e
 	if addrs := nodeAddrs(v.m, host); len(addrs) > 0 {
 		return addrs, nil
 	}
-	return nil, &DialError{Reason: ReasonNoName, Target: host}
+	return n.lookupLAN(ctx, v, host)
 }
 
 // nodeAddrs returns the addresses of the node with a name.

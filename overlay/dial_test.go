@@ -101,7 +101,7 @@ func TestDial(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &fakeSockets{errs: map[string]error{}}
+				s := &lanSockets{fakeSockets: fakeSockets{errs: map[string]error{}}, lans: map[string]map[string][]string{nearGW: {}, farGW: {}}}
 				if _, at, ok := strings.Cut(test.dialed, " "); ok {
 					s.errs[at] = test.err
 				}

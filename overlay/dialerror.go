@@ -33,8 +33,9 @@ type DialError struct {
 	Target string // as it was called, with the address where that is another
 	Via    string // the node that carries the target; "": none
 
-	why string // more than the reason says
-	err error  // what the sockets said; nil: they were not asked
+	why    string   // more than the reason says
+	silent []string // gateways that did not answer
+	err    error    // what the sockets said; nil: they were not asked
 }
 
 // Error says what was tried and why it failed, without the hint.
@@ -62,6 +63,10 @@ func (e *DialError) fault() *Fault {
 	switch e.Reason {
 	case ReasonNoName:
 		why := e.why
+		if len(e.silent) > 0 {
+			return fault(ExitUnreachable, "look at `overlayd status`, or use the host's address",
+				"%sno machine of the network is called so, and %s did not answer for its LAN", about, strings.Join(e.silent, ", "))
+		}
 		if why == "" {
 			why = "no machine of the network and no LAN behind a gateway knows that name"
 		}

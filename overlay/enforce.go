@@ -11,6 +11,7 @@ import (
 	"overlayd/overlay/coord"
 	"overlayd/overlay/filter"
 	"overlayd/overlay/policy"
+	"overlayd/overlay/resolver"
 	"overlayd/overlay/tunnel"
 )
 
@@ -283,5 +284,36 @@ func rulesOf(s policy.Ruleset) filter.Rules {
 		}
 		r.Rules = append(r.Rules, v)
 	}
+	return withNames(r)
+}
+
+// namesSet is the set that stands for where this node answers for the names of
+// its LANs. No set of a policy is called so.
+const namesSet = "names of the lan"
+
+// withNames lets whoever may reach anything behind this node ask for the names
+// there, by the rule that lets them.
+func withNames(r filter.Rules) filter.Rules {
+	var to filter.Set
+	for _, a := range r.Self {
+		to.Prefixes = append(to.Prefixes, netip.PrefixFrom(a, a.BitLen()))
+	}
+	if to.ID = namesSet; len(r.Routes) == 0 || len(to.Prefixes) == 0 {
+		return r
+	}
+	behind := map[string]bool{}
+	for _, s := range r.To {
+		behind[s.ID] = slices.ContainsFunc(s.Prefixes, func(p netip.Prefix) bool {
+			return slices.ContainsFunc(r.Routes, p.Overlaps)
+		})
+	}
+	for _, rule := range slices.Clone(r.Rules) {
+		if slices.ContainsFunc(rule.To, func(id string) bool { return behind[id] }) {
+			rule.To = []string{namesSet}
+			rule.Services = []filter.Service{{Proto: uint8(policy.ProtoUDP), First: resolver.Port, Last: resolver.Port}}
+			r.Rules = append(r.Rules, rule)
+		}
+	}
+	r.To = append(slices.Clone(r.To), to)
 	return r
 }

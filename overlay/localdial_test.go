@@ -141,7 +141,7 @@ func TestLocalDialRefused(t *testing.T) {
 	closed := ln.Addr().String()
 	ln.Close()
 	l := localAPI(t, loopback{tcp: closed})
-	for address, code := range map[string]int{"lab-gw:80": ExitUnreachable, "nowhere:80": ExitFailure, "198.51.100.1:80": ExitUnreachable, "lab-gw": ExitUsage} {
+	for address, code := range map[string]int{"lab-gw:80": ExitUnreachable, "nowhere:80": ExitUnreachable, "198.51.100.1:80": ExitUnreachable, "lab-gw": ExitUsage} {
 		_, err := l.Dial(t.Context(), "tcp", address)
 		if f := AsFault(err); err == nil || f.Code != code || f.Hint == "" {
 			t.Errorf("%s: %v (hint %q), want exit code %d", address, err, f.Hint, code)

@@ -37,7 +37,7 @@ func NetcheckAlone(ctx context.Context, o Options) (Netcheck, error) {
 	if err != nil {
 		return Netcheck{}, err
 	}
-	addrs := resolver{}
+	addrs := relayAddrs{}
 	addrs.resolve(ctx, othersRelays(m), true)
 	p := plan(planInput{Map: m, Host: host, Interface: o.Interface, RelayAddr: addrs})
 	n, err := New(o)

@@ -45,6 +45,7 @@ type Node struct {
 	flows *flowRecord
 	hub   *Hub      // nil but on a relay's machine
 	proxy proxyFunc // to coordinator and relays
+	names lanNames
 
 	bootID  uint64             // tells peers that this is a new start
 	changed chan struct{}      // buffered 1: map or control changed
@@ -178,6 +179,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 	g.Go(func() error { return n.watchFlows(ctx) })
 	g.Go(func() error { return routing.Watch(ctx, func() { wake(n.host) }) })
 	g.Go(func() error { return n.watchEchoes(ctx) })
+	g.Go(func() error { return n.serveNames(ctx) })
 	g.Go(func() error {
 		return watchSleep(ctx, func(d time.Duration) {
 			select {

@@ -14,7 +14,7 @@ import (
 // makes it true. It alone touches the kernel, and takes everything back before
 // it returns.
 func (n *Node) reconcile(ctx context.Context, kernel *routing.Kernel, notes *journal.Journal) (err error) {
-	r := reconciler{began: time.Now(), node: n, kernel: kernel, notes: notes, boots: boots{}, addrs: resolver{}}
+	r := reconciler{began: time.Now(), node: n, kernel: kernel, notes: notes, boots: boots{}, addrs: relayAddrs{}}
 	defer func() {
 		if cerr := r.close(); err == nil {
 			err = cerr
@@ -66,7 +66,7 @@ type reconciler struct {
 	told    bool     // that the node is ready
 	boots   boots
 	control coord.ControlState
-	addrs   resolver
+	addrs   relayAddrs
 	where   string // this machine was when its paths were last in doubt; see whereabouts
 }
 

@@ -14,13 +14,13 @@ import (
 // and does not stop it.
 const lookupTimeout = 2 * time.Second
 
-// resolver knows, by relay ID, what a relay's endpoint last resolved to.
-type resolver map[string][]netip.AddrPort
+// relayAddrs knows, by relay ID, what a relay's endpoint last resolved to.
+type relayAddrs map[string][]netip.AddrPort
 
 // resolve looks up the endpoints of relays: of all of them when fresh is asked
 // for, else of those without an address. An address that was known is kept while
 // its name cannot be looked up. It returns the relays without an address.
-func (r resolver) resolve(ctx context.Context, relays []coord.Relay, fresh bool) (unknown []coord.Relay) {
+func (r relayAddrs) resolve(ctx context.Context, relays []coord.Relay, fresh bool) (unknown []coord.Relay) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	for _, rel := range relays {

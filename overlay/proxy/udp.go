@@ -1,0 +1,309 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// mostAssociations bounds the UDP associations at once.
+	mostAssociations = 256
+	// mostDestinations bounds the hosts and ports that one talks to.
+	mostDestinations = 64
+	// allDestinations bounds those of all associations: each has a buffer of 64 KiB.
+	allDestinations = 512
+	// mostWaiting bounds the datagrams that wait for a destination's socket, and
+	// waitingBytes what all that wait take.
+	mostWaiting  = 8
+	waitingBytes = 4 << 20
+	// destinationIdle is how long a destination is kept without a datagram, as long
+	// as the filter keeps a UDP flow at least.
+	destinationIdle = 2 * time.Minute
+	// refusedFor is how long a destination that was refused is not tried again.
+	refusedFor = 2 * time.Second
+	// longestUDP is what UDP carries over IPv4.
+	longestUDP = 65507
+	// longestUDPHead is what SOCKS puts before a datagram: reserved, fragment, kind,
+	// name with its length, port.
+	longestUDPHead = 2 + 1 + 1 + 1 + 255 + 2
+)
+
+// udpHead reads what SOCKS puts before a datagram (RFC 1928 section 7), and
+// returns the datagram, which is part of b. Fragments are not put together; the
+// RFC lets them be dropped.
+func udpHead(b []byte) (to endpoint, data []byte, ok bool) {
+	if len(b) < 4 || b[0] != 0 || b[1] != 0 || b[2] != 0 {
+		return endpoint{}, nil, false
+	}
+	r := bytes.NewReader(b[3:])
+	to, err := readEndpoint(r)
+	if err != nil || to.port == 0 {
+		return endpoint{}, nil, false
+	}
+	return to, b[len(b)-r.Len():], true
+}
+
+// appendUDPHead appends it for an answer.
+func appendUDPHead(b []byte, from endpoint) []byte { return from.append(append(b, 0, 0, 0)) }
+
+// association is what one client sends and gets as datagrams. It lives as long
+// as the TCP connection that asked for it.
+type association struct {
+	server *Server
+	socket *net.UDPConn
+	from   netip.Addr // only from there datagrams are taken: who asked for it
+
+	client atomic.Pointer[netip.AddrPort] // where its datagrams come from; nil: none has come
+
+	running sync.WaitGroup
+	mu      sync.Mutex // guards to
+	to      map[string]*destination
+}
+
+// destination is a host and port that an association talks to.
+type destination struct {
+	at      endpoint
+	waiting chan []byte // closed never
+	stop    context.CancelFunc
+	used    atomic.Int64 // when the last datagram passed, in ns since 1970
+}
+
+// associate serves UDP ASSOCIATE until the client's TCP connection ends.
+func (s *Server) associate(ctx context.Context, c *client, hint endpoint) {
+	if !take(s.assocs) {
+		s.counters.full.Add(1)
+		reply(c, replyFailed, endpoint{})
+		return
+	}
+	defer func() { <-s.assocs }()
+	local, peer := endpointOf(c.Conn.LocalAddr()), endpointOf(c.Conn.RemoteAddr())
+	socket, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local.addr, 0)))
+	if err != nil {
+		s.o.Log.Debug("no udp socket for a client", "err", err)
+		reply(c, replyFailed, endpoint{})
+		return
+	}
+	s.counters.assocs.Add(1)
+	a := &association{server: s, socket: socket, from: peer.addr, to: map[string]*destination{}}
+	if hint.addr == peer.addr && hint.port != 0 { // it says where it is going to send from
+		at := netip.AddrPortFrom(hint.addr, hint.port)
+		a.client.Store(&at)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	a.running.Go(func() { a.read(ctx) })
+	defer a.running.Wait()
+	defer socket.Close()
+	defer cancel()
+	if reply(c, replyDone, endpointOf(socket.LocalAddr())) != nil {
+		return
+	}
+	c.SetDeadline(time.Time{})
+	c.asked()
+	io.Copy(io.Discard, c) // until it ends; nothing is said there any more
+}
+
+// read takes the client's datagrams until the socket is closed.
+func (a *association) read(ctx context.Context) {
+	defer a.endAll()
+	buf := make([]byte, longestUDP)
+	for {
+		n, from, err := a.socket.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			continue // an error about one datagram, as when the client's port was closed
+		}
+		if !a.takes(netip.AddrPortFrom(from.Addr().Unmap(), from.Port())) {
+			a.server.counters.udpForeign.Add(1)
+			continue
+		}
+		to, data, ok := udpHead(buf[:n])
+		if !ok {
+			a.server.counters.udpBad.Add(1)
+			continue
+		}
+		a.send(ctx, to, data)
+	}
+}
+
+// takes reports whether a datagram is the client's: from its address, and from
+// the port that the first came from.
+func (a *association) takes(from netip.AddrPort) bool {
+	if from.Addr() != a.from {
+		return false
+	}
+	if at := a.client.Load(); at != nil {
+		return *at == from
+	}
+	a.client.Store(&from)
+	return true
+}
+
+// send hands a datagram to its destination.
+func (a *association) send(ctx context.Context, to endpoint, data []byte) {
+	d := a.destination(ctx, to)
+	if d == nil || a.server.waiting.Load()+int64(len(data)) > waitingBytes {
+		a.server.counters.udpFull.Add(1)
+		return
+	}
+	a.server.waiting.Add(int64(len(data)))
+	select {
+	case d.waiting <- bytes.Clone(data):
+		d.used.Store(time.Now().UnixNano())
+	default:
+		a.server.waiting.Add(-int64(len(data)))
+		a.server.counters.udpFull.Add(1)
+	}
+}
+
+// next takes note that a datagram waits no more.
+func (a *association) next(data []byte) { a.server.waiting.Add(-int64(len(data))) }
+
+// destination returns the one for an endpoint, and makes it if need be; the
+// oldest goes when there are too many. Nil: all associations have too many.
+func (a *association) destination(ctx context.Context, to endpoint) *destination {
+	name := to.String()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if d := a.to[name]; d != nil {
+		return d
+	}
+	if len(a.to) >= mostDestinations {
+		a.dropOldest()
+	}
+	if !take(a.server.destinations) {
+		return nil
+	}
+	ctx, stop := context.WithCancel(ctx)
+	d := &destination{at: to, waiting: make(chan []byte, mostWaiting), stop: stop}
+	d.used.Store(time.Now().UnixNano())
+	a.to[name] = d
+	a.running.Go(func() {
+		a.carry(ctx, d)
+		a.forget(name, d)
+		for len(d.waiting) > 0 {
+			a.next(<-d.waiting)
+		}
+		<-a.server.destinations
+	})
+	return d
+}
+
+func (a *association) dropOldest() {
+	var oldest string
+	for name, d := range a.to {
+		if oldest == "" || d.used.Load() < a.to[oldest].used.Load() {
+			oldest = name
+		}
+	}
+	a.to[oldest].stop()
+	delete(a.to, oldest)
+}
+
+func (a *association) forget(name string, d *destination) {
+	d.stop()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.to[name] == d {
+		delete(a.to, name)
+	}
+}
+
+func (a *association) endAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, d := range a.to {
+		d.stop()
+	}
+}
+
+// carry sends the datagrams for one destination, and brings the answers, until
+// nothing has passed for long. Where it is refused, what comes within a while is
+// dropped.
+func (a *association) carry(ctx context.Context, d *destination) {
+	remote, err := a.server.o.Dial(ctx, "udp", d.at.String())
+	if err != nil {
+		if reason, _ := a.server.o.Explain(err); reason == Forbidden {
+			a.server.counters.denied.Add(1)
+		}
+		a.refuse(ctx, d)
+		return
+	}
+	stop := context.AfterFunc(ctx, func() { remote.Close() })
+	defer stop()
+	refused := make(chan struct{})
+	var back sync.WaitGroup
+	defer back.Wait()
+	defer remote.Close()
+	back.Go(func() {
+		defer close(refused)
+		a.answers(d, remote)
+	})
+	idle := time.NewTimer(destinationIdle)
+	defer idle.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-refused:
+			a.refuse(ctx, d)
+			return
+		case <-idle.C:
+			left := destinationIdle - time.Since(time.Unix(0, d.used.Load()))
+			if left <= 0 {
+				return
+			}
+			idle.Reset(left)
+		case data := <-d.waiting:
+			a.next(data)
+			remote.Write(data) // an error shows in answers, too
+		}
+	}
+}
+
+// answers brings what a destination sends, until its socket is closed or says
+// that it is refused.
+func (a *association) answers(d *destination, remote net.Conn) {
+	from := endpointOf(remote.RemoteAddr())
+	head := appendUDPHead(nil, from)
+	buf := make([]byte, longestUDPHead+longestUDP)
+	copy(buf, head)
+	for {
+		n, err := remote.Read(buf[len(head):])
+		if err != nil {
+			return
+		}
+		d.used.Store(time.Now().UnixNano())
+		to := a.client.Load()
+		if to == nil || len(head)+n > longestUDP {
+			a.server.counters.udpFull.Add(1)
+			continue
+		}
+		a.socket.WriteToUDPAddrPort(buf[:len(head)+n], *to) // lost when the client is gone
+	}
+}
+
+// refuse drops and counts the datagrams for a destination for a while.
+func (a *association) refuse(ctx context.Context, d *destination) {
+	over := time.NewTimer(refusedFor)
+	defer over.Stop()
+	a.server.counters.udpRefused.Add(1)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-over.C:
+			return
+		case data := <-d.waiting:
+			a.next(data)
+			a.server.counters.udpRefused.Add(1)
+		}
+	}
+}
