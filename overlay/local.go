@@ -187,6 +187,9 @@ func SocketFault(socket string, err error) error {
 			"no overlayd answers on %s", socket)
 	}
 	if c, ok := errors.AsType[*connect.Error](err); ok && len(c.Details()) == 0 {
+		if f := faultIn(c); f != nil {
+			return f
+		}
 		switch c.Code() {
 		case connect.CodeUnimplemented:
 			return fault(ExitFailure, "run this command on the first relay", "this machine is not the network's coordinator")

@@ -46,6 +46,7 @@ type Node struct {
 	hub   *Hub      // nil but on a relay's machine
 	proxy proxyFunc // to coordinator and relays
 	names lanNames
+	ways  *ways // the proxy and the forwards
 
 	bootID  uint64             // tells peers that this is a new start
 	changed chan struct{}      // buffered 1: map or control changed
@@ -119,6 +120,7 @@ func New(o Options) (*Node, error) {
 		moved:   make(chan struct{}),
 		unsaved: make(chan struct{}, 1),
 	}
+	n.ways = &ways{n: n}
 	return n, n.setProxy(o.Proxy)
 }
 
@@ -180,6 +182,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 	g.Go(func() error { return routing.Watch(ctx, func() { wake(n.host) }) })
 	g.Go(func() error { return n.watchEchoes(ctx) })
 	g.Go(func() error { return n.serveNames(ctx) })
+	g.Go(func() error { return n.ways.run(ctx) })
 	g.Go(func() error {
 		return watchSleep(ctx, func(d time.Duration) {
 			select {

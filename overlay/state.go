@@ -197,6 +197,8 @@ func (d stateDir) write(name string, b []byte) error {
 func (d stateDir) damaged(name, why string) error {
 	hint := "restore it from a backup, or move it away and join again with a new invite"
 	switch name {
+	case waysFile:
+		hint = "move it away, and set up proxy and forwards anew"
 	case mapFile:
 		hint = "move it away: the coordinator sends a new one"
 	case hubFile:
@@ -240,7 +242,7 @@ func (d stateDir) sweep() {
 		return
 	}
 	for _, e := range entries {
-		for _, name := range []string{identityFile, mapFile, hubFile} {
+		for _, name := range []string{identityFile, mapFile, hubFile, waysFile} {
 			if strings.HasPrefix(e.Name(), "."+name+"-") {
 				os.Remove(d.file(e.Name()))
 			}

@@ -17,6 +17,11 @@ type daemon interface {
 	Netcheck(context.Context) (overlay.Netcheck, error)
 	Audit(ctx context.Context, q overlay.AuditQuery, each func(line []byte) error) error
 	Whois(ctx context.Context, target string) (overlay.Whois, error)
+	Ways(context.Context) (overlay.Ways, error)
+	Reach(context.Context) (overlay.Reach, error)
+	SetProxy(ctx context.Context, listen, password string) (overlay.Ways, error)
+	AddForward(ctx context.Context, network, listen, target string, remote bool) (overlay.Ways, error)
+	RemoveForward(ctx context.Context, network, listen string) (overlay.Ways, error)
 	Ping(ctx context.Context, target string, count int, interval time.Duration, each func(overlay.Pong)) error
 }
 

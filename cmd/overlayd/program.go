@@ -18,6 +18,7 @@ type program struct {
 	getenv         func(string) string
 	terminal       func(io.Writer) bool // whether a person reads what is written
 	exit           func(code int)
+	exec           func(name string, args []string) error // does not return when it works
 	now            func() time.Time
 	engine         engine
 	systemd        systemd
@@ -51,6 +52,7 @@ func newProgram() *program {
 		getenv:   os.Getenv,
 		terminal: isTerminal,
 		exit:     os.Exit,
+		exec:     become,
 		now:      time.Now,
 		engine:   realEngine(),
 		systemd:  hostSystemd(),

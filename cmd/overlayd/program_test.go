@@ -34,8 +34,10 @@ type world struct {
 	check   overlay.Netcheck
 	record  []string // its lines
 	whois   overlay.Whois
-	alone   error // of a netcheck without a daemon
-	down    error // of the daemon's every call, when it does not run
+	ways    overlay.Ways
+	streams map[string]stream // by network and address; none: refused
+	alone   error             // of a netcheck without a daemon
+	down    error             // of the daemon's every call, when it does not run
 	nodes   []coord.NodeInfo
 	routes  []coord.RouteInfo
 	invites []coord.InviteInfo
@@ -76,11 +78,21 @@ func (w *world) program() *program {
 		stdin: strings.NewReader(w.stdin), stdout: &w.out, stderr: &w.err,
 		getenv:   func(k string) string { return w.env[k] },
 		terminal: func(io.Writer) bool { return w.terminal },
-		exit:     func(code int) { panic(fmt.Sprintf("exit %d", code)) },
-		now:      func() time.Time { return testNow },
-		systemd:  w.systemd,
+		exec: func(name string, args []string) error {
+			w.calls = append(w.calls, "exec "+name+" "+strings.Join(args, " "))
+			return nil
+		},
+		exit:    func(code int) { panic(fmt.Sprintf("exit %d", code)) },
+		now:     func() time.Time { return testNow },
+		systemd: w.systemd,
 		engine: engine{
-			dial:        func(string) daemon { return w },
+			dial: func(string) daemon { return w },
+			connect: func(_ context.Context, _, network, address string) (stream, error) {
+				if c := w.streams[network+" "+address]; c != nil {
+					return c, nil
+				}
+				return nil, &overlay.Fault{Code: overlay.ExitDenied, Message: "refused by the policy", Hint: "overlayd request"}
+			},
 			coordinator: func(string) coordinator { return fakeCoordinator{world: w} },
 			node: func(o overlay.Options) (runner, error) {
 				w.member = o
@@ -149,6 +161,31 @@ func (w *world) Audit(_ context.Context, q overlay.AuditQuery, each func([]byte)
 		}
 	}
 	return w.down
+}
+
+func (w *world) Reach(context.Context) (overlay.Reach, error) {
+	return overlay.Reach{
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("172.18.0.0/24"), netip.MustParsePrefix("192.168.1.0/24")},
+		Names:    []string{"laptop", "Lab-GW"}, Domains: []string{"lab"},
+	}, w.down
+}
+
+func (w *world) Ways(context.Context) (overlay.Ways, error) { return w.ways, w.down }
+
+func (w *world) SetProxy(_ context.Context, listen, password string) (overlay.Ways, error) {
+	w.calls = append(w.calls, fmt.Sprintf("proxy %s %d", listen, len(password)))
+	w.ways.Proxy = &overlay.ProxyState{Listen: listen, Password: password != "", User: "overlayd"}
+	return w.ways, w.down
+}
+
+func (w *world) AddForward(_ context.Context, network, listen, target string, remote bool) (overlay.Ways, error) {
+	w.calls = append(w.calls, fmt.Sprintf("forward %s %s %s %t", network, listen, target, remote))
+	return w.ways, w.down
+}
+
+func (w *world) RemoveForward(_ context.Context, network, listen string) (overlay.Ways, error) {
+	w.calls = append(w.calls, fmt.Sprintf("unforward %q %s", network, listen))
+	return w.ways, w.down
 }
 
 func (w *world) Whois(_ context.Context, target string) (overlay.Whois, error) {

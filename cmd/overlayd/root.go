@@ -43,10 +43,15 @@ Admit, on the VPS or as admin
 Take away                          explain   why somebody reaches it or not
   revoke    and see it gone        access    who reaches something
 
-Ask the record                   Look after
-  audit     who did what           cleanup   undo what a crash left
-  whois     who is behind a        service   start at boot
-            connection             version, completion
+Ask the record                 Get in without routes
+  audit     who did what           proxy     SOCKS5, HTTP and PAC
+  whois     who is behind a        forward   a local port to a host
+            connection             nc        one connection
+                                   ssh       and its configuration
+Look after
+  cleanup   undo what a crash left
+  service   start at boot
+  version, completion
 
 Help on one:  overlayd help VERB
 `
@@ -81,7 +86,7 @@ func (p *program) rootCommand() *cobra.Command {
 		p.revokeCommand(), p.accessCommand(), p.explainCommand(),
 		p.statusCommand(), p.peersCommand(), p.pingCommand(), p.netcheckCommand(), p.planCommand(),
 		p.auditCommand(), p.whoisCommand(),
-		p.ncCommand(),
+		p.ncCommand(), p.sshCommand(), p.proxyCommand(), p.forwardCommand(),
 		p.cleanupCommand(), p.serviceCommand(), p.versionCommand(), p.completionCommand(),
 	)
 	return root

@@ -44,6 +44,16 @@ const (
 	LocalAuditProcedure = "/overlayd.local.v1.Local/Audit"
 	// LocalWhoisProcedure is the fully-qualified name of the Local's Whois RPC.
 	LocalWhoisProcedure = "/overlayd.local.v1.Local/Whois"
+	// LocalWaysProcedure is the fully-qualified name of the Local's Ways RPC.
+	LocalWaysProcedure = "/overlayd.local.v1.Local/Ways"
+	// LocalReachProcedure is the fully-qualified name of the Local's Reach RPC.
+	LocalReachProcedure = "/overlayd.local.v1.Local/Reach"
+	// LocalSetProxyProcedure is the fully-qualified name of the Local's SetProxy RPC.
+	LocalSetProxyProcedure = "/overlayd.local.v1.Local/SetProxy"
+	// LocalAddForwardProcedure is the fully-qualified name of the Local's AddForward RPC.
+	LocalAddForwardProcedure = "/overlayd.local.v1.Local/AddForward"
+	// LocalRemoveForwardProcedure is the fully-qualified name of the Local's RemoveForward RPC.
+	LocalRemoveForwardProcedure = "/overlayd.local.v1.Local/RemoveForward"
 	// LocalDownProcedure is the fully-qualified name of the Local's Down RPC.
 	LocalDownProcedure = "/overlayd.local.v1.Local/Down"
 )
@@ -62,6 +72,15 @@ type LocalClient interface {
 	Audit(context.Context, *connect.Request[AuditRequest]) (*connect.ServerStreamForClient[AuditResponse], error)
 	// Whois says whose a connection is.
 	Whois(context.Context, *connect.Request[WhoisRequest]) (*connect.Response[WhoisResponse], error)
+	// Ways returns how the proxy and the forwards are.
+	Ways(context.Context, *connect.Request[WaysRequest]) (*connect.Response[WaysResponse], error)
+	// Reach returns what lies in the overlay and behind its gateways.
+	Reach(context.Context, *connect.Request[ReachRequest]) (*connect.Response[ReachResponse], error)
+	// SetProxy turns the proxy on, moves it, or turns it off.
+	SetProxy(context.Context, *connect.Request[SetProxyRequest]) (*connect.Response[WaysResponse], error)
+	// AddForward opens a port that comes out at a host; RemoveForward closes it.
+	AddForward(context.Context, *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error)
+	RemoveForward(context.Context, *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error)
 	// Down asks the daemon to stop. It answers before the daemon has stopped.
 	Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error)
 }
@@ -113,6 +132,36 @@ func NewLocalClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(localMethods.ByName("Whois")),
 			connect.WithClientOptions(opts...),
 		),
+		ways: connect.NewClient[WaysRequest, WaysResponse](
+			httpClient,
+			baseURL+LocalWaysProcedure,
+			connect.WithSchema(localMethods.ByName("Ways")),
+			connect.WithClientOptions(opts...),
+		),
+		reach: connect.NewClient[ReachRequest, ReachResponse](
+			httpClient,
+			baseURL+LocalReachProcedure,
+			connect.WithSchema(localMethods.ByName("Reach")),
+			connect.WithClientOptions(opts...),
+		),
+		setProxy: connect.NewClient[SetProxyRequest, WaysResponse](
+			httpClient,
+			baseURL+LocalSetProxyProcedure,
+			connect.WithSchema(localMethods.ByName("SetProxy")),
+			connect.WithClientOptions(opts...),
+		),
+		addForward: connect.NewClient[ForwardRequest, WaysResponse](
+			httpClient,
+			baseURL+LocalAddForwardProcedure,
+			connect.WithSchema(localMethods.ByName("AddForward")),
+			connect.WithClientOptions(opts...),
+		),
+		removeForward: connect.NewClient[ForwardRequest, WaysResponse](
+			httpClient,
+			baseURL+LocalRemoveForwardProcedure,
+			connect.WithSchema(localMethods.ByName("RemoveForward")),
+			connect.WithClientOptions(opts...),
+		),
 		down: connect.NewClient[DownRequest, DownResponse](
 			httpClient,
 			baseURL+LocalDownProcedure,
@@ -124,13 +173,18 @@ func NewLocalClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 
 // localClient implements LocalClient.
 type localClient struct {
-	status   *connect.Client[StatusRequest, StatusResponse]
-	plan     *connect.Client[PlanRequest, PlanResponse]
-	ping     *connect.Client[PingRequest, PingResponse]
-	netcheck *connect.Client[NetcheckRequest, NetcheckResponse]
-	audit    *connect.Client[AuditRequest, AuditResponse]
-	whois    *connect.Client[WhoisRequest, WhoisResponse]
-	down     *connect.Client[DownRequest, DownResponse]
+	status        *connect.Client[StatusRequest, StatusResponse]
+	plan          *connect.Client[PlanRequest, PlanResponse]
+	ping          *connect.Client[PingRequest, PingResponse]
+	netcheck      *connect.Client[NetcheckRequest, NetcheckResponse]
+	audit         *connect.Client[AuditRequest, AuditResponse]
+	whois         *connect.Client[WhoisRequest, WhoisResponse]
+	ways          *connect.Client[WaysRequest, WaysResponse]
+	reach         *connect.Client[ReachRequest, ReachResponse]
+	setProxy      *connect.Client[SetProxyRequest, WaysResponse]
+	addForward    *connect.Client[ForwardRequest, WaysResponse]
+	removeForward *connect.Client[ForwardRequest, WaysResponse]
+	down          *connect.Client[DownRequest, DownResponse]
 }
 
 // Status calls overlayd.local.v1.Local.Status.
@@ -163,6 +217,31 @@ func (c *localClient) Whois(ctx context.Context, req *connect.Request[WhoisReque
 	return c.whois.CallUnary(ctx, req)
 }
 
+// Ways calls overlayd.local.v1.Local.Ways.
+func (c *localClient) Ways(ctx context.Context, req *connect.Request[WaysRequest]) (*connect.Response[WaysResponse], error) {
+	return c.ways.CallUnary(ctx, req)
+}
+
+// Reach calls overlayd.local.v1.Local.Reach.
+func (c *localClient) Reach(ctx context.Context, req *connect.Request[ReachRequest]) (*connect.Response[ReachResponse], error) {
+	return c.reach.CallUnary(ctx, req)
+}
+
+// SetProxy calls overlayd.local.v1.Local.SetProxy.
+func (c *localClient) SetProxy(ctx context.Context, req *connect.Request[SetProxyRequest]) (*connect.Response[WaysResponse], error) {
+	return c.setProxy.CallUnary(ctx, req)
+}
+
+// AddForward calls overlayd.local.v1.Local.AddForward.
+func (c *localClient) AddForward(ctx context.Context, req *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error) {
+	return c.addForward.CallUnary(ctx, req)
+}
+
+// RemoveForward calls overlayd.local.v1.Local.RemoveForward.
+func (c *localClient) RemoveForward(ctx context.Context, req *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error) {
+	return c.removeForward.CallUnary(ctx, req)
+}
+
 // Down calls overlayd.local.v1.Local.Down.
 func (c *localClient) Down(ctx context.Context, req *connect.Request[DownRequest]) (*connect.Response[DownResponse], error) {
 	return c.down.CallUnary(ctx, req)
@@ -182,6 +261,15 @@ type LocalHandler interface {
 	Audit(context.Context, *connect.Request[AuditRequest], *connect.ServerStream[AuditResponse]) error
 	// Whois says whose a connection is.
 	Whois(context.Context, *connect.Request[WhoisRequest]) (*connect.Response[WhoisResponse], error)
+	// Ways returns how the proxy and the forwards are.
+	Ways(context.Context, *connect.Request[WaysRequest]) (*connect.Response[WaysResponse], error)
+	// Reach returns what lies in the overlay and behind its gateways.
+	Reach(context.Context, *connect.Request[ReachRequest]) (*connect.Response[ReachResponse], error)
+	// SetProxy turns the proxy on, moves it, or turns it off.
+	SetProxy(context.Context, *connect.Request[SetProxyRequest]) (*connect.Response[WaysResponse], error)
+	// AddForward opens a port that comes out at a host; RemoveForward closes it.
+	AddForward(context.Context, *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error)
+	RemoveForward(context.Context, *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error)
 	// Down asks the daemon to stop. It answers before the daemon has stopped.
 	Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error)
 }
@@ -229,6 +317,36 @@ func NewLocalHandler(svc LocalHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(localMethods.ByName("Whois")),
 		connect.WithHandlerOptions(opts...),
 	)
+	localWaysHandler := connect.NewUnaryHandler(
+		LocalWaysProcedure,
+		svc.Ways,
+		connect.WithSchema(localMethods.ByName("Ways")),
+		connect.WithHandlerOptions(opts...),
+	)
+	localReachHandler := connect.NewUnaryHandler(
+		LocalReachProcedure,
+		svc.Reach,
+		connect.WithSchema(localMethods.ByName("Reach")),
+		connect.WithHandlerOptions(opts...),
+	)
+	localSetProxyHandler := connect.NewUnaryHandler(
+		LocalSetProxyProcedure,
+		svc.SetProxy,
+		connect.WithSchema(localMethods.ByName("SetProxy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	localAddForwardHandler := connect.NewUnaryHandler(
+		LocalAddForwardProcedure,
+		svc.AddForward,
+		connect.WithSchema(localMethods.ByName("AddForward")),
+		connect.WithHandlerOptions(opts...),
+	)
+	localRemoveForwardHandler := connect.NewUnaryHandler(
+		LocalRemoveForwardProcedure,
+		svc.RemoveForward,
+		connect.WithSchema(localMethods.ByName("RemoveForward")),
+		connect.WithHandlerOptions(opts...),
+	)
 	localDownHandler := connect.NewUnaryHandler(
 		LocalDownProcedure,
 		svc.Down,
@@ -249,6 +367,16 @@ func NewLocalHandler(svc LocalHandler, opts ...connect.HandlerOption) (string, h
 			localAuditHandler.ServeHTTP(w, r)
 		case LocalWhoisProcedure:
 			localWhoisHandler.ServeHTTP(w, r)
+		case LocalWaysProcedure:
+			localWaysHandler.ServeHTTP(w, r)
+		case LocalReachProcedure:
+			localReachHandler.ServeHTTP(w, r)
+		case LocalSetProxyProcedure:
+			localSetProxyHandler.ServeHTTP(w, r)
+		case LocalAddForwardProcedure:
+			localAddForwardHandler.ServeHTTP(w, r)
+		case LocalRemoveForwardProcedure:
+			localRemoveForwardHandler.ServeHTTP(w, r)
 		case LocalDownProcedure:
 			localDownHandler.ServeHTTP(w, r)
 		default:
@@ -282,6 +410,26 @@ func (UnimplementedLocalHandler) Audit(context.Context, *connect.Request[AuditRe
 
 func (UnimplementedLocalHandler) Whois(context.Context, *connect.Request[WhoisRequest]) (*connect.Response[WhoisResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.Whois is not implemented"))
+}
+
+func (UnimplementedLocalHandler) Ways(context.Context, *connect.Request[WaysRequest]) (*connect.Response[WaysResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.Ways is not implemented"))
+}
+
+func (UnimplementedLocalHandler) Reach(context.Context, *connect.Request[ReachRequest]) (*connect.Response[ReachResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.Reach is not implemented"))
+}
+
+func (UnimplementedLocalHandler) SetProxy(context.Context, *connect.Request[SetProxyRequest]) (*connect.Response[WaysResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.SetProxy is not implemented"))
+}
+
+func (UnimplementedLocalHandler) AddForward(context.Context, *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.AddForward is not implemented"))
+}
+
+func (UnimplementedLocalHandler) RemoveForward(context.Context, *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.RemoveForward is not implemented"))
 }
 
 func (UnimplementedLocalHandler) Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error) {

@@ -684,6 +684,294 @@ func (x *NetcheckResponse) GetJson() []byte {
 	return nil
 }
 
+type WaysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaysRequest) Reset() {
+	*x = WaysRequest{}
+	mi := &file_local_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaysRequest) ProtoMessage() {}
+
+func (x *WaysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaysRequest.ProtoReflect.Descriptor instead.
+func (*WaysRequest) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{12}
+}
+
+type WaysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A JSON object that names its own schema.
+	Json          []byte `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaysResponse) Reset() {
+	*x = WaysResponse{}
+	mi := &file_local_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaysResponse) ProtoMessage() {}
+
+func (x *WaysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaysResponse.ProtoReflect.Descriptor instead.
+func (*WaysResponse) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *WaysResponse) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
+type ReachRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReachRequest) Reset() {
+	*x = ReachRequest{}
+	mi := &file_local_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReachRequest) ProtoMessage() {}
+
+func (x *ReachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
+func (*ReachRequest) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{14}
+}
+
+type ReachResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A JSON object.
+	Json          []byte `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReachResponse) Reset() {
+	*x = ReachResponse{}
+	mi := &file_local_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReachResponse) ProtoMessage() {}
+
+func (x *ReachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReachResponse.ProtoReflect.Descriptor instead.
+func (*ReachResponse) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ReachResponse) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
+type SetProxyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ADDR:PORT; empty: off.
+	Listen string `protobuf:"bytes,1,opt,name=listen,proto3" json:"listen,omitempty"`
+	// What clients need; empty: nothing.
+	Password      string `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetProxyRequest) Reset() {
+	*x = SetProxyRequest{}
+	mi := &file_local_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetProxyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetProxyRequest) ProtoMessage() {}
+
+func (x *SetProxyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetProxyRequest.ProtoReflect.Descriptor instead.
+func (*SetProxyRequest) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SetProxyRequest) GetListen() string {
+	if x != nil {
+		return x.Listen
+	}
+	return ""
+}
+
+func (x *SetProxyRequest) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+type ForwardRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "tcp" or "udp".
+	Network string `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	// ADDR:PORT of this machine.
+	Listen string `protobuf:"bytes,2,opt,name=listen,proto3" json:"listen,omitempty"`
+	// HOST:PORT in the overlay or behind it.
+	Target string `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
+	// Other machines may use the port, too.
+	AllowRemote   bool `protobuf:"varint,4,opt,name=allow_remote,json=allowRemote,proto3" json:"allow_remote,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForwardRequest) Reset() {
+	*x = ForwardRequest{}
+	mi := &file_local_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForwardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForwardRequest) ProtoMessage() {}
+
+func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
+func (*ForwardRequest) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ForwardRequest) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *ForwardRequest) GetListen() string {
+	if x != nil {
+		return x.Listen
+	}
+	return ""
+}
+
+func (x *ForwardRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *ForwardRequest) GetAllowRemote() bool {
+	if x != nil {
+		return x.AllowRemote
+	}
+	return false
+}
+
 type DownRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -692,7 +980,7 @@ type DownRequest struct {
 
 func (x *DownRequest) Reset() {
 	*x = DownRequest{}
-	mi := &file_local_proto_msgTypes[12]
+	mi := &file_local_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +992,7 @@ func (x *DownRequest) String() string {
 func (*DownRequest) ProtoMessage() {}
 
 func (x *DownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_local_proto_msgTypes[12]
+	mi := &file_local_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +1005,7 @@ func (x *DownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownRequest.ProtoReflect.Descriptor instead.
 func (*DownRequest) Descriptor() ([]byte, []int) {
-	return file_local_proto_rawDescGZIP(), []int{12}
+	return file_local_proto_rawDescGZIP(), []int{18}
 }
 
 type DownResponse struct {
@@ -728,7 +1016,7 @@ type DownResponse struct {
 
 func (x *DownResponse) Reset() {
 	*x = DownResponse{}
-	mi := &file_local_proto_msgTypes[13]
+	mi := &file_local_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +1028,7 @@ func (x *DownResponse) String() string {
 func (*DownResponse) ProtoMessage() {}
 
 func (x *DownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_local_proto_msgTypes[13]
+	mi := &file_local_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +1041,7 @@ func (x *DownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownResponse.ProtoReflect.Descriptor instead.
 func (*DownResponse) Descriptor() ([]byte, []int) {
-	return file_local_proto_rawDescGZIP(), []int{13}
+	return file_local_proto_rawDescGZIP(), []int{19}
 }
 
 var File_local_proto protoreflect.FileDescriptor
@@ -803,8 +1091,22 @@ const file_local_proto_rawDesc = "" +
 	"\x0fNetcheckRequest\"&\n" +
 	"\x10NetcheckResponse\x12\x12\n" +
 	"\x04json\x18\x01 \x01(\fR\x04json\"\r\n" +
+	"\vWaysRequest\"\"\n" +
+	"\fWaysResponse\x12\x12\n" +
+	"\x04json\x18\x01 \x01(\fR\x04json\"\x0e\n" +
+	"\fReachRequest\"#\n" +
+	"\rReachResponse\x12\x12\n" +
+	"\x04json\x18\x01 \x01(\fR\x04json\"E\n" +
+	"\x0fSetProxyRequest\x12\x16\n" +
+	"\x06listen\x18\x01 \x01(\tR\x06listen\x12\x1a\n" +
+	"\bpassword\x18\x02 \x01(\tR\bpassword\"}\n" +
+	"\x0eForwardRequest\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
+	"\x06listen\x18\x02 \x01(\tR\x06listen\x12\x16\n" +
+	"\x06target\x18\x03 \x01(\tR\x06target\x12!\n" +
+	"\fallow_remote\x18\x04 \x01(\bR\vallowRemote\"\r\n" +
 	"\vDownRequest\"\x0e\n" +
-	"\fDownResponse2\xb0\x04\n" +
+	"\fDownResponse2\xc7\a\n" +
 	"\x05Local\x12O\n" +
 	"\x06Status\x12 .overlayd.local.v1.StatusRequest\x1a!.overlayd.local.v1.StatusResponse\"\x00\x12I\n" +
 	"\x04Plan\x12\x1e.overlayd.local.v1.PlanRequest\x1a\x1f.overlayd.local.v1.PlanResponse\"\x00\x12K\n" +
@@ -812,6 +1114,12 @@ const file_local_proto_rawDesc = "" +
 	"\bNetcheck\x12\".overlayd.local.v1.NetcheckRequest\x1a#.overlayd.local.v1.NetcheckResponse\"\x00\x12N\n" +
 	"\x05Audit\x12\x1f.overlayd.local.v1.AuditRequest\x1a .overlayd.local.v1.AuditResponse\"\x000\x01\x12L\n" +
 	"\x05Whois\x12\x1f.overlayd.local.v1.WhoisRequest\x1a .overlayd.local.v1.WhoisResponse\"\x00\x12I\n" +
+	"\x04Ways\x12\x1e.overlayd.local.v1.WaysRequest\x1a\x1f.overlayd.local.v1.WaysResponse\"\x00\x12L\n" +
+	"\x05Reach\x12\x1f.overlayd.local.v1.ReachRequest\x1a .overlayd.local.v1.ReachResponse\"\x00\x12Q\n" +
+	"\bSetProxy\x12\".overlayd.local.v1.SetProxyRequest\x1a\x1f.overlayd.local.v1.WaysResponse\"\x00\x12R\n" +
+	"\n" +
+	"AddForward\x12!.overlayd.local.v1.ForwardRequest\x1a\x1f.overlayd.local.v1.WaysResponse\"\x00\x12U\n" +
+	"\rRemoveForward\x12!.overlayd.local.v1.ForwardRequest\x1a\x1f.overlayd.local.v1.WaysResponse\"\x00\x12I\n" +
 	"\x04Down\x12\x1e.overlayd.local.v1.DownRequest\x1a\x1f.overlayd.local.v1.DownResponse\"\x00B\x1eZ\x1coverlayd/overlay/local;localb\x06proto3"
 
 var (
@@ -826,7 +1134,7 @@ func file_local_proto_rawDescGZIP() []byte {
 	return file_local_proto_rawDescData
 }
 
-var file_local_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_local_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_local_proto_goTypes = []any{
 	(*StatusRequest)(nil),    // 0: overlayd.local.v1.StatusRequest
 	(*StatusResponse)(nil),   // 1: overlayd.local.v1.StatusResponse
@@ -840,8 +1148,14 @@ var file_local_proto_goTypes = []any{
 	(*WhoisResponse)(nil),    // 9: overlayd.local.v1.WhoisResponse
 	(*NetcheckRequest)(nil),  // 10: overlayd.local.v1.NetcheckRequest
 	(*NetcheckResponse)(nil), // 11: overlayd.local.v1.NetcheckResponse
-	(*DownRequest)(nil),      // 12: overlayd.local.v1.DownRequest
-	(*DownResponse)(nil),     // 13: overlayd.local.v1.DownResponse
+	(*WaysRequest)(nil),      // 12: overlayd.local.v1.WaysRequest
+	(*WaysResponse)(nil),     // 13: overlayd.local.v1.WaysResponse
+	(*ReachRequest)(nil),     // 14: overlayd.local.v1.ReachRequest
+	(*ReachResponse)(nil),    // 15: overlayd.local.v1.ReachResponse
+	(*SetProxyRequest)(nil),  // 16: overlayd.local.v1.SetProxyRequest
+	(*ForwardRequest)(nil),   // 17: overlayd.local.v1.ForwardRequest
+	(*DownRequest)(nil),      // 18: overlayd.local.v1.DownRequest
+	(*DownResponse)(nil),     // 19: overlayd.local.v1.DownResponse
 }
 var file_local_proto_depIdxs = []int32{
 	0,  // 0: overlayd.local.v1.Local.Status:input_type -> overlayd.local.v1.StatusRequest
@@ -850,16 +1164,26 @@ var file_local_proto_depIdxs = []int32{
 	10, // 3: overlayd.local.v1.Local.Netcheck:input_type -> overlayd.local.v1.NetcheckRequest
 	6,  // 4: overlayd.local.v1.Local.Audit:input_type -> overlayd.local.v1.AuditRequest
 	8,  // 5: overlayd.local.v1.Local.Whois:input_type -> overlayd.local.v1.WhoisRequest
-	12, // 6: overlayd.local.v1.Local.Down:input_type -> overlayd.local.v1.DownRequest
-	1,  // 7: overlayd.local.v1.Local.Status:output_type -> overlayd.local.v1.StatusResponse
-	3,  // 8: overlayd.local.v1.Local.Plan:output_type -> overlayd.local.v1.PlanResponse
-	5,  // 9: overlayd.local.v1.Local.Ping:output_type -> overlayd.local.v1.PingResponse
-	11, // 10: overlayd.local.v1.Local.Netcheck:output_type -> overlayd.local.v1.NetcheckResponse
-	7,  // 11: overlayd.local.v1.Local.Audit:output_type -> overlayd.local.v1.AuditResponse
-	9,  // 12: overlayd.local.v1.Local.Whois:output_type -> overlayd.local.v1.WhoisResponse
-	13, // 13: overlayd.local.v1.Local.Down:output_type -> overlayd.local.v1.DownResponse
-	7,  // [7:14] is the sub-list for method output_type
-	0,  // [0:7] is the sub-list for method input_type
+	12, // 6: overlayd.local.v1.Local.Ways:input_type -> overlayd.local.v1.WaysRequest
+	14, // 7: overlayd.local.v1.Local.Reach:input_type -> overlayd.local.v1.ReachRequest
+	16, // 8: overlayd.local.v1.Local.SetProxy:input_type -> overlayd.local.v1.SetProxyRequest
+	17, // 9: overlayd.local.v1.Local.AddForward:input_type -> overlayd.local.v1.ForwardRequest
+	17, // 10: overlayd.local.v1.Local.RemoveForward:input_type -> overlayd.local.v1.ForwardRequest
+	18, // 11: overlayd.local.v1.Local.Down:input_type -> overlayd.local.v1.DownRequest
+	1,  // 12: overlayd.local.v1.Local.Status:output_type -> overlayd.local.v1.StatusResponse
+	3,  // 13: overlayd.local.v1.Local.Plan:output_type -> overlayd.local.v1.PlanResponse
+	5,  // 14: overlayd.local.v1.Local.Ping:output_type -> overlayd.local.v1.PingResponse
+	11, // 15: overlayd.local.v1.Local.Netcheck:output_type -> overlayd.local.v1.NetcheckResponse
+	7,  // 16: overlayd.local.v1.Local.Audit:output_type -> overlayd.local.v1.AuditResponse
+	9,  // 17: overlayd.local.v1.Local.Whois:output_type -> overlayd.local.v1.WhoisResponse
+	13, // 18: overlayd.local.v1.Local.Ways:output_type -> overlayd.local.v1.WaysResponse
+	15, // 19: overlayd.local.v1.Local.Reach:output_type -> overlayd.local.v1.ReachResponse
+	13, // 20: overlayd.local.v1.Local.SetProxy:output_type -> overlayd.local.v1.WaysResponse
+	13, // 21: overlayd.local.v1.Local.AddForward:output_type -> overlayd.local.v1.WaysResponse
+	13, // 22: overlayd.local.v1.Local.RemoveForward:output_type -> overlayd.local.v1.WaysResponse
+	19, // 23: overlayd.local.v1.Local.Down:output_type -> overlayd.local.v1.DownResponse
+	12, // [12:24] is the sub-list for method output_type
+	0,  // [0:12] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -877,7 +1201,7 @@ func file_local_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_local_proto_rawDesc), len(file_local_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
