@@ -92,6 +92,7 @@ func PlanText(ctx context.Context, o Options) (string, error) {
 	addrs.resolve(ctx, othersRelays(m), true)
 	return plan(planInput{
 		Map: m, Host: host, Interface: o.Interface, RelayAddr: addrs, Firewall: haveIptables(),
+		Userspace: o.Userspace, HostPorts: o.HostPorts,
 	}).String(), nil
 }
 

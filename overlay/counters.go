@@ -19,6 +19,11 @@ func (n *Node) counters(v view) []Counter {
 			all = append(all, Counter{name, value})
 		}
 	}
+	if v.live != nil && v.live.stack != nil {
+		for _, c := range v.live.stack.Counters() {
+			all = append(all, Counter{stackPrefix + c.Name, c.Value})
+		}
+	}
 	if n.hub != nil && n.hub.relay != nil {
 		for name, value := range n.hub.relay.Counters() {
 			all = append(all, Counter{relayPrefix + name, value})

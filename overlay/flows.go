@@ -51,8 +51,9 @@ type FlowLine struct {
 
 // flowRecord keeps the record of flows. Traffic never waits for it.
 type flowRecord struct {
-	log *slog.Logger
-	dir string
+	log  *slog.Logger
+	dir  string
+	seen func(proto uint8, src, dst netip.AddrPort) netip.AddrPort // nil: the kernel is asked
 
 	mu        sync.Mutex // guards the rest
 	out       *record.Log
@@ -118,6 +119,12 @@ func (r *flowRecord) note(e *filter.Event) {
 // outside returns what a flow's source looks like behind this machine, "" when
 // that is the same or not known; mu is held.
 func (r *flowRecord) outside(proto uint8, src, dst netip.AddrPort) string {
+	if r.seen != nil {
+		if at := r.seen(proto, src, dst); at.IsValid() {
+			return at.String()
+		}
+		return ""
+	}
 	if r.tracker == nil {
 		t, err := nat.NewTracker()
 		if err != nil {

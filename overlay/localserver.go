@@ -32,7 +32,11 @@ type localServer struct {
 // left behind is replaced; one that answers is a conflict. Calls end with ctx.
 func (n *Node) listenLocal(ctx context.Context) (*localServer, error) {
 	path := n.o.Socket
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	mode := fs.FileMode(0o755)
+	if n.o.Userspace {
+		mode = 0o700 // a user's own
+	}
+	if err := os.MkdirAll(filepath.Dir(path), mode); err != nil {
 		return nil, permissionFault(err, "make directory of socket %s", path)
 	}
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
@@ -52,9 +56,11 @@ func (n *Node) listenLocal(ctx context.Context) (*localServer, error) {
 	if err != nil {
 		return nil, permissionFault(err, "listen on %s", path)
 	}
-	if err := openToGroup(path); err != nil {
-		ln.Close()
-		return nil, err
+	if !n.o.Userspace {
+		if err := openToGroup(path); err != nil {
+			ln.Close()
+			return nil, err
+		}
 	}
 
 	mux := http.NewServeMux()
@@ -203,7 +209,11 @@ func (s localService) Ping(ctx context.Context, req *connect.Request[local.PingR
 		return last
 	}
 	interval := time.Duration(req.Msg.IntervalMs) * time.Millisecond
-	return ping(ctx, target, int(req.Msg.Count), interval, path, func(p Pong) error {
+	c, err := v.live.listenICMP()
+	if err != nil {
+		return err
+	}
+	return ping(ctx, c, target, int(req.Msg.Count), interval, path, func(p Pong) error {
 		out := &local.PingResponse{
 			Seq: uint32(p.Seq), Addr: p.Addr.String(), Path: p.Path.String(),
 			Direct: p.Path.Direct, Kind: p.Path.Kind, Transport: p.Path.Transport, Relay: p.Path.Relay,

@@ -9,9 +9,9 @@ import (
 	"reflect"
 	"sync"
 
-	"overlayd/journal"
 	"overlayd/nat"
 	"overlayd/overlay/key"
+	"overlayd/overlay/netstack"
 	"overlayd/overlay/portmap"
 	"overlayd/overlay/tunnel"
 	"overlayd/overlay/underlay"
@@ -22,11 +22,11 @@ import (
 // everything back at the end. One goroutine uses it, but for bind and stats.
 type machine struct {
 	log    *slog.Logger
-	kernel *routing.Kernel
-	notes  *journal.Journal
-	tables *nat.Tables // nil until a plan needs it
-	fenced bool        // the firewall's rules were made true once
-	last   *Plan       // what apply made true without an error; nil: nothing
+	host   host
+	stack  *netstack.Stack // nil where the kernel does its work
+	tables *nat.Tables     // nil until a plan needs it
+	fenced bool            // the firewall's rules were made true once
+	last   *Plan           // what apply made true without an error; nil: nothing
 	bind   *underlay.Bind
 	mapper *portmap.Mapper // nil: the router is not asked for a port
 	dev    *tunnel.Device
@@ -41,15 +41,15 @@ type machine struct {
 
 // bringUp makes the interface and the tunnel. Nothing is configured yet. maps
 // says that the router is to be asked for a port.
-func bringUp(log *slog.Logger, notes *journal.Journal, kernel *routing.Kernel, state routing.State, k key.Private, under underlay.Options, maps bool) (*machine, error) {
-	tun, err := tunnel.OpenTUN(state.Link, state.MTU)
+func bringUp(log *slog.Logger, host host, state routing.State, k key.Private, under underlay.Options, maps bool) (*machine, error) {
+	m := &machine{log: log, host: host}
+	tun, err := m.open(state)
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{log: log, kernel: kernel, notes: notes, sockets: kernelSockets{state.Link}}
 	if maps {
 		m.mapper = portmap.New(portmap.Options{
-			Log: log, Control: markSocket, Changed: func(a netip.AddrPort) { m.bind.SetMapped(a) },
+			Log: log, Control: host.control(), Changed: func(a netip.AddrPort) { m.bind.SetMapped(a) },
 		})
 		under.Moved = m.mapper.SetPort
 	}
@@ -92,6 +92,11 @@ func (m *machine) apply(ctx context.Context, p *Plan, force bool) error {
 	}
 	errs := []error{m.dev.SetPeers(p.tunnelPeers())}
 	m.peered = errs[0] == nil
+	if m.stack != nil {
+		err := errors.Join(append(errs, m.stack.Apply(p.stackState()))...)
+		m.last = p
+		return err
+	}
 	if force || m.last == nil || !reflect.DeepEqual(m.last.NAT, p.NAT) {
 		err := m.applyNAT(ctx, p.NAT) // before forwarding is turned on
 		m.fenced = m.fenced || err == nil && p.NAT != nil
@@ -102,7 +107,7 @@ func (m *machine) apply(ctx context.Context, p *Plan, force bool) error {
 		if !m.fenced {
 			state.Forward, state.LANs = false, nil
 		}
-		errs = append(errs, m.kernel.Apply(ctx, state))
+		errs = append(errs, m.host.kernel.Apply(ctx, state))
 	}
 	m.last = nil
 	err := errors.Join(errs...)
@@ -133,7 +138,7 @@ func (m *machine) applyNAT(ctx context.Context, rules *nat.Ruleset) error {
 		return m.tables.Clear(ctx)
 	}
 	if m.tables == nil {
-		tables, err := nat.New(nat.Options{Journal: m.notes, Log: m.log})
+		tables, err := nat.New(nat.Options{Journal: m.host.notes, Log: m.log})
 		if err != nil {
 			return err
 		}
@@ -145,7 +150,10 @@ func (m *machine) applyNAT(ctx context.Context, rules *nat.Ruleset) error {
 // close takes back everything apply did.
 func (m *machine) close(ctx context.Context, link string) error {
 	m.unmap() // the router has its second to answer while we do the rest
-	errs := []error{m.kernel.Clear(ctx, link)}
+	var errs []error
+	if m.host.kernel != nil {
+		errs = append(errs, m.host.kernel.Clear(ctx, link))
+	}
 	m.dev.Close()
 	m.stop()
 	m.running.Wait()

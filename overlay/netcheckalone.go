@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"os"
 	"sync"
 	"time"
 
@@ -39,7 +40,10 @@ func NetcheckAlone(ctx context.Context, o Options) (Netcheck, error) {
 	}
 	addrs := relayAddrs{}
 	addrs.resolve(ctx, othersRelays(m), true)
-	p := plan(planInput{Map: m, Host: host, Interface: o.Interface, RelayAddr: addrs})
+	if os.Geteuid() != 0 {
+		o.Userspace = true // or its sockets would want a mark
+	}
+	p := plan(planInput{Map: m, Host: host, Interface: o.Interface, RelayAddr: addrs, Userspace: o.Userspace})
 	n, err := New(o)
 	if err != nil {
 		return Netcheck{}, err

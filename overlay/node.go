@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -14,7 +15,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"overlayd/journal"
 	"overlayd/overlay/coord"
 	"overlayd/overlay/key"
 	"overlayd/overlay/relay"
@@ -121,6 +121,9 @@ func New(o Options) (*Node, error) {
 		unsaved: make(chan struct{}, 1),
 	}
 	n.ways = &ways{n: n}
+	if o.Userspace {
+		n.flows.seen = n.outside
+	}
 	return n, n.setProxy(o.Proxy)
 }
 
@@ -137,8 +140,10 @@ func (n *Node) Run(ctx context.Context) (err error) {
 
 // runLocked is Run for a caller that holds the state directory.
 func (n *Node) runLocked(ctx context.Context) (err error) {
-	if err := preflight(n.o.Role == coord.RoleGateway); err != nil {
-		return err
+	if !n.o.Userspace {
+		if err := preflight(n.o.Role == coord.RoleGateway); err != nil {
+			return err
+		}
 	}
 	if n.id, err = n.join(ctx); err != nil {
 		return err
@@ -154,11 +159,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 		n.heed(cached)
 		n.update(func(v *view) { v.m = cached })
 	}
-	notes, err := journal.Open(n.dir.path)
-	if err != nil {
-		return err
-	}
-	kernel, err := routing.NewKernel(routing.Options{Journal: notes, Log: n.log})
+	host, err := n.openHost()
 	if err != nil {
 		return err
 	}
@@ -177,7 +178,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.follow(ctx, cached) })
 	g.Go(func() error { return n.askRelays(ctx) })
-	g.Go(func() error { return n.reconcile(ctx, kernel, notes) })
+	g.Go(func() error { return n.reconcile(ctx, host) })
 	g.Go(func() error { return n.watchFlows(ctx) })
 	g.Go(func() error { return routing.Watch(ctx, func() { wake(n.host) }) })
 	g.Go(func() error { return n.watchEchoes(ctx) })
@@ -343,6 +344,9 @@ func (n *Node) checkOverlaps(prefixes []netip.Prefix) error {
 	return nil
 }
 
+// outerDialer makes TCP connections to coordinator and relays.
+func (n *Node) outerDialer() *net.Dialer { return markedDialer(!n.o.Userspace) }
+
 func verbOf(r coord.Role) string {
 	switch r {
 	case coord.RoleGateway:
@@ -374,7 +378,7 @@ func (n *Node) enroll(ctx context.Context, id *identity, link coord.Link) error 
 
 func (n *Node) client(id *identity) (*coord.Client, error) {
 	return coord.NewClient(coord.ClientOptions{
-		Endpoint: id.Endpoint, Pin: id.Pin, Machine: id.Machine, Dialer: markedDialer(), Proxy: n.proxy, Log: n.log,
+		Endpoint: id.Endpoint, Pin: id.Pin, Machine: id.Machine, Dialer: n.outerDialer(), Proxy: n.proxy, Log: n.log,
 	})
 }
 

@@ -3,6 +3,7 @@ package overlay
 import (
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 
 	"overlayd/overlay/coord"
 )
@@ -13,6 +14,26 @@ const (
 	DefaultSocket    = "/run/overlayd/overlayd.sock"
 	DefaultInterface = "ovl0"
 )
+
+// UserPlaces returns where a user who is not root keeps a node: in the directories
+// of the XDG Base Directory Specification, as the environment names them. The
+// socket is in the state directory where there is no runtime directory.
+func UserPlaces(getenv func(string) string) (stateDir, socket string, err error) {
+	base := getenv("XDG_STATE_HOME")
+	if !filepath.IsAbs(base) { // relative ones are to be ignored
+		home := getenv("HOME")
+		if !filepath.IsAbs(home) {
+			return "", "", fault(ExitUsage, "set HOME, or give --state-dir and --socket", "there is no home directory to keep the state in")
+		}
+		base = filepath.Join(home, ".local", "state")
+	}
+	stateDir = filepath.Join(base, "overlayd")
+	socket = filepath.Join(stateDir, "overlayd.sock")
+	if run := getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(run) {
+		socket = filepath.Join(run, "overlayd", "overlayd.sock")
+	}
+	return stateDir, socket, nil
+}
 
 // Options says how a Node runs. The zero value, with a Link for the first
 // start, is a member with the default places.
@@ -28,6 +49,8 @@ type Options struct {
 	Endpoints []netip.AddrPort // where peers may reach that port from outside, besides what is found out
 	Proxy     string           // URL of the HTTP proxy to coordinator and relays; "": the environment's; NoProxy
 	NoPortmap bool             // do not ask the router for a port mapping
+	Userspace bool             // no interface, no routes, no root: TCP/IP in this process; Interface means nothing then
+	HostPorts bool             // with Userspace: what this machine listens on answers at the node's address, as with an interface
 	Version   string           // shown in status
 	Log       *slog.Logger     // nil: slog.Default()
 	Ready     func()           // called once, when the first plan is applied; may be nil
@@ -42,7 +65,11 @@ func (o Options) filled() (Options, error) {
 	}
 	set(&o.StateDir, DefaultStateDir)
 	set(&o.Socket, DefaultSocket)
-	set(&o.Interface, DefaultInterface)
+	if o.Userspace {
+		o.Interface = "" // there is none
+	} else {
+		set(&o.Interface, DefaultInterface)
+	}
 	if o.Role == "" {
 		o.Role = coord.RoleMember
 	}

@@ -90,13 +90,9 @@ func pingTarget(m *coord.Map, target string) (netip.Addr, error) {
 }
 
 // ping sends ICMP echo requests one after the other until count of them (0: no
-// end) are answered or lost, ctx ends, or each returns an error. path says how
-// they go.
-func ping(ctx context.Context, addr netip.Addr, count int, interval time.Duration, path func() PongPath, each func(Pong) error) error {
-	c, err := icmp.ListenPacket("ip4:icmp", "0.0.0.0")
-	if err != nil {
-		return fmt.Errorf("open ICMP socket: %w", err)
-	}
+// end) are answered or lost, ctx ends, or each returns an error. c is a raw ICMP
+// socket, which is closed then. path says how they go.
+func ping(ctx context.Context, c net.PacketConn, addr netip.Addr, count int, interval time.Duration, path func() PongPath, each func(Pong) error) error {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -130,8 +126,20 @@ func ping(ctx context.Context, addr netip.Addr, count int, interval time.Duratio
 	}
 }
 
+// listenICMP opens a raw ICMP socket into the overlay.
+func (m *machine) listenICMP() (net.PacketConn, error) {
+	if m.stack != nil {
+		return m.stack.ListenICMP()
+	}
+	c, err := icmp.ListenPacket("ip4:icmp", "0.0.0.0")
+	if err != nil {
+		return nil, fmt.Errorf("open ICMP socket: %w", err)
+	}
+	return c, nil
+}
+
 type pinger struct {
-	conn *icmp.PacketConn
+	conn net.PacketConn // a raw ICMP socket
 	addr netip.Addr
 	id   int
 }

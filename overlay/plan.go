@@ -10,6 +10,7 @@ import (
 	"overlayd/nat"
 	"overlayd/overlay/coord"
 	"overlayd/overlay/key"
+	"overlayd/overlay/netstack"
 	"overlayd/overlay/portmap"
 	"overlayd/overlay/relay"
 	"overlayd/overlay/tunnel"
@@ -26,13 +27,16 @@ type planInput struct {
 	Firewall  bool                        // there is an iptables
 	Endpoints []netip.AddrPort            // that the operator forwards to this machine
 	NoPortmap bool                        // the router is not to be asked for a port
+	Userspace bool                        // there is no interface
+	HostPorts bool                        // this machine's ports are to be reached at the node's address
 }
 
 // Plan is what should be true on this machine. It is data: [plan] makes it,
 // apply makes it true, String prints it.
 type Plan struct {
 	Routing routing.State
-	NAT     *nat.Ruleset // nil on machines that are no gateways
+	NAT     *nat.Ruleset    // nil on machines that are no gateways
+	Stack   *netstack.State // nil but in user space; then of Routing only MTU, Routes and Forward mean anything
 	Peers   []PlanPeer
 	Relays  []underlay.Relay
 	Local   underlay.Local
@@ -59,7 +63,7 @@ func plan(in planInput) *Plan {
 		MTU:   routing.TunnelMTU(in.Host.UnderlayMTU()),
 		Addrs: withLength(m.Self.Addrs, m.Overlay.Bits()),
 	}}
-	if m.Self.Role != coord.RoleGateway {
+	if m.Self.Role != coord.RoleGateway && !in.Userspace {
 		p.Routing.GSO = trainSize(p.Routing.MTU)
 	}
 	p.planOverlayClash(in)
@@ -70,6 +74,7 @@ func plan(in planInput) *Plan {
 	p.planRelays(in)
 	p.planLocal(in)
 	p.planRouter(in)
+	p.planStack(in)
 	return p
 }
 
@@ -314,6 +319,7 @@ func (p *Plan) planLANs(in planInput) {
 	}
 	p.Routing.Forward = len(rules.LANs) > 0
 	switch {
+	case in.Userspace: // it passes on nothing that is not ours
 	case p.Routing.Forward || m.Self.Role == coord.RoleGateway:
 		p.NAT = &rules
 	case in.Host.Forwarding && in.Firewall:
@@ -413,7 +419,11 @@ func (p *Plan) underlayPeers() []underlay.Peer {
 // that will be true.
 func (p *Plan) String() string {
 	var b strings.Builder
-	b.WriteString(p.Routing.String())
+	if p.Stack != nil {
+		b.WriteString(stackText(p.Stack, p.Routing.Routes))
+	} else {
+		b.WriteString(p.Routing.String())
+	}
 	if p.NAT != nil {
 		b.WriteString(p.NAT.String())
 	}

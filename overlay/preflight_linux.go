@@ -35,7 +35,7 @@ func needRoot() error {
 	if os.Geteuid() == 0 {
 		return nil
 	}
-	return fault(ExitPermission, "run it with sudo", "overlayd makes a network interface and routes: it needs root")
+	return fault(ExitPermission, "run it with sudo, or without root with --userspace", "overlayd makes a network interface and routes: it needs root")
 }
 
 // controlMSS is the most that a segment to or from the coordinator carries:
@@ -45,12 +45,16 @@ func needRoot() error {
 // even that would never arrive.
 const controlMSS = 1280 - 40 - 20
 
-// markedDialer makes TCP connections that never enter the tunnel.
-func markedDialer() *net.Dialer {
+// markedDialer makes TCP connections that never enter the tunnel; unmarked, where
+// no route leads there.
+func markedDialer(marked bool) *net.Dialer {
 	return &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		cerr := c.Control(func(fd uintptr) {
-			err = errors.Join(mark(fd),
+			if marked {
+				err = mark(fd)
+			}
+			err = errors.Join(err,
 				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, controlMSS)) // tells the other side, too
 		})
 		return errors.Join(cerr, err)

@@ -10,13 +10,13 @@ import (
 
 // preflight says what this system lacks: package routing knows Linux only.
 func preflight(bool) error {
-	return fault(ExitFailure, "run it on Linux", "overlayd cannot change routes on %s yet", runtime.GOOS)
+	return fault(ExitFailure, "run it with --userspace, or on Linux", "overlayd cannot change routes on %s", runtime.GOOS)
 }
 
 func needRoot() error { return preflight(false) }
 
 // markedDialer: there are no marks where there are no policy rules.
-func markedDialer() *net.Dialer { return new(net.Dialer) }
+func markedDialer(bool) *net.Dialer { return new(net.Dialer) }
 
 func markSocket(string, string, syscall.RawConn) error { return nil }
 

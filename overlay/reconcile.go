@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"overlayd/journal"
 	"overlayd/overlay/coord"
 	"overlayd/overlay/underlay"
 	"overlayd/routing"
@@ -13,8 +12,8 @@ import (
 // reconcile makes a plan of every new map and every change of the machine, and
 // makes it true. It alone touches the kernel, and takes everything back before
 // it returns.
-func (n *Node) reconcile(ctx context.Context, kernel *routing.Kernel, notes *journal.Journal) (err error) {
-	r := reconciler{began: time.Now(), node: n, kernel: kernel, notes: notes, boots: boots{}, addrs: relayAddrs{}}
+func (n *Node) reconcile(ctx context.Context, host host) (err error) {
+	r := reconciler{began: time.Now(), node: n, host: host, boots: boots{}, addrs: relayAddrs{}}
 	defer func() {
 		if cerr := r.close(); err == nil {
 			err = cerr
@@ -57,10 +56,9 @@ func (n *Node) reconcile(ctx context.Context, kernel *routing.Kernel, notes *jou
 
 // reconciler is what the reconcile loop remembers between steps.
 type reconciler struct {
-	began  time.Time
-	node   *Node
-	kernel *routing.Kernel
-	notes  *journal.Journal
+	began time.Time
+	node  *Node
+	host  host
 
 	live    *machine // nil before the first plan
 	told    bool     // that the node is ready
@@ -109,12 +107,13 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 	p := plan(planInput{
 		Map: v.m, Host: host, Interface: n.o.Interface, RelayAddr: r.addrs,
 		Firewall: haveIptables(), Endpoints: n.o.Endpoints, NoPortmap: n.o.NoPortmap,
+		Userspace: n.o.Userspace, HostPorts: n.o.HostPorts,
 	})
 	first := r.live == nil
 	if first {
 		clear(r.boots) // a new tunnel has no session with anybody
-		r.live, err = bringUp(n.log, r.notes, r.kernel, p.Routing, n.id.WireGuard, underlay.Options{
-			Log: n.log, Port: n.o.Port, Mark: routing.Mark, Key: n.id.WireGuard, Own: n.ownPort(v.m), OwnID: ownRelay(v.m), Dial: n.dialRelay,
+		r.live, err = bringUp(n.log, r.host, p.Routing, n.id.WireGuard, underlay.Options{
+			Log: n.log, Port: n.o.Port, Mark: r.host.mark(), Key: n.id.WireGuard, Own: n.ownPort(v.m), OwnID: ownRelay(v.m), Dial: n.dialRelay,
 		}, n.hub == nil && !n.o.NoPortmap)
 		if err != nil {
 			return 0, err

@@ -31,5 +31,5 @@ func (n *Node) dialWithin(ctx context.Context, r underlay.Relay, limit time.Dura
 	if err != nil {
 		return nil, fmt.Errorf("dial relay %s: %w", r.Name, err)
 	}
-	return relay.Dial(ctx, relay.DialOptions{Endpoint: r.Endpoint, Addrs: r.Addrs, TLS: config, Dialer: markedDialer(), Proxy: n.proxy, Timeout: limit})
+	return relay.Dial(ctx, relay.DialOptions{Endpoint: r.Endpoint, Addrs: r.Addrs, TLS: config, Dialer: n.outerDialer(), Proxy: n.proxy, Timeout: limit})
 }

@@ -30,6 +30,7 @@ type snapshot struct {
 	guard    enforced
 	changes  record.Status   // of the coordinator's record
 	mapping  *portmap.Status // nil: the router is not asked
+	full     bool            // the stack in user space lately had no room
 	now      time.Time
 }
 
@@ -39,6 +40,7 @@ func (n *Node) Status() Status {
 		view: n.look(), options: n.o, name: n.id.Name, key: n.id.WireGuard.Public(),
 		endpoint: n.id.Endpoint, heard: n.coord.Heard(), now: time.Now(),
 	}
+	s.full = s.stackFull(s.now)
 	s.counters, s.guard = n.counters(s.view), n.guard.status(s.m)
 	_, s.guard.unkept = n.flows.status()
 	if n.hub != nil && n.hub.coord != nil {
@@ -70,13 +72,14 @@ func (s snapshot) status() Status {
 	items := append(health(s.view, s.relays, s.now), s.guard.health()...)
 	items = append(items, s.proofs()...)
 	items = append(items, controlHealth(s.changes)...)
+	items = append(items, stackHealth(s.full)...)
 	out := Status{
 		Schema:  StatusSchema,
 		Version: s.options.Version,
 		State:   nodeState(s.view, items),
 		Node: StatusNode{
 			Name: s.name, IPs: []netip.Addr{}, Role: string(s.options.Role),
-			PublicKey: s.key.String(), Interface: s.options.Interface,
+			PublicKey: s.key.String(), Interface: s.options.Interface, Userspace: s.options.Userspace,
 		},
 		Network:  StatusNetwork{Control: StatusControl{State: string(s.control.Phase), Endpoint: s.endpoint}},
 		Relays:   []StatusRelay{},

@@ -56,6 +56,7 @@ type StatusNode struct {
 	PublicKey string       `json:"public_key"`
 	Interface string       `json:"interface"`
 	MTUBytes  *int         `json:"mtu_bytes"`
+	Userspace bool         `json:"userspace"` // there is no interface
 }
 
 // StatusNetwork says which network this is and how fresh our view of it is.

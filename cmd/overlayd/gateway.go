@@ -22,9 +22,13 @@ leaves the machine as it was.
 Without --advertise it offers the prefixes that the invite approved. Others may
 be offered, and wait until overlayd routes approve on the VPS.
 
+With --userspace it needs no root: overlayd itself connects to the LAN's hosts, by
+TCP, UDP and ping, for the members who may reach them.
+
 LINK is needed once. It may also come from OVERLAYD_LINK or --link-file, where
 other users of this machine do not see it.`,
 		Example: `  sudo overlayd gateway ovl://203.0.113.10:443/…
+  overlayd gateway --userspace ovl://203.0.113.10:443/…
   sudo overlayd gateway
   sudo overlayd gateway --advertise 192.168.1.0/24 --advertise 10.20.0.0/16`,
 		Args:        words(0, 1, "one LINK at most"),

@@ -40,5 +40,6 @@ func (p *program) planText(ctx context.Context) (string, error) {
 	}
 	o := p.common.options()
 	o.Log = p.logger()
+	o.Userspace = p.root != nil && !p.root() // all that he can run
 	return p.engine.planText(ctx, o)
 }

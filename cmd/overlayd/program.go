@@ -20,6 +20,7 @@ type program struct {
 	exit           func(code int)
 	exec           func(name string, args []string) error // does not return when it works
 	now            func() time.Time
+	root           func() bool // nil: yes
 	engine         engine
 	systemd        systemd
 
@@ -54,6 +55,7 @@ func newProgram() *program {
 		exit:     os.Exit,
 		exec:     become,
 		now:      time.Now,
+		root:     func() bool { return os.Geteuid() <= 0 }, // -1 where there are no users like that
 		engine:   realEngine(),
 		systemd:  hostSystemd(),
 	}

@@ -118,6 +118,8 @@ func statusHead(s overlay.Status, st style) []string {
 	node := fmt.Sprintf("%s, %s, %s", orUnknown(s.Node.Name), addrsText(s.Node.IPs), orUnknown(s.Node.Role))
 	if s.Node.Interface != "" {
 		node += " on " + s.Node.Interface
+	} else if s.Node.Userspace {
+		node += " in user space"
 	}
 	add("node", "%s", node)
 	n := s.Network

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,6 +71,44 @@ func (p *program) fill(cmd *cobra.Command) error {
 	if err := p.fillFromEnvironment(cmd); err != nil {
 		return err
 	}
+	if err := p.fillFromConfig(cmd); err != nil {
+		return err
+	}
+	return p.fillPlaces(cmd)
+}
+
+// fillPlaces gives a user who is not root places of his own: for a daemon, and
+// for the verbs that want one when he has one, or there is no other.
+func (p *program) fillPlaces(cmd *cobra.Command) error {
+	if p.root == nil || p.root() {
+		return nil
+	}
+	dir, socket, err := overlay.UserPlaces(p.getenv)
+	if err != nil {
+		if cmd.Annotations[daemonSettings] != "" && !cmd.Flags().Changed("state-dir") {
+			return err
+		}
+		return nil
+	}
+	if !cmd.Flags().Changed("state-dir") {
+		p.common.stateDir = dir
+	}
+	if cmd.Flags().Changed("socket") {
+		return nil
+	}
+	if cmd.Annotations[daemonSettings] != "" || exists(socket) || !exists(p.common.socket) {
+		p.common.socket = socket
+	}
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// fillFromConfig takes the settings of the config file, if one is named.
+func (p *program) fillFromConfig(cmd *cobra.Command) error {
 	if p.common.config == "" {
 		return nil
 	}

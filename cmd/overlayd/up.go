@@ -22,6 +22,7 @@ type member struct {
 	forwards endpoints
 	proxy    proxyURL
 	unmapped bool
+	user     bool
 }
 
 func (m *member) register(cmd *cobra.Command) {
@@ -32,6 +33,7 @@ func (m *member) register(cmd *cobra.Command) {
 	f.Var(&m.forwards, "advertise-endpoint", "address that the router forwards to --port; may be given several times")
 	f.Var(&m.proxy, "proxy", "HTTP proxy to the relay's TLS port, in place of the environment's; none: no proxy")
 	f.BoolVar(&m.unmapped, "no-portmap", false, "do not ask the router for a port (UPnP, NAT-PMP, PCP)")
+	f.BoolVar(&m.user, "userspace", false, "without an interface, and without root: TCP/IP inside of overlayd")
 	f.Var(text{&m.linkFile, "FILE"}, "link-file", "holds the link; - is standard input")
 }
 
@@ -46,9 +48,15 @@ Ctrl-C or overlayd down, and leaves the machine as it was.
 Routes to the LANs behind gateways are set up by themselves. A network that this
 machine is on itself always wins over one with the same addresses elsewhere.
 
+With --userspace it needs no root and changes nothing on this machine: programs
+reach the network through overlayd proxy, nc, ssh and forward, and others reach
+what this machine listens on. A user who is not root finds the state in
+~/.local/state/overlayd, and the other verbs find the daemon by themselves.
+
 LINK is needed once. It may also come from OVERLAYD_LINK or --link-file, where
 other users of this machine do not see it.`,
 		Example: `  sudo overlayd up ovl://203.0.113.10:443/…
+  overlayd up --userspace ovl://203.0.113.10:443/…
   sudo overlayd up
   ssh root@203.0.113.10 overlayd invite | sudo overlayd up --link-file -`,
 		Args:        words(0, 1, "one LINK at most"),
@@ -73,6 +81,7 @@ func (p *program) memberOptions(m *member, args []string) (overlay.Options, erro
 	o.Name, o.Port, o.Endpoints = string(m.name), uint16(m.port), m.forwards
 	o.Proxy = string(m.proxy)
 	o.NoPortmap = m.unmapped
+	o.Userspace, o.HostPorts = m.user, m.user
 	if len(m.forwards) > 0 && m.port == 0 {
 		return o, usage("give the port that the router forwards to with --port", "--advertise-endpoint needs --port")
 	}
