@@ -51,6 +51,7 @@ var reaches = map[string][]string{
 	"overlayd/examples/lab":            {},
 	"overlayd/examples/lab/cmd":        {"examples/lab"},
 	"overlayd/examples/lab/labtest":    {"examples/lab"},
+	"overlayd/examples/lab/waysin":     {},    // tests only
 	"overlayd/examples/lab/bench":      {"*"}, // drives the lab, and reads the daemons' status
 }
 

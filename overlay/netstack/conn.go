@@ -75,13 +75,27 @@ func (l *listener) Addr() net.Addr {
 // stream is a TCP connection with the system's errors.
 type stream struct {
 	*gonet.TCPConn
-	ep     tcpip.Endpoint
-	closed atomic.Bool
+	ep            tcpip.Endpoint
+	local, remote net.Addr // known for as long as anybody asks
+	closed        atomic.Bool
 }
 
 func newStream(wq *waiter.Queue, ep tcpip.Endpoint) *stream {
-	return &stream{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep}
+	s := &stream{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, local: &net.TCPAddr{}, remote: &net.TCPAddr{}}
+	if a, err := ep.GetLocalAddress(); err == nil {
+		s.local = &net.TCPAddr{IP: a.Addr.AsSlice(), Port: int(a.Port)}
+	}
+	if a, err := ep.GetRemoteAddress(); err == nil {
+		s.remote = &net.TCPAddr{IP: a.Addr.AsSlice(), Port: int(a.Port)}
+	}
+	return s
 }
+
+// LocalAddr returns the connection's own end.
+func (c *stream) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr returns the other one.
+func (c *stream) RemoteAddr() net.Addr { return c.remote }
 
 func (c *stream) wrap(op string, err error) error { return wrap(op, "tcp", err, &c.closed) }
 
@@ -165,13 +179,22 @@ func (a *alarm) set(t time.Time) {
 type datagrams struct {
 	wq    *waiter.Queue
 	ep    tcpip.Endpoint
+	local net.Addr // known for as long as anybody asks
+	to    net.Addr // where it is connected; nil: nowhere
 	read  alarm
 	close sync.Once
 	done  chan struct{} // closed by Close
 }
 
 func newDatagrams(wq *waiter.Queue, ep tcpip.Endpoint) *datagrams {
-	return &datagrams{wq: wq, ep: ep, done: make(chan struct{})}
+	c := &datagrams{wq: wq, ep: ep, local: &net.UDPAddr{}, done: make(chan struct{})}
+	if a, err := ep.GetLocalAddress(); err == nil {
+		c.local = udpAddr(a)
+	}
+	if a, err := ep.GetRemoteAddress(); err == nil {
+		c.to = udpAddr(a)
+	}
+	return c
 }
 
 func (c *datagrams) fail(op string, to net.Addr, err error) error {
@@ -270,22 +293,10 @@ func (c *datagrams) SetWriteDeadline(time.Time) error { return nil }
 func (c *datagrams) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
 
 // LocalAddr returns the socket's own address.
-func (c *datagrams) LocalAddr() net.Addr {
-	a, err := c.ep.GetLocalAddress()
-	if err != nil {
-		return &net.UDPAddr{}
-	}
-	return udpAddr(a)
-}
+func (c *datagrams) LocalAddr() net.Addr { return c.local }
 
 // RemoteAddr returns where the socket is connected; nil: nowhere.
-func (c *datagrams) RemoteAddr() net.Addr {
-	a, err := c.ep.GetRemoteAddress()
-	if err != nil {
-		return nil
-	}
-	return udpAddr(a)
-}
+func (c *datagrams) RemoteAddr() net.Addr { return c.to }
 
 func udpAddr(a tcpip.FullAddress) *net.UDPAddr {
 	return &net.UDPAddr{IP: a.Addr.AsSlice(), Port: int(a.Port)}

@@ -22,6 +22,9 @@ func openPing(to netip.Addr) (net.Conn, error) {
 	unix.CloseOnExec(fd)
 	f := os.NewFile(uintptr(fd), "ping")
 	defer f.Close() // FileConn has a descriptor of its own
+	if err := hear(fd); err != nil {
+		return nil, fmt.Errorf("set up ping socket: %w", err)
+	}
 	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: to.As4()}); err != nil {
 		return nil, fmt.Errorf("connect ping socket to %s: %w", to, err)
 	}

@@ -47,6 +47,9 @@ func newSource(c net.Conn) (*source, error) {
 				s.done()
 				return false
 			}
+			if s.err != nil && !s.stream {
+				dropErrors(int(fd))
+			}
 			return true
 		}
 	}

@@ -55,10 +55,17 @@ type class struct {
 type table struct {
 	full atomic.Int64 // when a flow last found no room, Unix ns
 
-	mu    sync.Mutex // guards the rest
-	flows map[flowKey]*flow
-	kinds map[uint8]*class
+	mu     sync.Mutex // guards the rest
+	flows  map[flowKey]*flow
+	kinds  map[uint8]*class
+	ended  map[flowKey]netip.AddrPort // what flows that are over were at the host's side
+	recent [mostEnded]flowKey         // in ended, the oldest at next
+	next   int
 }
+
+// mostEnded is how many flows that are over are remembered, for who asks a moment
+// later whose they were.
+const mostEnded = 4096
 
 const (
 	protoICMP = 1
@@ -70,7 +77,7 @@ const (
 )
 
 func newTable(o Options) *table {
-	t := &table{flows: map[flowKey]*flow{}, kinds: map[uint8]*class{}}
+	t := &table{flows: map[flowKey]*flow{}, kinds: map[uint8]*class{}, ended: map[flowKey]netip.AddrPort{}}
 	for proto, limit := range map[uint8]int{protoTCP: o.TCPFlows, protoUDP: o.UDPFlows, protoICMP: mostEchoes} {
 		t.kinds[proto] = &class{limit: limit, source: map[netip.Addr]int{}}
 	}
@@ -105,6 +112,12 @@ func (t *table) remove(f *flow) {
 		return
 	}
 	delete(t.flows, f.key)
+	if at := f.local.Load(); at != nil {
+		delete(t.ended, t.recent[t.next])
+		t.ended[f.key] = *at
+		t.recent[t.next] = f.key
+		t.next = (t.next + 1) % mostEnded
+	}
 	c, src := t.kinds[f.key.proto], f.key.src.Addr()
 	c.n--
 	if c.source[src]--; c.source[src] == 0 {
@@ -159,14 +172,21 @@ func (s *Stack) sweep() {
 }
 
 // Outside returns the address that a flow from the overlay has on the host's
-// side; the zero value: there is none, or it is not known yet.
+// side, or had a moment ago; the zero value: there is none, or it is not known
+// yet.
 func (s *Stack) Outside(proto uint8, src, dst netip.AddrPort) netip.AddrPort {
-	if f := s.flows.get(flowKey{proto, src, dst}); f != nil {
+	return s.flows.outside(flowKey{proto, src, dst})
+}
+
+func (t *table) outside(k flowKey) netip.AddrPort {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f := t.flows[k]; f != nil {
 		if at := f.local.Load(); at != nil {
 			return *at
 		}
 	}
-	return netip.AddrPort{}
+	return t.ended[k]
 }
 
 // counters are what a stack counts besides its flows.

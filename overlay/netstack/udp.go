@@ -50,12 +50,14 @@ func (s *Stack) exchange(r *udp.ForwarderRequest) {
 		s.count.full.Add(1)
 		return
 	}
-	host, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, k.dst.Port())))
+	d := net.Dialer{Control: hearErrors}
+	conn, err := d.DialContext(s.ctx, "udp4", netip.AddrPortFrom(to, k.dst.Port()).String())
 	if err != nil {
 		s.flows.remove(x.flow)
 		x.tell(err)
 		return
 	}
+	host := conn.(*net.UDPConn)
 	ep, terr := r.CreateEndpoint(&x.wq)
 	if terr != nil {
 		s.flows.remove(x.flow)
