@@ -73,7 +73,7 @@ func (h *Hub) newCoordinator(store *bookkeeping, state *hubState, pin key.Pin) (
 	}
 	passes := &passes{}
 	server, err := coord.NewServer(coord.ServerOptions{
-		Store: store.Store, Log: h.log, Overlay: store.number,
+		Store: store.Store, Log: h.log, Overlay: store.number, KeyTTL: h.o.KeyTTL,
 		Relay: own, Secret: state.relay,
 		Endpoint: state.public, Pin: pin, Unpinned: unpinned, Passes: passes,
 		Events:  &coord.Events{Dir: h.dir.path, Name: eventsName, Log: events},

@@ -46,7 +46,8 @@
 // signed (coord.Roll). What is on the map of a node and not on a newer roll is
 // taken off, before the interface is made when a relay answers within that
 // second, and later with its flows. A relay can keep a roll back, not forge one,
-// and a roll adds nothing. What the policy became meanwhile is not on it.
+// and a roll adds nothing. What the policy became meanwhile is not on it. Peers
+// whose keys expire leave the map then by this machine's own clock.
 //
 // What the filter saw is recorded by the node that received it, and with a source
 // that the kernel masqueraded as what the target sees: see FlowLine. Records are

@@ -14,7 +14,7 @@ import (
 func health(v view, relays []underlay.RelayStatus, now time.Time) []HealthItem {
 	items := []HealthItem{}
 	barred := membershipHealth(v.m)
-	items = append(items, barred...)
+	items = append(append(items, barred...), expiryHealth(v.m, now)...)
 	cutOff := v.m != nil && v.live != nil && !anyUp(relays) && len(barred) == 0
 	if !v.outage.since.IsZero() {
 		title := fmt.Sprintf("no contact with the coordinator for %s", now.Sub(v.outage.since).Round(time.Second))
@@ -83,7 +83,7 @@ func membershipHealth(m *coord.Map) []HealthItem {
 		return []HealthItem{{
 			ID: "key_expired", Severity: SeverityError,
 			Title: "the key of this machine expired at " + m.Self.Expires.UTC().Format(time.RFC3339),
-			Fix:   "ask an admin for a new invite",
+			Fix:   renewFix(m.Self),
 		}}
 	}
 	return nil
@@ -181,6 +181,9 @@ func obstacleFix(obstacle string) string {
 func nodeState(v view, items []HealthItem) string {
 	if v.m != nil && v.m.Self.State == coord.NodePending {
 		return StateNeedsApproval
+	}
+	if v.m != nil && v.m.Self.State == coord.NodeExpired {
+		return StateExpired
 	}
 	if v.m == nil || v.plan == nil || v.live == nil {
 		return StateStarting

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"time"
 
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
@@ -42,6 +43,8 @@ type HubOptions struct {
 	Address netip.Addr   // wished overlay address of this machine; zero: any
 	TLSCert string       // file with a certificate for Public; "": a self-made one, pinned by invites
 	TLSKey  string       // its key
+
+	KeyTTL time.Duration // how long the keys of people's machines hold; 0: as before; or coord.ForEver
 }
 
 // Hub is a machine in the middle: a relay and a Node of its own, and on the

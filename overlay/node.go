@@ -274,8 +274,7 @@ func (n *Node) join(ctx context.Context) (*identity, error) {
 		if _, err := os.Stat(n.dir.file(mapFile)); errors.Is(err, fs.ErrNotExist) {
 			return n.joinAgain(ctx, id, link)
 		}
-		n.log.Info("already joined, so the link is not used", "name", id.Name, "coordinator", id.Endpoint)
-		return n.rejoin(id)
+		return n.joinedWith(ctx, id, link)
 	}
 	fresh := id == nil
 	if fresh {
@@ -293,6 +292,28 @@ func (n *Node) join(ctx context.Context) (*identity, error) {
 		return nil, err
 	}
 	return id, nil
+}
+
+// joinedWith is the start, with a link, of a node that is a member: the link is
+// for its key, if that is due, and else not used.
+func (n *Node) joinedWith(ctx context.Context, id *identity, link coord.Link) (*identity, error) {
+	m, err := n.dir.cachedMap()
+	if err != nil {
+		return nil, err
+	}
+	if !dueForRenewal(m, time.Now()) {
+		n.log.Info("already joined, so the link is not used", "name", id.Name, "coordinator", id.Endpoint)
+		return n.rejoin(id)
+	}
+	c, err := n.client(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := renewAt(ctx, c, id, link); err != nil {
+		return nil, err
+	}
+	n.log.Info("the key was renewed", "name", id.Name)
+	return n.rejoin(id)
 }
 
 // joinAgain is the start, with a link, of a node without a map: it may have been

@@ -23,6 +23,7 @@ func (n *Node) askRelays(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		if v := n.look(); v.m != nil && v.control.Phase != coord.PhaseConnected {
+			n.expire(time.Now())
 			n.askAll(ctx, v.m)
 		}
 		if v := n.look(); !v.asked {
@@ -55,6 +56,21 @@ func (n *Node) askAll(ctx context.Context, m *coord.Map) {
 		})
 	}
 	asking.Wait()
+}
+
+// expire takes the peers off the map whose keys have expired by this machine's
+// own clock.
+func (n *Node) expire(now time.Time) {
+	n.taking.Lock()
+	defer n.taking.Unlock()
+	v := n.look()
+	if v.control.Phase == coord.PhaseConnected {
+		return
+	}
+	if next := v.m.Unexpired(now); next != v.m {
+		n.log.Warn("keys of peers have expired", "peers", len(v.m.Peers)-len(next.Peers))
+		n.replace(next, func(*view) {})
+	}
 }
 
 // narrow takes what a roll does not have any more off the map. Once the

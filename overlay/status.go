@@ -13,6 +13,7 @@ const (
 	StateStarting      = "starting"
 	StateNeedsInvite   = "needs_invite"
 	StateNeedsApproval = "needs_approval"
+	StateExpired       = "expired"
 	StateReady         = "ready"
 	StateDegraded      = "degraded"
 	StateStopped       = "stopped"

@@ -14,6 +14,7 @@ type daemon interface {
 	Status(context.Context) (overlay.Status, error)
 	Plan(context.Context) (string, error)
 	Down(context.Context) error
+	Renew(ctx context.Context, link string) error
 	Netcheck(context.Context) (overlay.Netcheck, error)
 	Audit(ctx context.Context, q overlay.AuditQuery, each func(line []byte) error) error
 	Whois(ctx context.Context, target string) (overlay.Whois, error)
@@ -49,6 +50,7 @@ type members interface {
 // people are whose machines they are.
 type people interface {
 	UpdateNode(ctx context.Context, node string, up coord.NodeUpdate) (coord.NodeInfo, error)
+	RenewNode(ctx context.Context, node string, ttl time.Duration) (coord.NodeInfo, error)
 	Users(context.Context) ([]coord.User, error)
 	AddUser(ctx context.Context, name string, groups, tags []string) (coord.User, error)
 	UpdateUser(ctx context.Context, user string, up coord.UserUpdate) (coord.User, error)

@@ -21,6 +21,7 @@ func (p *program) inviteCommand() *cobra.Command {
 		ttl     = span(coord.DefaultInviteTTL)
 		user    string
 		approve bool
+		keyTTL  lifetime
 	)
 	cmd := &cobra.Command{
 		Use:   "invite",
@@ -52,12 +53,15 @@ second VPS.`,
 	f.Var(&own, "address", "its address inside (default: the next free one)")
 	f.Var(&uses, "uses", "how many machines may join with it")
 	f.Var(&ttl, "ttl", "for how long it can be used")
+	f.Var(&keyTTL, "key-ttl", "how long the machine goes on until it is renewed (default: as the network says)")
 	p.completeFlag(cmd, "user", p.userNames)
 	p.jsonFlag(cmd)
 	return group(cmd, func(cmd *cobra.Command) error {
 		switch {
 		case user != "" && (relay || len(gateway) > 0):
 			return usage("leave --user out", "--user: a gateway or relay is nobody's own machine")
+		case keyTTL != 0 && (relay || len(gateway) > 0):
+			return usage("leave --key-ttl out", "--key-ttl: the key of a gateway or relay does not expire")
 		case relay && len(gateway) > 0:
 			return usage("make one invite for the relay and one for the gateway", "--relay and --gateway do not go together")
 		case uses < 1:
@@ -69,7 +73,7 @@ second VPS.`,
 			return usage("leave out "+b.String(), "--gateway: %s contains %s", a, b)
 		}
 		i := coord.Invite{Name: string(wished), Address: own.Addr, Routes: gateway, Uses: int(uses), TTL: time.Duration(ttl),
-			User: user, NeedsApproval: approve}
+			User: user, NeedsApproval: approve, KeyTTL: time.Duration(keyTTL)}
 		if relay {
 			i.Role = coord.RoleRelay
 		}

@@ -38,7 +38,7 @@ A NODE is named by its name, its address or its id.`,
 		p.nodeVerb("enable", "undo disable", "enabled", coord.NodeUpdate{Disabled: no()}),
 		p.tagNodeCommand("tag", "give a member tags", func(tags []string) coord.NodeUpdate { return coord.NodeUpdate{AddTags: tags} }),
 		p.tagNodeCommand("untag", "take tags from a member", func(tags []string) coord.NodeUpdate { return coord.NodeUpdate{RemoveTags: tags} }),
-		p.giveNodeCommand())
+		p.giveNodeCommand(), p.renewNodeCommand())
 }
 
 func (p *program) renameNodeCommand() *cobra.Command {
@@ -84,6 +84,34 @@ relay carries nothing for it any more. To come back it needs a new invite.`,
 		},
 		ValidArgsFunction: p.completeFirst(p.nodeNames),
 	}
+	p.jsonFlag(cmd)
+	return cmd
+}
+
+func (p *program) renewNodeCommand() *cobra.Command {
+	var ttl lifetime
+	cmd := &cobra.Command{
+		Use: "renew NODE", Short: "let a member's key hold for another while",
+		Long: `Let the key of a person's machine hold from now on for another while, as long as when
+it joined or as --for says. Nothing is interrupted, and a machine whose key has
+expired is back at once. Keys of gateways and relays do not expire.`,
+		Example: "  sudo overlayd nodes renew laptop\n  sudo overlayd nodes renew build-server --for never",
+		Args:    words(1, 1, "one NODE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n, err := admin(cmd.Context(), p, func(ctx context.Context, c coordinator) (coord.NodeInfo, error) {
+				return c.RenewNode(ctx, args[0], time.Duration(ttl))
+			})
+			if err != nil {
+				return err
+			}
+			if n.Expires.IsZero() {
+				return p.tell(newNodeJSON(n), "renewed %s: it does not expire", n.Name)
+			}
+			return p.tell(newNodeJSON(n), "renewed %s until %s", n.Name, n.Expires.UTC().Format(time.RFC3339))
+		},
+		ValidArgsFunction: p.completeFirst(p.nodeNames),
+	}
+	cmd.Flags().Var(&ttl, "for", "how long (default: as long as when it joined)")
 	p.jsonFlag(cmd)
 	return cmd
 }
@@ -179,6 +207,9 @@ func (p *program) listNodes(ctx context.Context) error {
 	return nil
 }
 
+// soon is when the end of a member's key is told of in the list.
+const soon = 30 * 24 * time.Hour
+
 func nodeTable(nodes []coord.NodeInfo, now time.Time) table {
 	var t table
 	t.row("NODE", "ADDRESS", "USER", "ROLE", "STATE", "TAGS", "ROUTES", "JOINED", "ID")
@@ -197,6 +228,9 @@ func nodeTable(nodes []coord.NodeInfo, now time.Time) table {
 			state = "online"
 		case !n.LastSeen.IsZero():
 			state = "away " + roughly(now.Sub(n.LastSeen))
+		}
+		if left := n.Expires.Sub(now); n.State == coord.NodeActive && !n.Expires.IsZero() && left < soon {
+			state += ", expires in " + roughly(left)
 		}
 		routes := unknown
 		for i, r := range n.Routes {

@@ -143,6 +143,11 @@ func (w *world) Down(context.Context) error {
 	return w.down
 }
 
+func (w *world) Renew(_ context.Context, link string) error {
+	w.calls = append(w.calls, "renew "+link)
+	return nil
+}
+
 func (w *world) Ping(_ context.Context, target string, count int, interval time.Duration, each func(overlay.Pong)) error {
 	w.calls = append(w.calls, fmt.Sprintf("ping %s %d %s", target, count, interval))
 	for _, p := range w.pongs {
@@ -217,6 +222,13 @@ func (c fakeCoordinator) Nodes(context.Context) ([]coord.NodeInfo, error) { retu
 func (c fakeCoordinator) RenameNode(_ context.Context, node, name string) (coord.NodeInfo, error) {
 	return coord.NodeInfo{Node: coord.Node{Name: name}}, c.called("rename %s %s", node, name)
 }
+func (c fakeCoordinator) RenewNode(_ context.Context, node string, ttl time.Duration) (coord.NodeInfo, error) {
+	n := coord.NodeInfo{Node: coord.Node{Name: node}}
+	if ttl != coord.ForEver {
+		n.Expires = time.Date(2027, 1, 2, 3, 4, 5, 0, time.UTC)
+	}
+	return n, c.called("renew %s %s", node, ttl)
+}
 func (c fakeCoordinator) RemoveNode(_ context.Context, node string) (coord.NodeInfo, error) {
 	return coord.NodeInfo{Node: coord.Node{Name: node}}, c.called("remove %s", node)
 }
@@ -275,6 +287,9 @@ func TestCommandLines(t *testing.T) {
 		{name: "not running", args: "status", set: func(w *world) { w.down = notRunning }, code: 3, err: "overlayd: no overlayd answers\nhint: overlayd up\n"},
 		{name: "check not running", args: "status --check live", set: func(w *world) { w.down = notRunning }, code: 3},
 		{name: "check ready", args: "status --check ready"},
+		{name: "check approval", args: "status --check ready", set: state(overlay.StateNeedsApproval), code: 4},
+		{name: "check invite", args: "status --check ready", set: state(overlay.StateNeedsInvite), code: 4},
+		{name: "check expired", args: "status --check ready", set: state(overlay.StateExpired), code: 6},
 		{name: "check degraded", args: "status --check ready", set: state(overlay.StateDegraded), code: 5},
 		{name: "check live degraded", args: "status --check live", set: state(overlay.StateDegraded)},
 		{name: "check starting", args: "status --check ready", set: state(overlay.StateStarting), code: 5},
@@ -325,6 +340,10 @@ func TestCommandLines(t *testing.T) {
 		{name: "rename", args: "nodes rename debian lab-gw", out: "debian is now called lab-gw\n"},
 		{name: "rename badly", args: "nodes rename debian lab_gw", code: 2, err: `NAME: "lab_gw" is not a name`},
 		{name: "remove", args: "nodes remove laptop", out: "removed laptop\n"},
+		{name: "renew", args: "nodes renew laptop", out: "renewed laptop until 2027-01-02T03:04:05Z\n"},
+		{name: "renew for ever", args: "nodes renew laptop --for never", out: "renewed laptop: it does not expire\n"},
+		{name: "renew for nothing", args: "nodes renew laptop --for 0d", code: 2, err: "not above zero"},
+		{name: "key-ttl of a gateway", args: "invite --gateway 192.168.1.0/24 --key-ttl 30d", code: 2, err: "does not expire"},
 		{name: "approve", args: "routes approve 192.168.1.0/24", out: "192.168.1.0/24 through lab-gw: approved\n"},
 		{name: "withdraw", args: "routes withdraw 192.168.1.0/24 --node lab-gw", out: "192.168.1.0/24 through lab-gw: withdrawn\n"},
 		{name: "approve nonsense", args: "routes approve lab", code: 2, err: `PREFIX: "lab" is not a network prefix`},

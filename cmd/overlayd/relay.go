@@ -1,6 +1,8 @@
 package main
 
 import (
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"overlayd/overlay"
@@ -18,6 +20,7 @@ func (p *program) relayCommand() *cobra.Command {
 		certKey string
 		join    string
 		file    string
+		keyTTL  lifetime
 	)
 	cmd := &cobra.Command{
 		Use:   "relay",
@@ -47,6 +50,8 @@ one with overlayd invite --relay. It is needed once, as is --public.`,
 			case (join != "" || file != "") && (prefix.IsValid() || own.IsValid()):
 				return usage("leave out --overlay and --address: the network has its addresses already, and overlayd invite --relay --address names one",
 					"--join does not go together with --overlay or --address")
+			case (join != "" || file != "") && keyTTL != 0:
+				return usage("say it on the first relay", "--join does not go together with --key-ttl")
 			case (cert == "") != (certKey == ""):
 				return usage("give both, or neither for a key that invites pin", "--tls-cert and --tls-key belong together")
 			}
@@ -56,6 +61,7 @@ one with overlayd invite --relay. It is needed once, as is --public.`,
 			o := overlay.HubOptions{
 				Options: p.common.options(), Public: string(public), Listen: string(listen),
 				Overlay: prefix.Prefix, Address: own.Addr, TLSCert: cert, TLSKey: certKey,
+				KeyTTL: time.Duration(keyTTL),
 			}
 			o.Name, o.Role = string(wished), coord.RoleRelay
 			var err error
@@ -77,6 +83,7 @@ one with overlayd invite --relay. It is needed once, as is --public.`,
 	f.Var(&prefix, "overlay", "addresses of a new network (default: "+overlay.DefaultOverlay.String()+")")
 	f.Var(&own, "address", "this machine's address inside (default: the first)")
 	f.Var(&wished, "name", "what to call this machine (default: the host's name)")
+	f.Var(&keyTTL, "key-ttl", "how long people's machines go on until they are renewed (default: as before, at first "+spanText(coord.DefaultKeyTTL)+")")
 	f.Var(text{&cert, "FILE"}, "tls-cert", "certificate for --public, instead of a key that invites pin")
 	f.Var(text{&certKey, "FILE"}, "tls-key", "the certificate's private key")
 	return cmd

@@ -80,7 +80,7 @@ func (p *program) rootCommand() *cobra.Command {
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { help(p.stdout, cmd) })
 	root.SetHelpCommand(helpCommand(root))
 	root.AddCommand(
-		p.relayCommand(), p.gatewayCommand(), p.upCommand(), p.downCommand(),
+		p.relayCommand(), p.gatewayCommand(), p.upCommand(), p.downCommand(), p.renewCommand(),
 		p.inviteCommand(), p.nodesCommand(), p.routesCommand(), p.usersCommand(), p.groupsCommand(), p.adminCommand(),
 		p.policyCommand(), p.grantCommand(), p.grantsCommand(), p.requestCommand(), p.requestsCommand(), p.approveCommand(),
 		p.revokeCommand(), p.accessCommand(), p.explainCommand(),

@@ -16,8 +16,8 @@ and what is wrong together with its fix.
 
 With --check it prints nothing and only ends with a code, for scripts and health
 checks: live is 0 while the daemon answers; ready is 0 when all is well, 5 while
-it starts or is degraded, 4 when an invite or an approval is missing. Both are 3
-when no daemon runs.`,
+it starts or is degraded, 4 when an invite or an approval is missing, 6 when the
+machine's key has expired. Both are 3 when no daemon runs.`,
 		Example: `  overlayd status
   overlayd status --check ready && echo connected
   overlayd status --json | jq -r .state`,
@@ -58,6 +58,8 @@ func checkStatus(check, state string) error {
 		code = overlay.ExitNotRunning
 	case overlay.StateNeedsInvite, overlay.StateNeedsApproval:
 		code = overlay.ExitNotJoined
+	case overlay.StateExpired:
+		code = overlay.ExitDenied
 	default:
 		code = overlay.ExitDegraded
 	}

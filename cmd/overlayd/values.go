@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"overlayd/overlay"
+	"overlayd/overlay/coord"
 )
 
 // The values of flags that the flag package does not know. Each checks what it
@@ -286,6 +287,33 @@ func (d *span) String() string {
 	return spanText(time.Duration(*d))
 }
 func (d *span) Type() string { return "D" }
+
+// lifetime is a span, or never.
+type lifetime time.Duration
+
+func (d *lifetime) Set(s string) error {
+	if s == "never" {
+		*d = lifetime(coord.ForEver)
+		return nil
+	}
+	var v span
+	if err := v.Set(s); err != nil {
+		return err
+	}
+	*d = lifetime(v)
+	return nil
+}
+
+func (d *lifetime) String() string {
+	switch *d {
+	case 0:
+		return ""
+	case lifetime(coord.ForEver):
+		return "never"
+	}
+	return spanText(time.Duration(*d))
+}
+func (d *lifetime) Type() string { return "D|never" }
 
 // level is how much a daemon logs.
 type level slog.Level

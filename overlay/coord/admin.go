@@ -33,6 +33,8 @@ type Invite struct {
 
 	User          string // whose nodes it admits; empty: each becomes the node of a user of its own
 	NeedsApproval bool   // a node that joins with it waits for an admin
+
+	KeyTTL time.Duration // how long a person's machine goes on without renewal; 0: as the network says; or ForEver
 }
 
 // DefaultInviteTTL is for how long an invite holds when nobody says.
@@ -80,7 +82,7 @@ type RouteInfo struct {
 func (a *Admin) Invite(ctx context.Context, i Invite) (Link, error) {
 	resp, err := a.c.CreateInvite(ctx, connect.NewRequest(&api.CreateInviteRequest{
 		Name: i.Name, Role: string(i.Role), Address: addrToWire(i.Address), Routes: prefixesToWire(i.Routes),
-		Uses: uint32(max(i.Uses, 0)), TtlMs: i.TTL.Milliseconds(), User: i.User, NeedsApproval: i.NeedsApproval,
+		Uses: uint32(max(i.Uses, 0)), TtlMs: i.TTL.Milliseconds(), User: i.User, NeedsApproval: i.NeedsApproval, KeyTtlMs: lifeToWire(i.KeyTTL),
 	}))
 	if err != nil {
 		return Link{}, called("make invite", err)

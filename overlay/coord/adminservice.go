@@ -41,7 +41,7 @@ const maxAdminRequest = maxPolicy + maxRequest
 func (s adminService) CreateInvite(ctx context.Context, req *connect.Request[api.CreateInviteRequest]) (*connect.Response[api.CreateInviteResponse], error) {
 	m := req.Msg
 	want := Invite{Name: m.Name, Role: Role(m.Role), Uses: int(m.Uses), TTL: time.Duration(m.TtlMs) * time.Millisecond,
-		User: m.User, NeedsApproval: m.NeedsApproval}
+		User: m.User, NeedsApproval: m.NeedsApproval, KeyTTL: lifeFromWire(m.KeyTtlMs)}
 	var err error
 	if m.Address != "" {
 		if want.Address, err = netip.ParseAddr(m.Address); err != nil {
@@ -197,13 +197,13 @@ func inviteToWire(i InviteInfo) *api.InviteInfo {
 	return &api.InviteInfo{
 		Id: i.ID, Name: i.Name, Role: string(i.Role), Address: addrToWire(i.Address), Routes: prefixesToWire(i.Routes),
 		Uses: uint32(i.Uses), Used: uint32(i.Used), CreatedAt: timeToWire(i.Created), ExpiresAt: timeToWire(i.Expires),
-		State: string(i.State), User: i.User, NeedsApproval: i.NeedsApproval,
+		State: string(i.State), User: i.User, NeedsApproval: i.NeedsApproval, KeyTtlMs: lifeToWire(i.KeyTTL),
 	}
 }
 
 func inviteFromWire(w *api.InviteInfo) (InviteInfo, error) {
 	i := InviteInfo{
-		Invite: Invite{Name: w.Name, Role: Role(w.Role), Uses: int(w.Uses), User: w.User, NeedsApproval: w.NeedsApproval},
+		Invite: Invite{Name: w.Name, Role: Role(w.Role), Uses: int(w.Uses), User: w.User, NeedsApproval: w.NeedsApproval, KeyTTL: lifeFromWire(w.KeyTtlMs)},
 		ID:     w.Id, Used: int(w.Used), Created: timeFromWire(w.CreatedAt), Expires: timeFromWire(w.ExpiresAt),
 		State: InviteState(w.State),
 	}

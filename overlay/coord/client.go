@@ -98,6 +98,7 @@ type EnrollRequest struct {
 	WireGuard key.Public
 	Advertise []netip.Prefix
 	Relay     *RelayOffer // of a relay; nil: none, or the coordinator's own
+	Renew     bool        // of a member: the invite is for its key to hold longer
 }
 
 // Enrolled is a membership.
@@ -121,7 +122,7 @@ func (c *Client) Enroll(ctx context.Context, r EnrollRequest) (Enrolled, error) 
 	req := connect.NewRequest(&api.EnrollRequest{
 		Invite: r.Invite, Secret: r.Secret.Expose(), Name: r.Name, Role: string(r.Role),
 		Wireguard: r.WireGuard.Bytes(), Advertise: prefixesToWire(r.Advertise),
-		Relay: offerToWire(r.Relay),
+		Relay: offerToWire(r.Relay), Renew: r.Renew,
 	})
 	if err := c.authorize(req.Header()); err != nil {
 		return Enrolled{}, err

@@ -40,6 +40,11 @@
 // it tells them of each change, and they tell how much that ended. Hashes, seeds
 // and keys stay in the store: neither calls nor the record give them out.
 //
+// The key of a person's machine holds for a while, half a year if nobody says
+// otherwise: then the member is expired, which is like disabled, until an admin
+// renews it or it shows a fresh invite for its user. Its place, address and
+// machine key stay. Gateways and relays are nobody's and go on.
+//
 // While the coordinator is away, relays speak for it: each has the newest [Roll],
 // who takes part and which grants hold, signed with a key of the network's that
 // every map names. A relay hands it to whoever asks, on its TLS port, and who has

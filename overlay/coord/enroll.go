@@ -31,6 +31,9 @@ func (s *snapshot) enroll(m key.MachinePublic, r EnrollRequest, id string, now t
 			"the WireGuard key belongs to the node %s", other.Name)
 	}
 	if n := s.byMachine[m]; n != nil {
+		if r.Renew {
+			return s.renewBy(n, r, now)
+		}
 		next := *n
 		next.WireGuard, next.Advertised = r.WireGuard, advertised
 		if r.Relay != nil && n.Relay != nil {
@@ -40,6 +43,9 @@ func (s *snapshot) enroll(m key.MachinePublic, r EnrollRequest, id string, now t
 			return next, nil, nil
 		}
 		return next, []Record{putNode(next)}, nil
+	}
+	if r.Renew {
+		return nodeRecord{}, nil, errNotMember
 	}
 	i := s.invites[r.Invite]
 	if i == nil || !i.admits(r.Secret) {
@@ -125,6 +131,9 @@ func (s *snapshot) admit(i inviteRecord, m key.MachinePublic, r EnrollRequest, a
 		return nodeRecord{}, nil, problem(KindDenied, "ask for a new link: overlayd invite", "the user whom the invite %s is for is disabled, or gone", i.ID)
 	default:
 		n.User = u.ID
+	}
+	if n.KeyTTL = i.KeyTTL; n.expires() {
+		n = s.renewed(n, 0, now)
 	}
 	changes = append(changes, putNode(n))
 	if _, ok := s.retired[label]; ok {

@@ -116,6 +116,8 @@ func (s *Server) allow(ctx context.Context, a act, procedure string) error {
 	switch u := ownerOf(snap, n); {
 	case n == nil:
 		return errNotMember
+	case snap.stateOf(n) == NodeExpired:
+		err = problem(KindDenied, renewHint(n.Name, snap.userOf(n)), "the key of %s expired at %s", n.Name, n.Expires.Format(time.RFC3339))
 	case snap.stateOf(n) != NodeActive:
 		err = problem(KindDenied, "ask an admin", "the node %s is %s", n.Name, snap.stateOf(n))
 	case everybodys[procedure] || u != nil && u.Admin:
@@ -131,6 +133,11 @@ func (s *Server) allow(ctx context.Context, a act, procedure string) error {
 	s.refusals.Add(at, now)
 	s.recordRefusal(ctx, err)
 	return err
+}
+
+// renewHint is what to do about a key that has expired, or is about to.
+func renewHint(node, user string) string {
+	return "an admin says overlayd nodes renew " + node + ", or overlayd invite --user " + user + " and the link goes to overlayd renew"
 }
 
 // ownerOf returns whose node it is, if anybody's.

@@ -18,7 +18,7 @@ const (
 func (s *snapshot) invite(want Invite, id string, secret key.Secret, now time.Time) (inviteRecord, []Record, error) {
 	rec := inviteRecord{
 		ID: id, Name: want.Name, Role: want.Role, Address: want.Address, Uses: want.Uses, Created: now,
-		NeedsApproval: want.NeedsApproval,
+		NeedsApproval: want.NeedsApproval, KeyTTL: want.KeyTTL,
 	}
 	hash := secret.Hash()
 	rec.Hash = hash[:]
@@ -100,10 +100,14 @@ func (i *inviteRecord) fill(want Invite) error {
 		return problem(KindInvalid, "make a new invite when it is needed", "an invite lives at most a year")
 	case i.Address.IsValid() && i.Uses > 1:
 		return problem(KindInvalid, "make one invite for each address", "an invite for one address has one use")
+	case i.KeyTTL != 0 && i.Role != RoleMember:
+		return problem(KindInvalid, "leave --key-ttl out", "the key of a %s does not expire", i.Role)
 	case i.Name != "":
-		return checkName(i.Name)
+		if err := checkName(i.Name); err != nil {
+			return err
+		}
 	}
-	return nil
+	return checkKeyTTL(i.KeyTTL)
 }
 
 // nameFree refuses a name that a node has.
@@ -135,7 +139,7 @@ func (s *snapshot) inviteInfo(i *inviteRecord, now time.Time) InviteInfo {
 		user = u.Name
 	}
 	return InviteInfo{
-		Invite: Invite{User: user, NeedsApproval: i.NeedsApproval, Name: i.Name, Role: i.Role, Address: i.Address, Routes: i.Routes, Uses: i.Uses, TTL: i.Expires.Sub(i.Created)},
+		Invite: Invite{User: user, NeedsApproval: i.NeedsApproval, KeyTTL: i.KeyTTL, Name: i.Name, Role: i.Role, Address: i.Address, Routes: i.Routes, Uses: i.Uses, TTL: i.Expires.Sub(i.Created)},
 		ID:     i.ID, Used: i.Used, Created: i.Created, Expires: i.Expires, State: i.state(now),
 	}
 }

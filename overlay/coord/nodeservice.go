@@ -140,7 +140,7 @@ func (s nodeService) enrollCaller(ctx context.Context, req *connect.Request[api.
 }
 
 func enrollFromWire(m *api.EnrollRequest) (EnrollRequest, error) {
-	r := EnrollRequest{Invite: m.Invite, Name: m.Name, Role: Role(m.Role)}
+	r := EnrollRequest{Invite: m.Invite, Name: m.Name, Role: Role(m.Role), Renew: m.Renew}
 	var err error
 	if r.WireGuard, err = key.PublicFromBytes(m.Wireguard); err != nil {
 		return r, problem(KindInvalid, "", "the WireGuard key is malformed")

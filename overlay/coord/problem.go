@@ -91,6 +91,9 @@ func sentProblem(err error) (*Problem, bool) {
 	return nil, false
 }
 
+// Refusal makes an error ready for a caller of another of this machine's services.
+func Refusal(err error) error { return wireError(err) }
+
 // wireError makes an error ready to be sent. What is no Problem is our own
 // failure, and its text stays here.
 func wireError(err error) error {

@@ -39,6 +39,8 @@ type networkRecord struct {
 	Created time.Time    `json:"created"`
 	Schema  int          `json:"schema,omitempty"`
 	Signer  []byte       `json:"signer,omitempty"` // the Ed25519 seed that rolls are signed with
+
+	KeyTTL time.Duration `json:"key_ttl,omitempty"` // 0: DefaultKeyTTL
 }
 
 func (n *networkRecord) signer() (key.Machine, error) { return key.ParseMachine(n.Signer) }
@@ -62,6 +64,11 @@ type nodeRecord struct {
 	Disabled bool      `json:"disabled,omitempty"`
 	Barred   time.Time `json:"barred,omitzero"` // when its passes became worthless; zero: never
 
+	Expires time.Time     `json:"expires,omitzero"` // its key; zero: never
+	Expired bool          `json:"expired,omitempty"`
+	Renewed time.Time     `json:"renewed,omitzero"`  // when Expires was last moved
+	KeyTTL  time.Duration `json:"key_ttl,omitempty"` // 0: the network's
+
 	Host string `json:"host,omitempty"` // the id of the node that carries it; empty: it stands by itself, and has a machine key
 	Seat bool   `json:"seat,omitempty"` // carried, and without a WireGuard key
 }
@@ -80,8 +87,9 @@ type inviteRecord struct {
 	Expires time.Time      `json:"expires"`
 	Revoked bool           `json:"revoked,omitempty"`
 
-	User          string `json:"user,omitempty"` // the id of whom it is for
-	NeedsApproval bool   `json:"needs_approval,omitempty"`
+	User          string        `json:"user,omitempty"` // the id of whom it is for
+	NeedsApproval bool          `json:"needs_approval,omitempty"`
+	KeyTTL        time.Duration `json:"key_ttl,omitempty"` // of the nodes' keys; 0: the network's
 }
 
 // admits compares in constant time.

@@ -103,11 +103,20 @@ func (m *Map) Narrow(r *Roll) *Map {
 	if r.Version <= m.Version {
 		return m
 	}
+	return m.without(func(n Node) bool { return !r.nodes[r.Network.rollNode(n.ID)] }, func(id string) bool {
+		grant, is := strings.CutPrefix(id, policy.GrantPrefix)
+		return is && !slices.Contains(r.Grants, grant)
+	})
+}
+
+// without returns the map without some of the peers and rules, or the map itself
+// when it has none of those. over nil: all rules stay.
+func (m *Map) without(left func(Node) bool, over func(ruleID string) bool) *Map {
 	gone := map[netip.Addr]bool{}
 	next := *m
-	next.Peers, next.Hosted = r.here(m.Peers, gone), r.here(m.Hosted, gone)
+	next.Peers, next.Hosted = stay(m.Peers, left, gone), stay(m.Hosted, left, gone)
 	if m.Ruleset != nil {
-		next.Ruleset = narrowRules(m.Ruleset, gone, r.Grants)
+		next.Ruleset = narrowRules(m.Ruleset, gone, over)
 	}
 	if len(gone) == 0 && next.Ruleset == m.Ruleset {
 		return m
@@ -115,30 +124,28 @@ func (m *Map) Narrow(r *Roll) *Map {
 	return &next
 }
 
-// here returns those of the nodes that are on the roll, and adds the addresses of
+// stay returns those of the nodes that have not left, and adds the addresses of
 // the others to gone.
-func (r *Roll) here(nodes []Node, gone map[netip.Addr]bool) (stay []Node) {
+func stay(nodes []Node, left func(Node) bool, gone map[netip.Addr]bool) (list []Node) {
 	for _, n := range nodes {
-		if r.nodes[r.Network.rollNode(n.ID)] {
-			stay = append(stay, n)
+		if !left(n) {
+			list = append(list, n)
 			continue
 		}
 		for _, a := range n.Addrs {
 			gone[a] = true
 		}
 	}
-	return stay
+	return list
 }
 
-// narrowRules returns a ruleset without some sources, and without the grants
-// that are not in the list.
-func narrowRules(s *policy.Ruleset, gone map[netip.Addr]bool, grants []string) *policy.Ruleset {
+// narrowRules returns a ruleset without some sources and rules.
+func narrowRules(s *policy.Ruleset, gone map[netip.Addr]bool, over func(ruleID string) bool) *policy.Ruleset {
 	next := *s
 	next.Sources = slices.DeleteFunc(slices.Clone(s.Sources), func(x policy.Source) bool { return gone[x.Address] })
-	next.Rules = slices.DeleteFunc(slices.Clone(s.Rules), func(x policy.NodeRule) bool {
-		id, grant := strings.CutPrefix(x.ID, policy.GrantPrefix)
-		return grant && !slices.Contains(grants, id)
-	})
+	if over != nil {
+		next.Rules = slices.DeleteFunc(slices.Clone(s.Rules), func(x policy.NodeRule) bool { return over(x.ID) })
+	}
 	if len(next.Sources) == len(s.Sources) && len(next.Rules) == len(s.Rules) {
 		return s
 	}

@@ -45,6 +45,7 @@ type ServerOptions struct {
 	Now      func() time.Time // nil: time.Now
 	Policy   string           // of a new network; "": policy.Default
 	Events   *Events          // where changes are recorded; nil: nowhere
+	KeyTTL   time.Duration    // how long the keys of people's nodes hold; 0: as before, DefaultKeyTTL in a new network; or ForEver
 
 	Publisher Publisher // of ports; nil: none can be
 	// Changed is called after each change, whoever made it: what guests have begun
@@ -87,6 +88,9 @@ func (o *ServerOptions) validate() error {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if err := checkKeyTTL(o.KeyTTL); err != nil {
+		return err
+	}
 	if o.Policy == "" {
 		o.Policy = policy.Default
 	}
@@ -116,6 +120,12 @@ func NewServer(o ServerOptions) (*Server, error) {
 	s.noteGap()
 	founding := withAct(context.Background(), act{who: byCoordinator, call: "Found"})
 	if err := s.ledger.change(founding, s.found); err != nil {
+		return nil, err
+	}
+	err = s.ledger.change(withAct(context.Background(), act{who: byCoordinator, call: "KeyTTL"}), func(snap *snapshot) ([]Record, error) {
+		return snap.setKeyTTL(o.KeyTTL, o.Now().UTC()), nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	s.presence.revoked = s.removals()
@@ -191,12 +201,18 @@ func (s *Server) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		ctx := withAct(ctx, act{who: byCoordinator, call: "Sweep"})
-		err := s.ledger.change(ctx, func(snap *snapshot) ([]Record, error) { return snap.overdue(s.o.Now().UTC()), nil })
-		if err != nil && ctx.Err() == nil {
-			s.o.Log.Error("old grants are not cleared away", "err", err)
+		if err := s.end(ctx); err != nil && ctx.Err() == nil {
+			s.o.Log.Error("what is over is not cleared away", "err", err)
 		}
 	}
+}
+
+// end ends what is over by now.
+func (s *Server) end(ctx context.Context) error {
+	return s.ledger.change(withAct(ctx, act{who: byCoordinator, call: "Sweep"}), func(snap *snapshot) ([]Record, error) {
+		now := s.o.Now().UTC()
+		return append(snap.overdue(now), snap.expired(now)...), nil
+	})
 }
 
 // changed tells everybody what a commit changed.

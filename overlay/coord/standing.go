@@ -118,6 +118,8 @@ func (s *snapshot) stateOf(n *nodeRecord) NodeState {
 		return NodeDisabled
 	case n.Pending:
 		return NodePending
+	case n.Expired:
+		return NodeExpired
 	}
 	return NodeActive
 }

@@ -54,6 +54,8 @@ const (
 	LocalAddForwardProcedure = "/overlayd.local.v1.Local/AddForward"
 	// LocalRemoveForwardProcedure is the fully-qualified name of the Local's RemoveForward RPC.
 	LocalRemoveForwardProcedure = "/overlayd.local.v1.Local/RemoveForward"
+	// LocalRenewProcedure is the fully-qualified name of the Local's Renew RPC.
+	LocalRenewProcedure = "/overlayd.local.v1.Local/Renew"
 	// LocalDownProcedure is the fully-qualified name of the Local's Down RPC.
 	LocalDownProcedure = "/overlayd.local.v1.Local/Down"
 )
@@ -81,6 +83,8 @@ type LocalClient interface {
 	// AddForward opens a port that comes out at a host; RemoveForward closes it.
 	AddForward(context.Context, *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error)
 	RemoveForward(context.Context, *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error)
+	// Renew uses an invite to let this machine's key hold longer.
+	Renew(context.Context, *connect.Request[RenewRequest]) (*connect.Response[RenewResponse], error)
 	// Down asks the daemon to stop. It answers before the daemon has stopped.
 	Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error)
 }
@@ -162,6 +166,12 @@ func NewLocalClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(localMethods.ByName("RemoveForward")),
 			connect.WithClientOptions(opts...),
 		),
+		renew: connect.NewClient[RenewRequest, RenewResponse](
+			httpClient,
+			baseURL+LocalRenewProcedure,
+			connect.WithSchema(localMethods.ByName("Renew")),
+			connect.WithClientOptions(opts...),
+		),
 		down: connect.NewClient[DownRequest, DownResponse](
 			httpClient,
 			baseURL+LocalDownProcedure,
@@ -184,6 +194,7 @@ type localClient struct {
 	setProxy      *connect.Client[SetProxyRequest, WaysResponse]
 	addForward    *connect.Client[ForwardRequest, WaysResponse]
 	removeForward *connect.Client[ForwardRequest, WaysResponse]
+	renew         *connect.Client[RenewRequest, RenewResponse]
 	down          *connect.Client[DownRequest, DownResponse]
 }
 
@@ -242,6 +253,11 @@ func (c *localClient) RemoveForward(ctx context.Context, req *connect.Request[Fo
 	return c.removeForward.CallUnary(ctx, req)
 }
 
+// Renew calls overlayd.local.v1.Local.Renew.
+func (c *localClient) Renew(ctx context.Context, req *connect.Request[RenewRequest]) (*connect.Response[RenewResponse], error) {
+	return c.renew.CallUnary(ctx, req)
+}
+
 // Down calls overlayd.local.v1.Local.Down.
 func (c *localClient) Down(ctx context.Context, req *connect.Request[DownRequest]) (*connect.Response[DownResponse], error) {
 	return c.down.CallUnary(ctx, req)
@@ -270,6 +286,8 @@ type LocalHandler interface {
 	// AddForward opens a port that comes out at a host; RemoveForward closes it.
 	AddForward(context.Context, *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error)
 	RemoveForward(context.Context, *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error)
+	// Renew uses an invite to let this machine's key hold longer.
+	Renew(context.Context, *connect.Request[RenewRequest]) (*connect.Response[RenewResponse], error)
 	// Down asks the daemon to stop. It answers before the daemon has stopped.
 	Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error)
 }
@@ -347,6 +365,12 @@ func NewLocalHandler(svc LocalHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(localMethods.ByName("RemoveForward")),
 		connect.WithHandlerOptions(opts...),
 	)
+	localRenewHandler := connect.NewUnaryHandler(
+		LocalRenewProcedure,
+		svc.Renew,
+		connect.WithSchema(localMethods.ByName("Renew")),
+		connect.WithHandlerOptions(opts...),
+	)
 	localDownHandler := connect.NewUnaryHandler(
 		LocalDownProcedure,
 		svc.Down,
@@ -377,6 +401,8 @@ func NewLocalHandler(svc LocalHandler, opts ...connect.HandlerOption) (string, h
 			localAddForwardHandler.ServeHTTP(w, r)
 		case LocalRemoveForwardProcedure:
 			localRemoveForwardHandler.ServeHTTP(w, r)
+		case LocalRenewProcedure:
+			localRenewHandler.ServeHTTP(w, r)
 		case LocalDownProcedure:
 			localDownHandler.ServeHTTP(w, r)
 		default:
@@ -430,6 +456,10 @@ func (UnimplementedLocalHandler) AddForward(context.Context, *connect.Request[Fo
 
 func (UnimplementedLocalHandler) RemoveForward(context.Context, *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.RemoveForward is not implemented"))
+}
+
+func (UnimplementedLocalHandler) Renew(context.Context, *connect.Request[RenewRequest]) (*connect.Response[RenewResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.Renew is not implemented"))
 }
 
 func (UnimplementedLocalHandler) Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error) {

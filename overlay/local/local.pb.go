@@ -972,6 +972,87 @@ func (x *ForwardRequest) GetAllowRemote() bool {
 	return false
 }
 
+type RenewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of an invite for this machine's user.
+	Link          string `protobuf:"bytes,1,opt,name=link,proto3" json:"link,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewRequest) Reset() {
+	*x = RenewRequest{}
+	mi := &file_local_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewRequest) ProtoMessage() {}
+
+func (x *RenewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
+func (*RenewRequest) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RenewRequest) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+type RenewResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewResponse) Reset() {
+	*x = RenewResponse{}
+	mi := &file_local_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewResponse) ProtoMessage() {}
+
+func (x *RenewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
+func (*RenewResponse) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{19}
+}
+
 type DownRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -980,7 +1061,7 @@ type DownRequest struct {
 
 func (x *DownRequest) Reset() {
 	*x = DownRequest{}
-	mi := &file_local_proto_msgTypes[18]
+	mi := &file_local_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1073,7 @@ func (x *DownRequest) String() string {
 func (*DownRequest) ProtoMessage() {}
 
 func (x *DownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_local_proto_msgTypes[18]
+	mi := &file_local_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1086,7 @@ func (x *DownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownRequest.ProtoReflect.Descriptor instead.
 func (*DownRequest) Descriptor() ([]byte, []int) {
-	return file_local_proto_rawDescGZIP(), []int{18}
+	return file_local_proto_rawDescGZIP(), []int{20}
 }
 
 type DownResponse struct {
@@ -1016,7 +1097,7 @@ type DownResponse struct {
 
 func (x *DownResponse) Reset() {
 	*x = DownResponse{}
-	mi := &file_local_proto_msgTypes[19]
+	mi := &file_local_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1109,7 @@ func (x *DownResponse) String() string {
 func (*DownResponse) ProtoMessage() {}
 
 func (x *DownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_local_proto_msgTypes[19]
+	mi := &file_local_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1122,7 @@ func (x *DownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownResponse.ProtoReflect.Descriptor instead.
 func (*DownResponse) Descriptor() ([]byte, []int) {
-	return file_local_proto_rawDescGZIP(), []int{19}
+	return file_local_proto_rawDescGZIP(), []int{21}
 }
 
 var File_local_proto protoreflect.FileDescriptor
@@ -1104,9 +1185,12 @@ const file_local_proto_rawDesc = "" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
 	"\x06listen\x18\x02 \x01(\tR\x06listen\x12\x16\n" +
 	"\x06target\x18\x03 \x01(\tR\x06target\x12!\n" +
-	"\fallow_remote\x18\x04 \x01(\bR\vallowRemote\"\r\n" +
+	"\fallow_remote\x18\x04 \x01(\bR\vallowRemote\"\"\n" +
+	"\fRenewRequest\x12\x12\n" +
+	"\x04link\x18\x01 \x01(\tR\x04link\"\x0f\n" +
+	"\rRenewResponse\"\r\n" +
 	"\vDownRequest\"\x0e\n" +
-	"\fDownResponse2\xc7\a\n" +
+	"\fDownResponse2\x95\b\n" +
 	"\x05Local\x12O\n" +
 	"\x06Status\x12 .overlayd.local.v1.StatusRequest\x1a!.overlayd.local.v1.StatusResponse\"\x00\x12I\n" +
 	"\x04Plan\x12\x1e.overlayd.local.v1.PlanRequest\x1a\x1f.overlayd.local.v1.PlanResponse\"\x00\x12K\n" +
@@ -1119,7 +1203,8 @@ const file_local_proto_rawDesc = "" +
 	"\bSetProxy\x12\".overlayd.local.v1.SetProxyRequest\x1a\x1f.overlayd.local.v1.WaysResponse\"\x00\x12R\n" +
 	"\n" +
 	"AddForward\x12!.overlayd.local.v1.ForwardRequest\x1a\x1f.overlayd.local.v1.WaysResponse\"\x00\x12U\n" +
-	"\rRemoveForward\x12!.overlayd.local.v1.ForwardRequest\x1a\x1f.overlayd.local.v1.WaysResponse\"\x00\x12I\n" +
+	"\rRemoveForward\x12!.overlayd.local.v1.ForwardRequest\x1a\x1f.overlayd.local.v1.WaysResponse\"\x00\x12L\n" +
+	"\x05Renew\x12\x1f.overlayd.local.v1.RenewRequest\x1a .overlayd.local.v1.RenewResponse\"\x00\x12I\n" +
 	"\x04Down\x12\x1e.overlayd.local.v1.DownRequest\x1a\x1f.overlayd.local.v1.DownResponse\"\x00B\x1eZ\x1coverlayd/overlay/local;localb\x06proto3"
 
 var (
@@ -1134,7 +1219,7 @@ func file_local_proto_rawDescGZIP() []byte {
 	return file_local_proto_rawDescData
 }
 
-var file_local_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_local_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_local_proto_goTypes = []any{
 	(*StatusRequest)(nil),    // 0: overlayd.local.v1.StatusRequest
 	(*StatusResponse)(nil),   // 1: overlayd.local.v1.StatusResponse
@@ -1154,8 +1239,10 @@ var file_local_proto_goTypes = []any{
 	(*ReachResponse)(nil),    // 15: overlayd.local.v1.ReachResponse
 	(*SetProxyRequest)(nil),  // 16: overlayd.local.v1.SetProxyRequest
 	(*ForwardRequest)(nil),   // 17: overlayd.local.v1.ForwardRequest
-	(*DownRequest)(nil),      // 18: overlayd.local.v1.DownRequest
-	(*DownResponse)(nil),     // 19: overlayd.local.v1.DownResponse
+	(*RenewRequest)(nil),     // 18: overlayd.local.v1.RenewRequest
+	(*RenewResponse)(nil),    // 19: overlayd.local.v1.RenewResponse
+	(*DownRequest)(nil),      // 20: overlayd.local.v1.DownRequest
+	(*DownResponse)(nil),     // 21: overlayd.local.v1.DownResponse
 }
 var file_local_proto_depIdxs = []int32{
 	0,  // 0: overlayd.local.v1.Local.Status:input_type -> overlayd.local.v1.StatusRequest
@@ -1169,21 +1256,23 @@ var file_local_proto_depIdxs = []int32{
 	16, // 8: overlayd.local.v1.Local.SetProxy:input_type -> overlayd.local.v1.SetProxyRequest
 	17, // 9: overlayd.local.v1.Local.AddForward:input_type -> overlayd.local.v1.ForwardRequest
 	17, // 10: overlayd.local.v1.Local.RemoveForward:input_type -> overlayd.local.v1.ForwardRequest
-	18, // 11: overlayd.local.v1.Local.Down:input_type -> overlayd.local.v1.DownRequest
-	1,  // 12: overlayd.local.v1.Local.Status:output_type -> overlayd.local.v1.StatusResponse
-	3,  // 13: overlayd.local.v1.Local.Plan:output_type -> overlayd.local.v1.PlanResponse
-	5,  // 14: overlayd.local.v1.Local.Ping:output_type -> overlayd.local.v1.PingResponse
-	11, // 15: overlayd.local.v1.Local.Netcheck:output_type -> overlayd.local.v1.NetcheckResponse
-	7,  // 16: overlayd.local.v1.Local.Audit:output_type -> overlayd.local.v1.AuditResponse
-	9,  // 17: overlayd.local.v1.Local.Whois:output_type -> overlayd.local.v1.WhoisResponse
-	13, // 18: overlayd.local.v1.Local.Ways:output_type -> overlayd.local.v1.WaysResponse
-	15, // 19: overlayd.local.v1.Local.Reach:output_type -> overlayd.local.v1.ReachResponse
-	13, // 20: overlayd.local.v1.Local.SetProxy:output_type -> overlayd.local.v1.WaysResponse
-	13, // 21: overlayd.local.v1.Local.AddForward:output_type -> overlayd.local.v1.WaysResponse
-	13, // 22: overlayd.local.v1.Local.RemoveForward:output_type -> overlayd.local.v1.WaysResponse
-	19, // 23: overlayd.local.v1.Local.Down:output_type -> overlayd.local.v1.DownResponse
-	12, // [12:24] is the sub-list for method output_type
-	0,  // [0:12] is the sub-list for method input_type
+	18, // 11: overlayd.local.v1.Local.Renew:input_type -> overlayd.local.v1.RenewRequest
+	20, // 12: overlayd.local.v1.Local.Down:input_type -> overlayd.local.v1.DownRequest
+	1,  // 13: overlayd.local.v1.Local.Status:output_type -> overlayd.local.v1.StatusResponse
+	3,  // 14: overlayd.local.v1.Local.Plan:output_type -> overlayd.local.v1.PlanResponse
+	5,  // 15: overlayd.local.v1.Local.Ping:output_type -> overlayd.local.v1.PingResponse
+	11, // 16: overlayd.local.v1.Local.Netcheck:output_type -> overlayd.local.v1.NetcheckResponse
+	7,  // 17: overlayd.local.v1.Local.Audit:output_type -> overlayd.local.v1.AuditResponse
+	9,  // 18: overlayd.local.v1.Local.Whois:output_type -> overlayd.local.v1.WhoisResponse
+	13, // 19: overlayd.local.v1.Local.Ways:output_type -> overlayd.local.v1.WaysResponse
+	15, // 20: overlayd.local.v1.Local.Reach:output_type -> overlayd.local.v1.ReachResponse
+	13, // 21: overlayd.local.v1.Local.SetProxy:output_type -> overlayd.local.v1.WaysResponse
+	13, // 22: overlayd.local.v1.Local.AddForward:output_type -> overlayd.local.v1.WaysResponse
+	13, // 23: overlayd.local.v1.Local.RemoveForward:output_type -> overlayd.local.v1.WaysResponse
+	19, // 24: overlayd.local.v1.Local.Renew:output_type -> overlayd.local.v1.RenewResponse
+	21, // 25: overlayd.local.v1.Local.Down:output_type -> overlayd.local.v1.DownResponse
+	13, // [13:26] is the sub-list for method output_type
+	0,  // [0:13] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -1201,7 +1290,7 @@ func file_local_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_local_proto_rawDesc), len(file_local_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -65,6 +65,8 @@ const (
 	AdminWithdrawRouteProcedure = "/overlayd.coord.v1.Admin/WithdrawRoute"
 	// AdminUpdateNodeProcedure is the fully-qualified name of the Admin's UpdateNode RPC.
 	AdminUpdateNodeProcedure = "/overlayd.coord.v1.Admin/UpdateNode"
+	// AdminRenewNodeProcedure is the fully-qualified name of the Admin's RenewNode RPC.
+	AdminRenewNodeProcedure = "/overlayd.coord.v1.Admin/RenewNode"
 	// AdminListUsersProcedure is the fully-qualified name of the Admin's ListUsers RPC.
 	AdminListUsersProcedure = "/overlayd.coord.v1.Admin/ListUsers"
 	// AdminAddUserProcedure is the fully-qualified name of the Admin's AddUser RPC.
@@ -128,7 +130,8 @@ const (
 // NodeClient is a client for the overlayd.coord.v1.Node service.
 type NodeClient interface {
 	// Enroll makes the caller a member. Called again by a member it changes
-	// nothing but the WireGuard key and the advertised prefixes.
+	// nothing but the WireGuard key and the advertised prefixes, and with renew
+	// how long the member's key holds.
 	Enroll(context.Context, *connect.Request[EnrollRequest]) (*connect.Response[EnrollResponse], error)
 	// Watch streams what the member should know: the whole map, then changes,
 	// and a heartbeat whenever nothing else was sent for a while.
@@ -194,7 +197,8 @@ func (c *nodeClient) Report(ctx context.Context, req *connect.Request[ReportRequ
 // NodeHandler is an implementation of the overlayd.coord.v1.Node service.
 type NodeHandler interface {
 	// Enroll makes the caller a member. Called again by a member it changes
-	// nothing but the WireGuard key and the advertised prefixes.
+	// nothing but the WireGuard key and the advertised prefixes, and with renew
+	// how long the member's key holds.
 	Enroll(context.Context, *connect.Request[EnrollRequest]) (*connect.Response[EnrollResponse], error)
 	// Watch streams what the member should know: the whole map, then changes,
 	// and a heartbeat whenever nothing else was sent for a while.
@@ -269,6 +273,8 @@ type AdminClient interface {
 	ApproveRoute(context.Context, *connect.Request[ApproveRouteRequest]) (*connect.Response[ApproveRouteResponse], error)
 	WithdrawRoute(context.Context, *connect.Request[WithdrawRouteRequest]) (*connect.Response[WithdrawRouteResponse], error)
 	UpdateNode(context.Context, *connect.Request[UpdateNodeRequest]) (*connect.Response[UpdateNodeResponse], error)
+	// RenewNode lets the key of a person's node hold for another while.
+	RenewNode(context.Context, *connect.Request[RenewNodeRequest]) (*connect.Response[RenewNodeResponse], error)
 	ListUsers(context.Context, *connect.Request[ListUsersRequest]) (*connect.Response[ListUsersResponse], error)
 	AddUser(context.Context, *connect.Request[AddUserRequest]) (*connect.Response[AddUserResponse], error)
 	UpdateUser(context.Context, *connect.Request[UpdateUserRequest]) (*connect.Response[UpdateUserResponse], error)
@@ -377,6 +383,12 @@ func NewAdminClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			httpClient,
 			baseURL+AdminUpdateNodeProcedure,
 			connect.WithSchema(adminMethods.ByName("UpdateNode")),
+			connect.WithClientOptions(opts...),
+		),
+		renewNode: connect.NewClient[RenewNodeRequest, RenewNodeResponse](
+			httpClient,
+			baseURL+AdminRenewNodeProcedure,
+			connect.WithSchema(adminMethods.ByName("RenewNode")),
 			connect.WithClientOptions(opts...),
 		),
 		listUsers: connect.NewClient[ListUsersRequest, ListUsersResponse](
@@ -568,6 +580,7 @@ type adminClient struct {
 	approveRoute   *connect.Client[ApproveRouteRequest, ApproveRouteResponse]
 	withdrawRoute  *connect.Client[WithdrawRouteRequest, WithdrawRouteResponse]
 	updateNode     *connect.Client[UpdateNodeRequest, UpdateNodeResponse]
+	renewNode      *connect.Client[RenewNodeRequest, RenewNodeResponse]
 	listUsers      *connect.Client[ListUsersRequest, ListUsersResponse]
 	addUser        *connect.Client[AddUserRequest, AddUserResponse]
 	updateUser     *connect.Client[UpdateUserRequest, UpdateUserResponse]
@@ -647,6 +660,11 @@ func (c *adminClient) WithdrawRoute(ctx context.Context, req *connect.Request[Wi
 // UpdateNode calls overlayd.coord.v1.Admin.UpdateNode.
 func (c *adminClient) UpdateNode(ctx context.Context, req *connect.Request[UpdateNodeRequest]) (*connect.Response[UpdateNodeResponse], error) {
 	return c.updateNode.CallUnary(ctx, req)
+}
+
+// RenewNode calls overlayd.coord.v1.Admin.RenewNode.
+func (c *adminClient) RenewNode(ctx context.Context, req *connect.Request[RenewNodeRequest]) (*connect.Response[RenewNodeResponse], error) {
+	return c.renewNode.CallUnary(ctx, req)
 }
 
 // ListUsers calls overlayd.coord.v1.Admin.ListUsers.
@@ -806,6 +824,8 @@ type AdminHandler interface {
 	ApproveRoute(context.Context, *connect.Request[ApproveRouteRequest]) (*connect.Response[ApproveRouteResponse], error)
 	WithdrawRoute(context.Context, *connect.Request[WithdrawRouteRequest]) (*connect.Response[WithdrawRouteResponse], error)
 	UpdateNode(context.Context, *connect.Request[UpdateNodeRequest]) (*connect.Response[UpdateNodeResponse], error)
+	// RenewNode lets the key of a person's node hold for another while.
+	RenewNode(context.Context, *connect.Request[RenewNodeRequest]) (*connect.Response[RenewNodeResponse], error)
 	ListUsers(context.Context, *connect.Request[ListUsersRequest]) (*connect.Response[ListUsersResponse], error)
 	AddUser(context.Context, *connect.Request[AddUserRequest]) (*connect.Response[AddUserResponse], error)
 	UpdateUser(context.Context, *connect.Request[UpdateUserRequest]) (*connect.Response[UpdateUserResponse], error)
@@ -910,6 +930,12 @@ func NewAdminHandler(svc AdminHandler, opts ...connect.HandlerOption) (string, h
 		AdminUpdateNodeProcedure,
 		svc.UpdateNode,
 		connect.WithSchema(adminMethods.ByName("UpdateNode")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminRenewNodeHandler := connect.NewUnaryHandler(
+		AdminRenewNodeProcedure,
+		svc.RenewNode,
+		connect.WithSchema(adminMethods.ByName("RenewNode")),
 		connect.WithHandlerOptions(opts...),
 	)
 	adminListUsersHandler := connect.NewUnaryHandler(
@@ -1108,6 +1134,8 @@ func NewAdminHandler(svc AdminHandler, opts ...connect.HandlerOption) (string, h
 			adminWithdrawRouteHandler.ServeHTTP(w, r)
 		case AdminUpdateNodeProcedure:
 			adminUpdateNodeHandler.ServeHTTP(w, r)
+		case AdminRenewNodeProcedure:
+			adminRenewNodeHandler.ServeHTTP(w, r)
 		case AdminListUsersProcedure:
 			adminListUsersHandler.ServeHTTP(w, r)
 		case AdminAddUserProcedure:
@@ -1213,6 +1241,10 @@ func (UnimplementedAdminHandler) WithdrawRoute(context.Context, *connect.Request
 
 func (UnimplementedAdminHandler) UpdateNode(context.Context, *connect.Request[UpdateNodeRequest]) (*connect.Response[UpdateNodeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.coord.v1.Admin.UpdateNode is not implemented"))
+}
+
+func (UnimplementedAdminHandler) RenewNode(context.Context, *connect.Request[RenewNodeRequest]) (*connect.Response[RenewNodeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.coord.v1.Admin.RenewNode is not implemented"))
 }
 
 func (UnimplementedAdminHandler) ListUsers(context.Context, *connect.Request[ListUsersRequest]) (*connect.Response[ListUsersResponse], error) {

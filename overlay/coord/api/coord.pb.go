@@ -1266,7 +1266,8 @@ type EnrollRequest struct {
 	Role          string                 `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
 	Wireguard     []byte                 `protobuf:"bytes,5,opt,name=wireguard,proto3" json:"wireguard,omitempty"`
 	Advertise     []string               `protobuf:"bytes,6,rep,name=advertise,proto3" json:"advertise,omitempty"`
-	Relay         *RelayOffer            `protobuf:"bytes,7,opt,name=relay,proto3" json:"relay,omitempty"` // of a relay
+	Relay         *RelayOffer            `protobuf:"bytes,7,opt,name=relay,proto3" json:"relay,omitempty"`  // of a relay
+	Renew         bool                   `protobuf:"varint,8,opt,name=renew,proto3" json:"renew,omitempty"` // of a member: the invite is for its key to hold longer
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1348,6 +1349,13 @@ func (x *EnrollRequest) GetRelay() *RelayOffer {
 		return x.Relay
 	}
 	return nil
+}
+
+func (x *EnrollRequest) GetRenew() bool {
+	if x != nil {
+		return x.Renew
+	}
+	return false
 }
 
 type EnrollResponse struct {
@@ -1775,6 +1783,7 @@ type CreateInviteRequest struct {
 	TtlMs         int64                  `protobuf:"varint,6,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"`
 	User          string                 `protobuf:"bytes,7,opt,name=user,proto3" json:"user,omitempty"`                                         // whose nodes it admits
 	NeedsApproval bool                   `protobuf:"varint,8,opt,name=needs_approval,json=needsApproval,proto3" json:"needs_approval,omitempty"` // a node that joins with it waits
+	KeyTtlMs      int64                  `protobuf:"varint,9,opt,name=key_ttl_ms,json=keyTtlMs,proto3" json:"key_ttl_ms,omitempty"`              // how long the key of a person's node holds; 0: as the network says, -1: for ever
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1865,6 +1874,13 @@ func (x *CreateInviteRequest) GetNeedsApproval() bool {
 	return false
 }
 
+func (x *CreateInviteRequest) GetKeyTtlMs() int64 {
+	if x != nil {
+		return x.KeyTtlMs
+	}
+	return 0
+}
+
 type CreateInviteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Link          string                 `protobuf:"bytes,1,opt,name=link,proto3" json:"link,omitempty"` // holds the secret
@@ -1931,6 +1947,7 @@ type InviteInfo struct {
 	State         string                 `protobuf:"bytes,10,opt,name=state,proto3" json:"state,omitempty"` // open, used, expired, revoked
 	User          string                 `protobuf:"bytes,11,opt,name=user,proto3" json:"user,omitempty"`
 	NeedsApproval bool                   `protobuf:"varint,12,opt,name=needs_approval,json=needsApproval,proto3" json:"needs_approval,omitempty"`
+	KeyTtlMs      int64                  `protobuf:"varint,13,opt,name=key_ttl_ms,json=keyTtlMs,proto3" json:"key_ttl_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2047,6 +2064,13 @@ func (x *InviteInfo) GetNeedsApproval() bool {
 		return x.NeedsApproval
 	}
 	return false
+}
+
+func (x *InviteInfo) GetKeyTtlMs() int64 {
+	if x != nil {
+		return x.KeyTtlMs
+	}
+	return 0
 }
 
 type ListInvitesRequest struct {
@@ -3025,6 +3049,102 @@ func (x *UpdateNodeResponse) GetNode() *NodeInfo {
 	return nil
 }
 
+type RenewNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`                 // id, name or address
+	ForMs         int64                  `protobuf:"varint,2,opt,name=for_ms,json=forMs,proto3" json:"for_ms,omitempty"` // 0: as long as when it joined, -1: for ever
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewNodeRequest) Reset() {
+	*x = RenewNodeRequest{}
+	mi := &file_coord_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewNodeRequest) ProtoMessage() {}
+
+func (x *RenewNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewNodeRequest.ProtoReflect.Descriptor instead.
+func (*RenewNodeRequest) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *RenewNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RenewNodeRequest) GetForMs() int64 {
+	if x != nil {
+		return x.ForMs
+	}
+	return 0
+}
+
+type RenewNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *NodeInfo              `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewNodeResponse) Reset() {
+	*x = RenewNodeResponse{}
+	mi := &file_coord_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewNodeResponse) ProtoMessage() {}
+
+func (x *RenewNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewNodeResponse.ProtoReflect.Descriptor instead.
+func (*RenewNodeResponse) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *RenewNodeResponse) GetNode() *NodeInfo {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
 type UserInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3044,7 +3164,7 @@ type UserInfo struct {
 
 func (x *UserInfo) Reset() {
 	*x = UserInfo{}
-	mi := &file_coord_proto_msgTypes[48]
+	mi := &file_coord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3056,7 +3176,7 @@ func (x *UserInfo) String() string {
 func (*UserInfo) ProtoMessage() {}
 
 func (x *UserInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[48]
+	mi := &file_coord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3069,7 +3189,7 @@ func (x *UserInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserInfo.ProtoReflect.Descriptor instead.
 func (*UserInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{48}
+	return file_coord_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *UserInfo) GetId() string {
@@ -3157,7 +3277,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_coord_proto_msgTypes[49]
+	mi := &file_coord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3289,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[49]
+	mi := &file_coord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3302,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{49}
+	return file_coord_proto_rawDescGZIP(), []int{51}
 }
 
 type ListUsersResponse struct {
@@ -3194,7 +3314,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_coord_proto_msgTypes[50]
+	mi := &file_coord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3206,7 +3326,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[50]
+	mi := &file_coord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3219,7 +3339,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{50}
+	return file_coord_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListUsersResponse) GetUsers() []*UserInfo {
@@ -3240,7 +3360,7 @@ type AddUserRequest struct {
 
 func (x *AddUserRequest) Reset() {
 	*x = AddUserRequest{}
-	mi := &file_coord_proto_msgTypes[51]
+	mi := &file_coord_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +3372,7 @@ func (x *AddUserRequest) String() string {
 func (*AddUserRequest) ProtoMessage() {}
 
 func (x *AddUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[51]
+	mi := &file_coord_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +3385,7 @@ func (x *AddUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddUserRequest.ProtoReflect.Descriptor instead.
 func (*AddUserRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{51}
+	return file_coord_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *AddUserRequest) GetName() string {
@@ -3298,7 +3418,7 @@ type AddUserResponse struct {
 
 func (x *AddUserResponse) Reset() {
 	*x = AddUserResponse{}
-	mi := &file_coord_proto_msgTypes[52]
+	mi := &file_coord_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3310,7 +3430,7 @@ func (x *AddUserResponse) String() string {
 func (*AddUserResponse) ProtoMessage() {}
 
 func (x *AddUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[52]
+	mi := &file_coord_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3323,7 +3443,7 @@ func (x *AddUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddUserResponse.ProtoReflect.Descriptor instead.
 func (*AddUserResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{52}
+	return file_coord_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *AddUserResponse) GetUser() *UserInfo {
@@ -3347,7 +3467,7 @@ type UpdateUserRequest struct {
 
 func (x *UpdateUserRequest) Reset() {
 	*x = UpdateUserRequest{}
-	mi := &file_coord_proto_msgTypes[53]
+	mi := &file_coord_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3359,7 +3479,7 @@ func (x *UpdateUserRequest) String() string {
 func (*UpdateUserRequest) ProtoMessage() {}
 
 func (x *UpdateUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[53]
+	mi := &file_coord_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3372,7 +3492,7 @@ func (x *UpdateUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateUserRequest.ProtoReflect.Descriptor instead.
 func (*UpdateUserRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{53}
+	return file_coord_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *UpdateUserRequest) GetUser() string {
@@ -3426,7 +3546,7 @@ type UpdateUserResponse struct {
 
 func (x *UpdateUserResponse) Reset() {
 	*x = UpdateUserResponse{}
-	mi := &file_coord_proto_msgTypes[54]
+	mi := &file_coord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3438,7 +3558,7 @@ func (x *UpdateUserResponse) String() string {
 func (*UpdateUserResponse) ProtoMessage() {}
 
 func (x *UpdateUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[54]
+	mi := &file_coord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3451,7 +3571,7 @@ func (x *UpdateUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateUserResponse.ProtoReflect.Descriptor instead.
 func (*UpdateUserResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{54}
+	return file_coord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *UpdateUserResponse) GetUser() *UserInfo {
@@ -3470,7 +3590,7 @@ type RemoveUserRequest struct {
 
 func (x *RemoveUserRequest) Reset() {
 	*x = RemoveUserRequest{}
-	mi := &file_coord_proto_msgTypes[55]
+	mi := &file_coord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3482,7 +3602,7 @@ func (x *RemoveUserRequest) String() string {
 func (*RemoveUserRequest) ProtoMessage() {}
 
 func (x *RemoveUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[55]
+	mi := &file_coord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3495,7 +3615,7 @@ func (x *RemoveUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveUserRequest.ProtoReflect.Descriptor instead.
 func (*RemoveUserRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{55}
+	return file_coord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RemoveUserRequest) GetUser() string {
@@ -3514,7 +3634,7 @@ type RemoveUserResponse struct {
 
 func (x *RemoveUserResponse) Reset() {
 	*x = RemoveUserResponse{}
-	mi := &file_coord_proto_msgTypes[56]
+	mi := &file_coord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3526,7 +3646,7 @@ func (x *RemoveUserResponse) String() string {
 func (*RemoveUserResponse) ProtoMessage() {}
 
 func (x *RemoveUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[56]
+	mi := &file_coord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3539,7 +3659,7 @@ func (x *RemoveUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveUserResponse.ProtoReflect.Descriptor instead.
 func (*RemoveUserResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{56}
+	return file_coord_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RemoveUserResponse) GetUser() *UserInfo {
@@ -3560,7 +3680,7 @@ type GroupInfo struct {
 
 func (x *GroupInfo) Reset() {
 	*x = GroupInfo{}
-	mi := &file_coord_proto_msgTypes[57]
+	mi := &file_coord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3572,7 +3692,7 @@ func (x *GroupInfo) String() string {
 func (*GroupInfo) ProtoMessage() {}
 
 func (x *GroupInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[57]
+	mi := &file_coord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3585,7 +3705,7 @@ func (x *GroupInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupInfo.ProtoReflect.Descriptor instead.
 func (*GroupInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{57}
+	return file_coord_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *GroupInfo) GetId() string {
@@ -3617,7 +3737,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_coord_proto_msgTypes[58]
+	mi := &file_coord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3629,7 +3749,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[58]
+	mi := &file_coord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3642,7 +3762,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{58}
+	return file_coord_proto_rawDescGZIP(), []int{60}
 }
 
 type ListGroupsResponse struct {
@@ -3654,7 +3774,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_coord_proto_msgTypes[59]
+	mi := &file_coord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3666,7 +3786,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[59]
+	mi := &file_coord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3679,7 +3799,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{59}
+	return file_coord_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*GroupInfo {
@@ -3699,7 +3819,7 @@ type AddGroupRequest struct {
 
 func (x *AddGroupRequest) Reset() {
 	*x = AddGroupRequest{}
-	mi := &file_coord_proto_msgTypes[60]
+	mi := &file_coord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3711,7 +3831,7 @@ func (x *AddGroupRequest) String() string {
 func (*AddGroupRequest) ProtoMessage() {}
 
 func (x *AddGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[60]
+	mi := &file_coord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3724,7 +3844,7 @@ func (x *AddGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddGroupRequest.ProtoReflect.Descriptor instead.
 func (*AddGroupRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{60}
+	return file_coord_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *AddGroupRequest) GetName() string {
@@ -3750,7 +3870,7 @@ type AddGroupResponse struct {
 
 func (x *AddGroupResponse) Reset() {
 	*x = AddGroupResponse{}
-	mi := &file_coord_proto_msgTypes[61]
+	mi := &file_coord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3762,7 +3882,7 @@ func (x *AddGroupResponse) String() string {
 func (*AddGroupResponse) ProtoMessage() {}
 
 func (x *AddGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[61]
+	mi := &file_coord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3775,7 +3895,7 @@ func (x *AddGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddGroupResponse.ProtoReflect.Descriptor instead.
 func (*AddGroupResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{61}
+	return file_coord_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AddGroupResponse) GetGroup() *GroupInfo {
@@ -3797,7 +3917,7 @@ type UpdateGroupRequest struct {
 
 func (x *UpdateGroupRequest) Reset() {
 	*x = UpdateGroupRequest{}
-	mi := &file_coord_proto_msgTypes[62]
+	mi := &file_coord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3809,7 +3929,7 @@ func (x *UpdateGroupRequest) String() string {
 func (*UpdateGroupRequest) ProtoMessage() {}
 
 func (x *UpdateGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[62]
+	mi := &file_coord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3822,7 +3942,7 @@ func (x *UpdateGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateGroupRequest.ProtoReflect.Descriptor instead.
 func (*UpdateGroupRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{62}
+	return file_coord_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *UpdateGroupRequest) GetGroup() string {
@@ -3862,7 +3982,7 @@ type UpdateGroupResponse struct {
 
 func (x *UpdateGroupResponse) Reset() {
 	*x = UpdateGroupResponse{}
-	mi := &file_coord_proto_msgTypes[63]
+	mi := &file_coord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3874,7 +3994,7 @@ func (x *UpdateGroupResponse) String() string {
 func (*UpdateGroupResponse) ProtoMessage() {}
 
 func (x *UpdateGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[63]
+	mi := &file_coord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3887,7 +4007,7 @@ func (x *UpdateGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateGroupResponse.ProtoReflect.Descriptor instead.
 func (*UpdateGroupResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{63}
+	return file_coord_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *UpdateGroupResponse) GetGroup() *GroupInfo {
@@ -3906,7 +4026,7 @@ type RemoveGroupRequest struct {
 
 func (x *RemoveGroupRequest) Reset() {
 	*x = RemoveGroupRequest{}
-	mi := &file_coord_proto_msgTypes[64]
+	mi := &file_coord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3918,7 +4038,7 @@ func (x *RemoveGroupRequest) String() string {
 func (*RemoveGroupRequest) ProtoMessage() {}
 
 func (x *RemoveGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[64]
+	mi := &file_coord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3931,7 +4051,7 @@ func (x *RemoveGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGroupRequest.ProtoReflect.Descriptor instead.
 func (*RemoveGroupRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{64}
+	return file_coord_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *RemoveGroupRequest) GetGroup() string {
@@ -3950,7 +4070,7 @@ type RemoveGroupResponse struct {
 
 func (x *RemoveGroupResponse) Reset() {
 	*x = RemoveGroupResponse{}
-	mi := &file_coord_proto_msgTypes[65]
+	mi := &file_coord_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3962,7 +4082,7 @@ func (x *RemoveGroupResponse) String() string {
 func (*RemoveGroupResponse) ProtoMessage() {}
 
 func (x *RemoveGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[65]
+	mi := &file_coord_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3975,7 +4095,7 @@ func (x *RemoveGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveGroupResponse.ProtoReflect.Descriptor instead.
 func (*RemoveGroupResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{65}
+	return file_coord_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RemoveGroupResponse) GetGroup() *GroupInfo {
@@ -3996,7 +4116,7 @@ type PolicyInfo struct {
 
 func (x *PolicyInfo) Reset() {
 	*x = PolicyInfo{}
-	mi := &file_coord_proto_msgTypes[66]
+	mi := &file_coord_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4008,7 +4128,7 @@ func (x *PolicyInfo) String() string {
 func (*PolicyInfo) ProtoMessage() {}
 
 func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[66]
+	mi := &file_coord_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4021,7 +4141,7 @@ func (x *PolicyInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyInfo.ProtoReflect.Descriptor instead.
 func (*PolicyInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{66}
+	return file_coord_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *PolicyInfo) GetVersion() uint64 {
@@ -4054,7 +4174,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_coord_proto_msgTypes[67]
+	mi := &file_coord_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4066,7 +4186,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[67]
+	mi := &file_coord_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4079,7 +4199,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{67}
+	return file_coord_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *GetPolicyRequest) GetVersion() uint64 {
@@ -4100,7 +4220,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_coord_proto_msgTypes[68]
+	mi := &file_coord_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4112,7 +4232,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[68]
+	mi := &file_coord_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4125,7 +4245,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{68}
+	return file_coord_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *GetPolicyResponse) GetPolicy() *PolicyInfo {
@@ -4158,7 +4278,7 @@ type TryPolicyRequest struct {
 
 func (x *TryPolicyRequest) Reset() {
 	*x = TryPolicyRequest{}
-	mi := &file_coord_proto_msgTypes[69]
+	mi := &file_coord_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4170,7 +4290,7 @@ func (x *TryPolicyRequest) String() string {
 func (*TryPolicyRequest) ProtoMessage() {}
 
 func (x *TryPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[69]
+	mi := &file_coord_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4183,7 +4303,7 @@ func (x *TryPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TryPolicyRequest.ProtoReflect.Descriptor instead.
 func (*TryPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{69}
+	return file_coord_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *TryPolicyRequest) GetText() string {
@@ -4203,7 +4323,7 @@ type TryPolicyResponse struct {
 
 func (x *TryPolicyResponse) Reset() {
 	*x = TryPolicyResponse{}
-	mi := &file_coord_proto_msgTypes[70]
+	mi := &file_coord_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4215,7 +4335,7 @@ func (x *TryPolicyResponse) String() string {
 func (*TryPolicyResponse) ProtoMessage() {}
 
 func (x *TryPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[70]
+	mi := &file_coord_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4228,7 +4348,7 @@ func (x *TryPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TryPolicyResponse.ProtoReflect.Descriptor instead.
 func (*TryPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{70}
+	return file_coord_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *TryPolicyResponse) GetChanges() []string {
@@ -4254,7 +4374,7 @@ type ApplyPolicyRequest struct {
 
 func (x *ApplyPolicyRequest) Reset() {
 	*x = ApplyPolicyRequest{}
-	mi := &file_coord_proto_msgTypes[71]
+	mi := &file_coord_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4266,7 +4386,7 @@ func (x *ApplyPolicyRequest) String() string {
 func (*ApplyPolicyRequest) ProtoMessage() {}
 
 func (x *ApplyPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[71]
+	mi := &file_coord_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4279,7 +4399,7 @@ func (x *ApplyPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyPolicyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{71}
+	return file_coord_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ApplyPolicyRequest) GetText() string {
@@ -4300,7 +4420,7 @@ type ApplyPolicyResponse struct {
 
 func (x *ApplyPolicyResponse) Reset() {
 	*x = ApplyPolicyResponse{}
-	mi := &file_coord_proto_msgTypes[72]
+	mi := &file_coord_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4312,7 +4432,7 @@ func (x *ApplyPolicyResponse) String() string {
 func (*ApplyPolicyResponse) ProtoMessage() {}
 
 func (x *ApplyPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[72]
+	mi := &file_coord_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4325,7 +4445,7 @@ func (x *ApplyPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyPolicyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{72}
+	return file_coord_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ApplyPolicyResponse) GetPolicy() *PolicyInfo {
@@ -4364,7 +4484,7 @@ type GrantInfo struct {
 
 func (x *GrantInfo) Reset() {
 	*x = GrantInfo{}
-	mi := &file_coord_proto_msgTypes[73]
+	mi := &file_coord_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4376,7 +4496,7 @@ func (x *GrantInfo) String() string {
 func (*GrantInfo) ProtoMessage() {}
 
 func (x *GrantInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[73]
+	mi := &file_coord_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4389,7 +4509,7 @@ func (x *GrantInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantInfo.ProtoReflect.Descriptor instead.
 func (*GrantInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{73}
+	return file_coord_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *GrantInfo) GetId() string {
@@ -4452,7 +4572,7 @@ type AddGrantRequest struct {
 
 func (x *AddGrantRequest) Reset() {
 	*x = AddGrantRequest{}
-	mi := &file_coord_proto_msgTypes[74]
+	mi := &file_coord_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4464,7 +4584,7 @@ func (x *AddGrantRequest) String() string {
 func (*AddGrantRequest) ProtoMessage() {}
 
 func (x *AddGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[74]
+	mi := &file_coord_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4477,7 +4597,7 @@ func (x *AddGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddGrantRequest.ProtoReflect.Descriptor instead.
 func (*AddGrantRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{74}
+	return file_coord_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *AddGrantRequest) GetUser() string {
@@ -4510,7 +4630,7 @@ type AddGrantResponse struct {
 
 func (x *AddGrantResponse) Reset() {
 	*x = AddGrantResponse{}
-	mi := &file_coord_proto_msgTypes[75]
+	mi := &file_coord_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4522,7 +4642,7 @@ func (x *AddGrantResponse) String() string {
 func (*AddGrantResponse) ProtoMessage() {}
 
 func (x *AddGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[75]
+	mi := &file_coord_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4535,7 +4655,7 @@ func (x *AddGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddGrantResponse.ProtoReflect.Descriptor instead.
 func (*AddGrantResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{75}
+	return file_coord_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *AddGrantResponse) GetGrant() *GrantInfo {
@@ -4553,7 +4673,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_coord_proto_msgTypes[76]
+	mi := &file_coord_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4565,7 +4685,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[76]
+	mi := &file_coord_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4578,7 +4698,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{76}
+	return file_coord_proto_rawDescGZIP(), []int{78}
 }
 
 type ListGrantsResponse struct {
@@ -4590,7 +4710,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_coord_proto_msgTypes[77]
+	mi := &file_coord_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4602,7 +4722,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[77]
+	mi := &file_coord_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4615,7 +4735,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{77}
+	return file_coord_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ListGrantsResponse) GetGrants() []*GrantInfo {
@@ -4639,7 +4759,7 @@ type AccessRequest struct {
 
 func (x *AccessRequest) Reset() {
 	*x = AccessRequest{}
-	mi := &file_coord_proto_msgTypes[78]
+	mi := &file_coord_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4651,7 +4771,7 @@ func (x *AccessRequest) String() string {
 func (*AccessRequest) ProtoMessage() {}
 
 func (x *AccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[78]
+	mi := &file_coord_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4664,7 +4784,7 @@ func (x *AccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRequest.ProtoReflect.Descriptor instead.
 func (*AccessRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{78}
+	return file_coord_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *AccessRequest) GetId() string {
@@ -4719,7 +4839,7 @@ type RequestAccessRequest struct {
 
 func (x *RequestAccessRequest) Reset() {
 	*x = RequestAccessRequest{}
-	mi := &file_coord_proto_msgTypes[79]
+	mi := &file_coord_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4731,7 +4851,7 @@ func (x *RequestAccessRequest) String() string {
 func (*RequestAccessRequest) ProtoMessage() {}
 
 func (x *RequestAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[79]
+	mi := &file_coord_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4744,7 +4864,7 @@ func (x *RequestAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestAccessRequest.ProtoReflect.Descriptor instead.
 func (*RequestAccessRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{79}
+	return file_coord_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *RequestAccessRequest) GetTarget() string {
@@ -4770,7 +4890,7 @@ type RequestAccessResponse struct {
 
 func (x *RequestAccessResponse) Reset() {
 	*x = RequestAccessResponse{}
-	mi := &file_coord_proto_msgTypes[80]
+	mi := &file_coord_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4782,7 +4902,7 @@ func (x *RequestAccessResponse) String() string {
 func (*RequestAccessResponse) ProtoMessage() {}
 
 func (x *RequestAccessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[80]
+	mi := &file_coord_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4795,7 +4915,7 @@ func (x *RequestAccessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestAccessResponse.ProtoReflect.Descriptor instead.
 func (*RequestAccessResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{80}
+	return file_coord_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *RequestAccessResponse) GetRequest() *AccessRequest {
@@ -4813,7 +4933,7 @@ type ListRequestsRequest struct {
 
 func (x *ListRequestsRequest) Reset() {
 	*x = ListRequestsRequest{}
-	mi := &file_coord_proto_msgTypes[81]
+	mi := &file_coord_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4825,7 +4945,7 @@ func (x *ListRequestsRequest) String() string {
 func (*ListRequestsRequest) ProtoMessage() {}
 
 func (x *ListRequestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[81]
+	mi := &file_coord_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4838,7 +4958,7 @@ func (x *ListRequestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequestsRequest.ProtoReflect.Descriptor instead.
 func (*ListRequestsRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{81}
+	return file_coord_proto_rawDescGZIP(), []int{83}
 }
 
 type ListRequestsResponse struct {
@@ -4850,7 +4970,7 @@ type ListRequestsResponse struct {
 
 func (x *ListRequestsResponse) Reset() {
 	*x = ListRequestsResponse{}
-	mi := &file_coord_proto_msgTypes[82]
+	mi := &file_coord_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4862,7 +4982,7 @@ func (x *ListRequestsResponse) String() string {
 func (*ListRequestsResponse) ProtoMessage() {}
 
 func (x *ListRequestsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[82]
+	mi := &file_coord_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4875,7 +4995,7 @@ func (x *ListRequestsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequestsResponse.ProtoReflect.Descriptor instead.
 func (*ListRequestsResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{82}
+	return file_coord_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ListRequestsResponse) GetRequests() []*AccessRequest {
@@ -4895,7 +5015,7 @@ type ApproveRequestRequest struct {
 
 func (x *ApproveRequestRequest) Reset() {
 	*x = ApproveRequestRequest{}
-	mi := &file_coord_proto_msgTypes[83]
+	mi := &file_coord_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4907,7 +5027,7 @@ func (x *ApproveRequestRequest) String() string {
 func (*ApproveRequestRequest) ProtoMessage() {}
 
 func (x *ApproveRequestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[83]
+	mi := &file_coord_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4920,7 +5040,7 @@ func (x *ApproveRequestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRequestRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRequestRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{83}
+	return file_coord_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ApproveRequestRequest) GetId() string {
@@ -4946,7 +5066,7 @@ type ApproveRequestResponse struct {
 
 func (x *ApproveRequestResponse) Reset() {
 	*x = ApproveRequestResponse{}
-	mi := &file_coord_proto_msgTypes[84]
+	mi := &file_coord_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4958,7 +5078,7 @@ func (x *ApproveRequestResponse) String() string {
 func (*ApproveRequestResponse) ProtoMessage() {}
 
 func (x *ApproveRequestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[84]
+	mi := &file_coord_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4971,7 +5091,7 @@ func (x *ApproveRequestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRequestResponse.ProtoReflect.Descriptor instead.
 func (*ApproveRequestResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{84}
+	return file_coord_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ApproveRequestResponse) GetGrant() *GrantInfo {
@@ -4990,7 +5110,7 @@ type DenyRequestRequest struct {
 
 func (x *DenyRequestRequest) Reset() {
 	*x = DenyRequestRequest{}
-	mi := &file_coord_proto_msgTypes[85]
+	mi := &file_coord_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5002,7 +5122,7 @@ func (x *DenyRequestRequest) String() string {
 func (*DenyRequestRequest) ProtoMessage() {}
 
 func (x *DenyRequestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[85]
+	mi := &file_coord_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5015,7 +5135,7 @@ func (x *DenyRequestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyRequestRequest.ProtoReflect.Descriptor instead.
 func (*DenyRequestRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{85}
+	return file_coord_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *DenyRequestRequest) GetId() string {
@@ -5033,7 +5153,7 @@ type DenyRequestResponse struct {
 
 func (x *DenyRequestResponse) Reset() {
 	*x = DenyRequestResponse{}
-	mi := &file_coord_proto_msgTypes[86]
+	mi := &file_coord_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5045,7 +5165,7 @@ func (x *DenyRequestResponse) String() string {
 func (*DenyRequestResponse) ProtoMessage() {}
 
 func (x *DenyRequestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[86]
+	mi := &file_coord_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5058,7 +5178,7 @@ func (x *DenyRequestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyRequestResponse.ProtoReflect.Descriptor instead.
 func (*DenyRequestResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{86}
+	return file_coord_proto_rawDescGZIP(), []int{88}
 }
 
 type RevokeRequest struct {
@@ -5070,7 +5190,7 @@ type RevokeRequest struct {
 
 func (x *RevokeRequest) Reset() {
 	*x = RevokeRequest{}
-	mi := &file_coord_proto_msgTypes[87]
+	mi := &file_coord_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5082,7 +5202,7 @@ func (x *RevokeRequest) String() string {
 func (*RevokeRequest) ProtoMessage() {}
 
 func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[87]
+	mi := &file_coord_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5095,7 +5215,7 @@ func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{87}
+	return file_coord_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *RevokeRequest) GetWhat() string {
@@ -5117,7 +5237,7 @@ type RevokeResponse struct {
 
 func (x *RevokeResponse) Reset() {
 	*x = RevokeResponse{}
-	mi := &file_coord_proto_msgTypes[88]
+	mi := &file_coord_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5129,7 +5249,7 @@ func (x *RevokeResponse) String() string {
 func (*RevokeResponse) ProtoMessage() {}
 
 func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[88]
+	mi := &file_coord_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5142,7 +5262,7 @@ func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{88}
+	return file_coord_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *RevokeResponse) GetKind() string {
@@ -5186,7 +5306,7 @@ type NodeAck struct {
 
 func (x *NodeAck) Reset() {
 	*x = NodeAck{}
-	mi := &file_coord_proto_msgTypes[89]
+	mi := &file_coord_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5198,7 +5318,7 @@ func (x *NodeAck) String() string {
 func (*NodeAck) ProtoMessage() {}
 
 func (x *NodeAck) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[89]
+	mi := &file_coord_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5211,7 +5331,7 @@ func (x *NodeAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAck.ProtoReflect.Descriptor instead.
 func (*NodeAck) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{89}
+	return file_coord_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *NodeAck) GetNode() string {
@@ -5255,7 +5375,7 @@ type KeyInfo struct {
 
 func (x *KeyInfo) Reset() {
 	*x = KeyInfo{}
-	mi := &file_coord_proto_msgTypes[90]
+	mi := &file_coord_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5267,7 +5387,7 @@ func (x *KeyInfo) String() string {
 func (*KeyInfo) ProtoMessage() {}
 
 func (x *KeyInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[90]
+	mi := &file_coord_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5280,7 +5400,7 @@ func (x *KeyInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyInfo.ProtoReflect.Descriptor instead.
 func (*KeyInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{90}
+	return file_coord_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *KeyInfo) GetUser() string {
@@ -5328,7 +5448,7 @@ type AddKeyRequest struct {
 
 func (x *AddKeyRequest) Reset() {
 	*x = AddKeyRequest{}
-	mi := &file_coord_proto_msgTypes[91]
+	mi := &file_coord_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5340,7 +5460,7 @@ func (x *AddKeyRequest) String() string {
 func (*AddKeyRequest) ProtoMessage() {}
 
 func (x *AddKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[91]
+	mi := &file_coord_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5353,7 +5473,7 @@ func (x *AddKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddKeyRequest.ProtoReflect.Descriptor instead.
 func (*AddKeyRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{91}
+	return file_coord_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *AddKeyRequest) GetUser() string {
@@ -5379,7 +5499,7 @@ type AddKeyResponse struct {
 
 func (x *AddKeyResponse) Reset() {
 	*x = AddKeyResponse{}
-	mi := &file_coord_proto_msgTypes[92]
+	mi := &file_coord_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5391,7 +5511,7 @@ func (x *AddKeyResponse) String() string {
 func (*AddKeyResponse) ProtoMessage() {}
 
 func (x *AddKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[92]
+	mi := &file_coord_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5404,7 +5524,7 @@ func (x *AddKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddKeyResponse.ProtoReflect.Descriptor instead.
 func (*AddKeyResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{92}
+	return file_coord_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *AddKeyResponse) GetKey() *KeyInfo {
@@ -5423,7 +5543,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_coord_proto_msgTypes[93]
+	mi := &file_coord_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5435,7 +5555,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[93]
+	mi := &file_coord_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5448,7 +5568,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{93}
+	return file_coord_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *ListKeysRequest) GetUser() string {
@@ -5467,7 +5587,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_coord_proto_msgTypes[94]
+	mi := &file_coord_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5479,7 +5599,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[94]
+	mi := &file_coord_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5492,7 +5612,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{94}
+	return file_coord_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *ListKeysResponse) GetKeys() []*KeyInfo {
@@ -5512,7 +5632,7 @@ type RemoveKeyRequest struct {
 
 func (x *RemoveKeyRequest) Reset() {
 	*x = RemoveKeyRequest{}
-	mi := &file_coord_proto_msgTypes[95]
+	mi := &file_coord_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5524,7 +5644,7 @@ func (x *RemoveKeyRequest) String() string {
 func (*RemoveKeyRequest) ProtoMessage() {}
 
 func (x *RemoveKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[95]
+	mi := &file_coord_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5537,7 +5657,7 @@ func (x *RemoveKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveKeyRequest.ProtoReflect.Descriptor instead.
 func (*RemoveKeyRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{95}
+	return file_coord_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *RemoveKeyRequest) GetUser() string {
@@ -5563,7 +5683,7 @@ type RemoveKeyResponse struct {
 
 func (x *RemoveKeyResponse) Reset() {
 	*x = RemoveKeyResponse{}
-	mi := &file_coord_proto_msgTypes[96]
+	mi := &file_coord_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5575,7 +5695,7 @@ func (x *RemoveKeyResponse) String() string {
 func (*RemoveKeyResponse) ProtoMessage() {}
 
 func (x *RemoveKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[96]
+	mi := &file_coord_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5588,7 +5708,7 @@ func (x *RemoveKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveKeyResponse.ProtoReflect.Descriptor instead.
 func (*RemoveKeyResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{96}
+	return file_coord_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *RemoveKeyResponse) GetKey() *KeyInfo {
@@ -5609,7 +5729,7 @@ type SetPasswordRequest struct {
 
 func (x *SetPasswordRequest) Reset() {
 	*x = SetPasswordRequest{}
-	mi := &file_coord_proto_msgTypes[97]
+	mi := &file_coord_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5621,7 +5741,7 @@ func (x *SetPasswordRequest) String() string {
 func (*SetPasswordRequest) ProtoMessage() {}
 
 func (x *SetPasswordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[97]
+	mi := &file_coord_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5634,7 +5754,7 @@ func (x *SetPasswordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPasswordRequest.ProtoReflect.Descriptor instead.
 func (*SetPasswordRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{97}
+	return file_coord_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *SetPasswordRequest) GetUser() string {
@@ -5668,7 +5788,7 @@ type SetPasswordResponse struct {
 
 func (x *SetPasswordResponse) Reset() {
 	*x = SetPasswordResponse{}
-	mi := &file_coord_proto_msgTypes[98]
+	mi := &file_coord_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5680,7 +5800,7 @@ func (x *SetPasswordResponse) String() string {
 func (*SetPasswordResponse) ProtoMessage() {}
 
 func (x *SetPasswordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[98]
+	mi := &file_coord_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5693,7 +5813,7 @@ func (x *SetPasswordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPasswordResponse.ProtoReflect.Descriptor instead.
 func (*SetPasswordResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{98}
+	return file_coord_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *SetPasswordResponse) GetUser() *UserInfo {
@@ -5719,7 +5839,7 @@ type MakeSeedRequest struct {
 
 func (x *MakeSeedRequest) Reset() {
 	*x = MakeSeedRequest{}
-	mi := &file_coord_proto_msgTypes[99]
+	mi := &file_coord_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5731,7 +5851,7 @@ func (x *MakeSeedRequest) String() string {
 func (*MakeSeedRequest) ProtoMessage() {}
 
 func (x *MakeSeedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[99]
+	mi := &file_coord_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5744,7 +5864,7 @@ func (x *MakeSeedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeSeedRequest.ProtoReflect.Descriptor instead.
 func (*MakeSeedRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{99}
+	return file_coord_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *MakeSeedRequest) GetUser() string {
@@ -5765,7 +5885,7 @@ type MakeSeedResponse struct {
 
 func (x *MakeSeedResponse) Reset() {
 	*x = MakeSeedResponse{}
-	mi := &file_coord_proto_msgTypes[100]
+	mi := &file_coord_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5777,7 +5897,7 @@ func (x *MakeSeedResponse) String() string {
 func (*MakeSeedResponse) ProtoMessage() {}
 
 func (x *MakeSeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[100]
+	mi := &file_coord_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5790,7 +5910,7 @@ func (x *MakeSeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeSeedResponse.ProtoReflect.Descriptor instead.
 func (*MakeSeedResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{100}
+	return file_coord_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *MakeSeedResponse) GetUser() *UserInfo {
@@ -5842,7 +5962,7 @@ type Exposure struct {
 
 func (x *Exposure) Reset() {
 	*x = Exposure{}
-	mi := &file_coord_proto_msgTypes[101]
+	mi := &file_coord_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5854,7 +5974,7 @@ func (x *Exposure) String() string {
 func (*Exposure) ProtoMessage() {}
 
 func (x *Exposure) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[101]
+	mi := &file_coord_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5867,7 +5987,7 @@ func (x *Exposure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exposure.ProtoReflect.Descriptor instead.
 func (*Exposure) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{101}
+	return file_coord_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *Exposure) GetId() string {
@@ -6008,7 +6128,7 @@ type AddExposureRequest struct {
 
 func (x *AddExposureRequest) Reset() {
 	*x = AddExposureRequest{}
-	mi := &file_coord_proto_msgTypes[102]
+	mi := &file_coord_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6020,7 +6140,7 @@ func (x *AddExposureRequest) String() string {
 func (*AddExposureRequest) ProtoMessage() {}
 
 func (x *AddExposureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[102]
+	mi := &file_coord_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6033,7 +6153,7 @@ func (x *AddExposureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddExposureRequest.ProtoReflect.Descriptor instead.
 func (*AddExposureRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{102}
+	return file_coord_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *AddExposureRequest) GetExposure() *Exposure {
@@ -6073,7 +6193,7 @@ type AddExposureResponse struct {
 
 func (x *AddExposureResponse) Reset() {
 	*x = AddExposureResponse{}
-	mi := &file_coord_proto_msgTypes[103]
+	mi := &file_coord_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6085,7 +6205,7 @@ func (x *AddExposureResponse) String() string {
 func (*AddExposureResponse) ProtoMessage() {}
 
 func (x *AddExposureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[103]
+	mi := &file_coord_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6098,7 +6218,7 @@ func (x *AddExposureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddExposureResponse.ProtoReflect.Descriptor instead.
 func (*AddExposureResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{103}
+	return file_coord_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *AddExposureResponse) GetExposure() *Exposure {
@@ -6116,7 +6236,7 @@ type ListExposuresRequest struct {
 
 func (x *ListExposuresRequest) Reset() {
 	*x = ListExposuresRequest{}
-	mi := &file_coord_proto_msgTypes[104]
+	mi := &file_coord_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6128,7 +6248,7 @@ func (x *ListExposuresRequest) String() string {
 func (*ListExposuresRequest) ProtoMessage() {}
 
 func (x *ListExposuresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[104]
+	mi := &file_coord_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6141,7 +6261,7 @@ func (x *ListExposuresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExposuresRequest.ProtoReflect.Descriptor instead.
 func (*ListExposuresRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{104}
+	return file_coord_proto_rawDescGZIP(), []int{106}
 }
 
 type ListExposuresResponse struct {
@@ -6153,7 +6273,7 @@ type ListExposuresResponse struct {
 
 func (x *ListExposuresResponse) Reset() {
 	*x = ListExposuresResponse{}
-	mi := &file_coord_proto_msgTypes[105]
+	mi := &file_coord_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6165,7 +6285,7 @@ func (x *ListExposuresResponse) String() string {
 func (*ListExposuresResponse) ProtoMessage() {}
 
 func (x *ListExposuresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[105]
+	mi := &file_coord_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6178,7 +6298,7 @@ func (x *ListExposuresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExposuresResponse.ProtoReflect.Descriptor instead.
 func (*ListExposuresResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{105}
+	return file_coord_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *ListExposuresResponse) GetExposures() []*Exposure {
@@ -6197,7 +6317,7 @@ type RemoveExposureRequest struct {
 
 func (x *RemoveExposureRequest) Reset() {
 	*x = RemoveExposureRequest{}
-	mi := &file_coord_proto_msgTypes[106]
+	mi := &file_coord_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6209,7 +6329,7 @@ func (x *RemoveExposureRequest) String() string {
 func (*RemoveExposureRequest) ProtoMessage() {}
 
 func (x *RemoveExposureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[106]
+	mi := &file_coord_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6222,7 +6342,7 @@ func (x *RemoveExposureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveExposureRequest.ProtoReflect.Descriptor instead.
 func (*RemoveExposureRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{106}
+	return file_coord_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *RemoveExposureRequest) GetId() string {
@@ -6242,7 +6362,7 @@ type RemoveExposureResponse struct {
 
 func (x *RemoveExposureResponse) Reset() {
 	*x = RemoveExposureResponse{}
-	mi := &file_coord_proto_msgTypes[107]
+	mi := &file_coord_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6254,7 +6374,7 @@ func (x *RemoveExposureResponse) String() string {
 func (*RemoveExposureResponse) ProtoMessage() {}
 
 func (x *RemoveExposureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[107]
+	mi := &file_coord_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6267,7 +6387,7 @@ func (x *RemoveExposureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveExposureResponse.ProtoReflect.Descriptor instead.
 func (*RemoveExposureResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{107}
+	return file_coord_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *RemoveExposureResponse) GetExposure() *Exposure {
@@ -6294,7 +6414,7 @@ type ListAccessRequest struct {
 
 func (x *ListAccessRequest) Reset() {
 	*x = ListAccessRequest{}
-	mi := &file_coord_proto_msgTypes[108]
+	mi := &file_coord_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6306,7 +6426,7 @@ func (x *ListAccessRequest) String() string {
 func (*ListAccessRequest) ProtoMessage() {}
 
 func (x *ListAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[108]
+	mi := &file_coord_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6319,7 +6439,7 @@ func (x *ListAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccessRequest.ProtoReflect.Descriptor instead.
 func (*ListAccessRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{108}
+	return file_coord_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *ListAccessRequest) GetTarget() string {
@@ -6347,7 +6467,7 @@ type ListAccessResponse struct {
 
 func (x *ListAccessResponse) Reset() {
 	*x = ListAccessResponse{}
-	mi := &file_coord_proto_msgTypes[109]
+	mi := &file_coord_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6359,7 +6479,7 @@ func (x *ListAccessResponse) String() string {
 func (*ListAccessResponse) ProtoMessage() {}
 
 func (x *ListAccessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[109]
+	mi := &file_coord_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6372,7 +6492,7 @@ func (x *ListAccessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccessResponse.ProtoReflect.Descriptor instead.
 func (*ListAccessResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{109}
+	return file_coord_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *ListAccessResponse) GetAccess() []*AccessInfo {
@@ -6408,7 +6528,7 @@ type AccessInfo struct {
 
 func (x *AccessInfo) Reset() {
 	*x = AccessInfo{}
-	mi := &file_coord_proto_msgTypes[110]
+	mi := &file_coord_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6420,7 +6540,7 @@ func (x *AccessInfo) String() string {
 func (*AccessInfo) ProtoMessage() {}
 
 func (x *AccessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[110]
+	mi := &file_coord_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6433,7 +6553,7 @@ func (x *AccessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessInfo.ProtoReflect.Descriptor instead.
 func (*AccessInfo) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{110}
+	return file_coord_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *AccessInfo) GetWho() string {
@@ -6474,7 +6594,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_coord_proto_msgTypes[111]
+	mi := &file_coord_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6486,7 +6606,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[111]
+	mi := &file_coord_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6499,7 +6619,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{111}
+	return file_coord_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *ExplainRequest) GetWho() string {
@@ -6526,7 +6646,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_coord_proto_msgTypes[112]
+	mi := &file_coord_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6538,7 +6658,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[112]
+	mi := &file_coord_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6551,7 +6671,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{112}
+	return file_coord_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *ExplainResponse) GetSteps() []*Step {
@@ -6580,7 +6700,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_coord_proto_msgTypes[113]
+	mi := &file_coord_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6592,7 +6712,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[113]
+	mi := &file_coord_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6605,7 +6725,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{113}
+	return file_coord_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *Step) GetName() string {
@@ -6637,7 +6757,7 @@ type VerifyRecordRequest struct {
 
 func (x *VerifyRecordRequest) Reset() {
 	*x = VerifyRecordRequest{}
-	mi := &file_coord_proto_msgTypes[114]
+	mi := &file_coord_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6649,7 +6769,7 @@ func (x *VerifyRecordRequest) String() string {
 func (*VerifyRecordRequest) ProtoMessage() {}
 
 func (x *VerifyRecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[114]
+	mi := &file_coord_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6662,7 +6782,7 @@ func (x *VerifyRecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRecordRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRecordRequest) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{114}
+	return file_coord_proto_rawDescGZIP(), []int{116}
 }
 
 type VerifyRecordResponse struct {
@@ -6675,7 +6795,7 @@ type VerifyRecordResponse struct {
 
 func (x *VerifyRecordResponse) Reset() {
 	*x = VerifyRecordResponse{}
-	mi := &file_coord_proto_msgTypes[115]
+	mi := &file_coord_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6687,7 +6807,7 @@ func (x *VerifyRecordResponse) String() string {
 func (*VerifyRecordResponse) ProtoMessage() {}
 
 func (x *VerifyRecordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_coord_proto_msgTypes[115]
+	mi := &file_coord_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6700,7 +6820,7 @@ func (x *VerifyRecordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRecordResponse.ProtoReflect.Descriptor instead.
 func (*VerifyRecordResponse) Descriptor() ([]byte, []int) {
-	return file_coord_proto_rawDescGZIP(), []int{115}
+	return file_coord_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *VerifyRecordResponse) GetLines() uint64 {
@@ -6819,7 +6939,7 @@ const file_coord_proto_rawDesc = "" +
 	"PrefixList\x12\x1a\n" +
 	"\bprefixes\x18\x01 \x03(\tR\bprefixes\"K\n" +
 	"\x0eAttachmentList\x129\n" +
-	"\battached\x18\x01 \x03(\v2\x1d.overlayd.coord.v1.AttachmentR\battached\"\xd8\x01\n" +
+	"\battached\x18\x01 \x03(\v2\x1d.overlayd.coord.v1.AttachmentR\battached\"\xee\x01\n" +
 	"\rEnrollRequest\x12\x16\n" +
 	"\x06invite\x18\x01 \x01(\tR\x06invite\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\fR\x06secret\x12\x12\n" +
@@ -6827,7 +6947,8 @@ const file_coord_proto_rawDesc = "" +
 	"\x04role\x18\x04 \x01(\tR\x04role\x12\x1c\n" +
 	"\twireguard\x18\x05 \x01(\fR\twireguard\x12\x1c\n" +
 	"\tadvertise\x18\x06 \x03(\tR\tadvertise\x123\n" +
-	"\x05relay\x18\a \x01(\v2\x1d.overlayd.coord.v1.RelayOfferR\x05relay\"\xb1\x01\n" +
+	"\x05relay\x18\a \x01(\v2\x1d.overlayd.coord.v1.RelayOfferR\x05relay\x12\x14\n" +
+	"\x05renew\x18\b \x01(\bR\x05renew\"\xb1\x01\n" +
 	"\x0eEnrollResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -6855,7 +6976,7 @@ const file_coord_proto_rawDesc = "" +
 	"\vmap_version\x18\x01 \x01(\x04R\n" +
 	"mapVersion\x12\x1b\n" +
 	"\tflows_cut\x18\x02 \x01(\rR\bflowsCut\"\x10\n" +
-	"\x0eReportResponse\"\xd5\x01\n" +
+	"\x0eReportResponse\"\xf3\x01\n" +
 	"\x13CreateInviteRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x18\n" +
@@ -6864,10 +6985,12 @@ const file_coord_proto_rawDesc = "" +
 	"\x04uses\x18\x05 \x01(\rR\x04uses\x12\x15\n" +
 	"\x06ttl_ms\x18\x06 \x01(\x03R\x05ttlMs\x12\x12\n" +
 	"\x04user\x18\a \x01(\tR\x04user\x12%\n" +
-	"\x0eneeds_approval\x18\b \x01(\bR\rneedsApproval\"a\n" +
+	"\x0eneeds_approval\x18\b \x01(\bR\rneedsApproval\x12\x1c\n" +
+	"\n" +
+	"key_ttl_ms\x18\t \x01(\x03R\bkeyTtlMs\"a\n" +
 	"\x14CreateInviteResponse\x12\x12\n" +
 	"\x04link\x18\x01 \x01(\tR\x04link\x125\n" +
-	"\x06invite\x18\x02 \x01(\v2\x1d.overlayd.coord.v1.InviteInfoR\x06invite\"\xe5\x02\n" +
+	"\x06invite\x18\x02 \x01(\v2\x1d.overlayd.coord.v1.InviteInfoR\x06invite\"\x83\x03\n" +
 	"\n" +
 	"InviteInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -6884,7 +7007,9 @@ const file_coord_proto_rawDesc = "" +
 	"\x05state\x18\n" +
 	" \x01(\tR\x05state\x12\x12\n" +
 	"\x04user\x18\v \x01(\tR\x04user\x12%\n" +
-	"\x0eneeds_approval\x18\f \x01(\bR\rneedsApproval\"\x14\n" +
+	"\x0eneeds_approval\x18\f \x01(\bR\rneedsApproval\x12\x1c\n" +
+	"\n" +
+	"key_ttl_ms\x18\r \x01(\x03R\bkeyTtlMs\"\x14\n" +
 	"\x12ListInvitesRequest\"N\n" +
 	"\x13ListInvitesResponse\x127\n" +
 	"\ainvites\x18\x01 \x03(\v2\x1d.overlayd.coord.v1.InviteInfoR\ainvites\"%\n" +
@@ -6942,6 +7067,11 @@ const file_coord_proto_rawDesc = "" +
 	"\t_disabledB\a\n" +
 	"\x05_user\"E\n" +
 	"\x12UpdateNodeResponse\x12/\n" +
+	"\x04node\x18\x01 \x01(\v2\x1b.overlayd.coord.v1.NodeInfoR\x04node\"=\n" +
+	"\x10RenewNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x15\n" +
+	"\x06for_ms\x18\x02 \x01(\x03R\x05forMs\"D\n" +
+	"\x11RenewNodeResponse\x12/\n" +
 	"\x04node\x18\x01 \x01(\v2\x1b.overlayd.coord.v1.NodeInfoR\x04node\"\xaa\x02\n" +
 	"\bUserInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -7185,7 +7315,7 @@ const file_coord_proto_rawDesc = "" +
 	"\x04Node\x12M\n" +
 	"\x06Enroll\x12 .overlayd.coord.v1.EnrollRequest\x1a!.overlayd.coord.v1.EnrollResponse\x12L\n" +
 	"\x05Watch\x12\x1f.overlayd.coord.v1.WatchRequest\x1a .overlayd.coord.v1.WatchResponse0\x01\x12M\n" +
-	"\x06Report\x12 .overlayd.coord.v1.ReportRequest\x1a!.overlayd.coord.v1.ReportResponse2\xf9\x1b\n" +
+	"\x06Report\x12 .overlayd.coord.v1.ReportRequest\x1a!.overlayd.coord.v1.ReportResponse2\xd1\x1c\n" +
 	"\x05Admin\x12_\n" +
 	"\fCreateInvite\x12&.overlayd.coord.v1.CreateInviteRequest\x1a'.overlayd.coord.v1.CreateInviteResponse\x12\\\n" +
 	"\vListInvites\x12%.overlayd.coord.v1.ListInvitesRequest\x1a&.overlayd.coord.v1.ListInvitesResponse\x12_\n" +
@@ -7201,6 +7331,7 @@ const file_coord_proto_rawDesc = "" +
 	"\rWithdrawRoute\x12'.overlayd.coord.v1.WithdrawRouteRequest\x1a(.overlayd.coord.v1.WithdrawRouteResponse\x12Y\n" +
 	"\n" +
 	"UpdateNode\x12$.overlayd.coord.v1.UpdateNodeRequest\x1a%.overlayd.coord.v1.UpdateNodeResponse\x12V\n" +
+	"\tRenewNode\x12#.overlayd.coord.v1.RenewNodeRequest\x1a$.overlayd.coord.v1.RenewNodeResponse\x12V\n" +
 	"\tListUsers\x12#.overlayd.coord.v1.ListUsersRequest\x1a$.overlayd.coord.v1.ListUsersResponse\x12P\n" +
 	"\aAddUser\x12!.overlayd.coord.v1.AddUserRequest\x1a\".overlayd.coord.v1.AddUserResponse\x12Y\n" +
 	"\n" +
@@ -7248,7 +7379,7 @@ func file_coord_proto_rawDescGZIP() []byte {
 	return file_coord_proto_rawDescData
 }
 
-var file_coord_proto_msgTypes = make([]protoimpl.MessageInfo, 116)
+var file_coord_proto_msgTypes = make([]protoimpl.MessageInfo, 118)
 var file_coord_proto_goTypes = []any{
 	(*Problem)(nil),                // 0: overlayd.coord.v1.Problem
 	(*Route)(nil),                  // 1: overlayd.coord.v1.Route
@@ -7298,81 +7429,83 @@ var file_coord_proto_goTypes = []any{
 	(*WithdrawRouteResponse)(nil),  // 45: overlayd.coord.v1.WithdrawRouteResponse
 	(*UpdateNodeRequest)(nil),      // 46: overlayd.coord.v1.UpdateNodeRequest
 	(*UpdateNodeResponse)(nil),     // 47: overlayd.coord.v1.UpdateNodeResponse
-	(*UserInfo)(nil),               // 48: overlayd.coord.v1.UserInfo
-	(*ListUsersRequest)(nil),       // 49: overlayd.coord.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),      // 50: overlayd.coord.v1.ListUsersResponse
-	(*AddUserRequest)(nil),         // 51: overlayd.coord.v1.AddUserRequest
-	(*AddUserResponse)(nil),        // 52: overlayd.coord.v1.AddUserResponse
-	(*UpdateUserRequest)(nil),      // 53: overlayd.coord.v1.UpdateUserRequest
-	(*UpdateUserResponse)(nil),     // 54: overlayd.coord.v1.UpdateUserResponse
-	(*RemoveUserRequest)(nil),      // 55: overlayd.coord.v1.RemoveUserRequest
-	(*RemoveUserResponse)(nil),     // 56: overlayd.coord.v1.RemoveUserResponse
-	(*GroupInfo)(nil),              // 57: overlayd.coord.v1.GroupInfo
-	(*ListGroupsRequest)(nil),      // 58: overlayd.coord.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),     // 59: overlayd.coord.v1.ListGroupsResponse
-	(*AddGroupRequest)(nil),        // 60: overlayd.coord.v1.AddGroupRequest
-	(*AddGroupResponse)(nil),       // 61: overlayd.coord.v1.AddGroupResponse
-	(*UpdateGroupRequest)(nil),     // 62: overlayd.coord.v1.UpdateGroupRequest
-	(*UpdateGroupResponse)(nil),    // 63: overlayd.coord.v1.UpdateGroupResponse
-	(*RemoveGroupRequest)(nil),     // 64: overlayd.coord.v1.RemoveGroupRequest
-	(*RemoveGroupResponse)(nil),    // 65: overlayd.coord.v1.RemoveGroupResponse
-	(*PolicyInfo)(nil),             // 66: overlayd.coord.v1.PolicyInfo
-	(*GetPolicyRequest)(nil),       // 67: overlayd.coord.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),      // 68: overlayd.coord.v1.GetPolicyResponse
-	(*TryPolicyRequest)(nil),       // 69: overlayd.coord.v1.TryPolicyRequest
-	(*TryPolicyResponse)(nil),      // 70: overlayd.coord.v1.TryPolicyResponse
-	(*ApplyPolicyRequest)(nil),     // 71: overlayd.coord.v1.ApplyPolicyRequest
-	(*ApplyPolicyResponse)(nil),    // 72: overlayd.coord.v1.ApplyPolicyResponse
-	(*GrantInfo)(nil),              // 73: overlayd.coord.v1.GrantInfo
-	(*AddGrantRequest)(nil),        // 74: overlayd.coord.v1.AddGrantRequest
-	(*AddGrantResponse)(nil),       // 75: overlayd.coord.v1.AddGrantResponse
-	(*ListGrantsRequest)(nil),      // 76: overlayd.coord.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),     // 77: overlayd.coord.v1.ListGrantsResponse
-	(*AccessRequest)(nil),          // 78: overlayd.coord.v1.AccessRequest
-	(*RequestAccessRequest)(nil),   // 79: overlayd.coord.v1.RequestAccessRequest
-	(*RequestAccessResponse)(nil),  // 80: overlayd.coord.v1.RequestAccessResponse
-	(*ListRequestsRequest)(nil),    // 81: overlayd.coord.v1.ListRequestsRequest
-	(*ListRequestsResponse)(nil),   // 82: overlayd.coord.v1.ListRequestsResponse
-	(*ApproveRequestRequest)(nil),  // 83: overlayd.coord.v1.ApproveRequestRequest
-	(*ApproveRequestResponse)(nil), // 84: overlayd.coord.v1.ApproveRequestResponse
-	(*DenyRequestRequest)(nil),     // 85: overlayd.coord.v1.DenyRequestRequest
-	(*DenyRequestResponse)(nil),    // 86: overlayd.coord.v1.DenyRequestResponse
-	(*RevokeRequest)(nil),          // 87: overlayd.coord.v1.RevokeRequest
-	(*RevokeResponse)(nil),         // 88: overlayd.coord.v1.RevokeResponse
-	(*NodeAck)(nil),                // 89: overlayd.coord.v1.NodeAck
-	(*KeyInfo)(nil),                // 90: overlayd.coord.v1.KeyInfo
-	(*AddKeyRequest)(nil),          // 91: overlayd.coord.v1.AddKeyRequest
-	(*AddKeyResponse)(nil),         // 92: overlayd.coord.v1.AddKeyResponse
-	(*ListKeysRequest)(nil),        // 93: overlayd.coord.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),       // 94: overlayd.coord.v1.ListKeysResponse
-	(*RemoveKeyRequest)(nil),       // 95: overlayd.coord.v1.RemoveKeyRequest
-	(*RemoveKeyResponse)(nil),      // 96: overlayd.coord.v1.RemoveKeyResponse
-	(*SetPasswordRequest)(nil),     // 97: overlayd.coord.v1.SetPasswordRequest
-	(*SetPasswordResponse)(nil),    // 98: overlayd.coord.v1.SetPasswordResponse
-	(*MakeSeedRequest)(nil),        // 99: overlayd.coord.v1.MakeSeedRequest
-	(*MakeSeedResponse)(nil),       // 100: overlayd.coord.v1.MakeSeedResponse
-	(*Exposure)(nil),               // 101: overlayd.coord.v1.Exposure
-	(*AddExposureRequest)(nil),     // 102: overlayd.coord.v1.AddExposureRequest
-	(*AddExposureResponse)(nil),    // 103: overlayd.coord.v1.AddExposureResponse
-	(*ListExposuresRequest)(nil),   // 104: overlayd.coord.v1.ListExposuresRequest
-	(*ListExposuresResponse)(nil),  // 105: overlayd.coord.v1.ListExposuresResponse
-	(*RemoveExposureRequest)(nil),  // 106: overlayd.coord.v1.RemoveExposureRequest
-	(*RemoveExposureResponse)(nil), // 107: overlayd.coord.v1.RemoveExposureResponse
-	(*ListAccessRequest)(nil),      // 108: overlayd.coord.v1.ListAccessRequest
-	(*ListAccessResponse)(nil),     // 109: overlayd.coord.v1.ListAccessResponse
-	(*AccessInfo)(nil),             // 110: overlayd.coord.v1.AccessInfo
-	(*ExplainRequest)(nil),         // 111: overlayd.coord.v1.ExplainRequest
-	(*ExplainResponse)(nil),        // 112: overlayd.coord.v1.ExplainResponse
-	(*Step)(nil),                   // 113: overlayd.coord.v1.Step
-	(*VerifyRecordRequest)(nil),    // 114: overlayd.coord.v1.VerifyRecordRequest
-	(*VerifyRecordResponse)(nil),   // 115: overlayd.coord.v1.VerifyRecordResponse
-	(*timestamppb.Timestamp)(nil),  // 116: google.protobuf.Timestamp
+	(*RenewNodeRequest)(nil),       // 48: overlayd.coord.v1.RenewNodeRequest
+	(*RenewNodeResponse)(nil),      // 49: overlayd.coord.v1.RenewNodeResponse
+	(*UserInfo)(nil),               // 50: overlayd.coord.v1.UserInfo
+	(*ListUsersRequest)(nil),       // 51: overlayd.coord.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),      // 52: overlayd.coord.v1.ListUsersResponse
+	(*AddUserRequest)(nil),         // 53: overlayd.coord.v1.AddUserRequest
+	(*AddUserResponse)(nil),        // 54: overlayd.coord.v1.AddUserResponse
+	(*UpdateUserRequest)(nil),      // 55: overlayd.coord.v1.UpdateUserRequest
+	(*UpdateUserResponse)(nil),     // 56: overlayd.coord.v1.UpdateUserResponse
+	(*RemoveUserRequest)(nil),      // 57: overlayd.coord.v1.RemoveUserRequest
+	(*RemoveUserResponse)(nil),     // 58: overlayd.coord.v1.RemoveUserResponse
+	(*GroupInfo)(nil),              // 59: overlayd.coord.v1.GroupInfo
+	(*ListGroupsRequest)(nil),      // 60: overlayd.coord.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),     // 61: overlayd.coord.v1.ListGroupsResponse
+	(*AddGroupRequest)(nil),        // 62: overlayd.coord.v1.AddGroupRequest
+	(*AddGroupResponse)(nil),       // 63: overlayd.coord.v1.AddGroupResponse
+	(*UpdateGroupRequest)(nil),     // 64: overlayd.coord.v1.UpdateGroupRequest
+	(*UpdateGroupResponse)(nil),    // 65: overlayd.coord.v1.UpdateGroupResponse
+	(*RemoveGroupRequest)(nil),     // 66: overlayd.coord.v1.RemoveGroupRequest
+	(*RemoveGroupResponse)(nil),    // 67: overlayd.coord.v1.RemoveGroupResponse
+	(*PolicyInfo)(nil),             // 68: overlayd.coord.v1.PolicyInfo
+	(*GetPolicyRequest)(nil),       // 69: overlayd.coord.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),      // 70: overlayd.coord.v1.GetPolicyResponse
+	(*TryPolicyRequest)(nil),       // 71: overlayd.coord.v1.TryPolicyRequest
+	(*TryPolicyResponse)(nil),      // 72: overlayd.coord.v1.TryPolicyResponse
+	(*ApplyPolicyRequest)(nil),     // 73: overlayd.coord.v1.ApplyPolicyRequest
+	(*ApplyPolicyResponse)(nil),    // 74: overlayd.coord.v1.ApplyPolicyResponse
+	(*GrantInfo)(nil),              // 75: overlayd.coord.v1.GrantInfo
+	(*AddGrantRequest)(nil),        // 76: overlayd.coord.v1.AddGrantRequest
+	(*AddGrantResponse)(nil),       // 77: overlayd.coord.v1.AddGrantResponse
+	(*ListGrantsRequest)(nil),      // 78: overlayd.coord.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),     // 79: overlayd.coord.v1.ListGrantsResponse
+	(*AccessRequest)(nil),          // 80: overlayd.coord.v1.AccessRequest
+	(*RequestAccessRequest)(nil),   // 81: overlayd.coord.v1.RequestAccessRequest
+	(*RequestAccessResponse)(nil),  // 82: overlayd.coord.v1.RequestAccessResponse
+	(*ListRequestsRequest)(nil),    // 83: overlayd.coord.v1.ListRequestsRequest
+	(*ListRequestsResponse)(nil),   // 84: overlayd.coord.v1.ListRequestsResponse
+	(*ApproveRequestRequest)(nil),  // 85: overlayd.coord.v1.ApproveRequestRequest
+	(*ApproveRequestResponse)(nil), // 86: overlayd.coord.v1.ApproveRequestResponse
+	(*DenyRequestRequest)(nil),     // 87: overlayd.coord.v1.DenyRequestRequest
+	(*DenyRequestResponse)(nil),    // 88: overlayd.coord.v1.DenyRequestResponse
+	(*RevokeRequest)(nil),          // 89: overlayd.coord.v1.RevokeRequest
+	(*RevokeResponse)(nil),         // 90: overlayd.coord.v1.RevokeResponse
+	(*NodeAck)(nil),                // 91: overlayd.coord.v1.NodeAck
+	(*KeyInfo)(nil),                // 92: overlayd.coord.v1.KeyInfo
+	(*AddKeyRequest)(nil),          // 93: overlayd.coord.v1.AddKeyRequest
+	(*AddKeyResponse)(nil),         // 94: overlayd.coord.v1.AddKeyResponse
+	(*ListKeysRequest)(nil),        // 95: overlayd.coord.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),       // 96: overlayd.coord.v1.ListKeysResponse
+	(*RemoveKeyRequest)(nil),       // 97: overlayd.coord.v1.RemoveKeyRequest
+	(*RemoveKeyResponse)(nil),      // 98: overlayd.coord.v1.RemoveKeyResponse
+	(*SetPasswordRequest)(nil),     // 99: overlayd.coord.v1.SetPasswordRequest
+	(*SetPasswordResponse)(nil),    // 100: overlayd.coord.v1.SetPasswordResponse
+	(*MakeSeedRequest)(nil),        // 101: overlayd.coord.v1.MakeSeedRequest
+	(*MakeSeedResponse)(nil),       // 102: overlayd.coord.v1.MakeSeedResponse
+	(*Exposure)(nil),               // 103: overlayd.coord.v1.Exposure
+	(*AddExposureRequest)(nil),     // 104: overlayd.coord.v1.AddExposureRequest
+	(*AddExposureResponse)(nil),    // 105: overlayd.coord.v1.AddExposureResponse
+	(*ListExposuresRequest)(nil),   // 106: overlayd.coord.v1.ListExposuresRequest
+	(*ListExposuresResponse)(nil),  // 107: overlayd.coord.v1.ListExposuresResponse
+	(*RemoveExposureRequest)(nil),  // 108: overlayd.coord.v1.RemoveExposureRequest
+	(*RemoveExposureResponse)(nil), // 109: overlayd.coord.v1.RemoveExposureResponse
+	(*ListAccessRequest)(nil),      // 110: overlayd.coord.v1.ListAccessRequest
+	(*ListAccessResponse)(nil),     // 111: overlayd.coord.v1.ListAccessResponse
+	(*AccessInfo)(nil),             // 112: overlayd.coord.v1.AccessInfo
+	(*ExplainRequest)(nil),         // 113: overlayd.coord.v1.ExplainRequest
+	(*ExplainResponse)(nil),        // 114: overlayd.coord.v1.ExplainResponse
+	(*Step)(nil),                   // 115: overlayd.coord.v1.Step
+	(*VerifyRecordRequest)(nil),    // 116: overlayd.coord.v1.VerifyRecordRequest
+	(*VerifyRecordResponse)(nil),   // 117: overlayd.coord.v1.VerifyRecordResponse
+	(*timestamppb.Timestamp)(nil),  // 118: google.protobuf.Timestamp
 }
 var file_coord_proto_depIdxs = []int32{
 	1,   // 0: overlayd.coord.v1.Member.routes:type_name -> overlayd.coord.v1.Route
 	3,   // 1: overlayd.coord.v1.Member.attached:type_name -> overlayd.coord.v1.Attachment
-	116, // 2: overlayd.coord.v1.Member.expires_at:type_name -> google.protobuf.Timestamp
-	116, // 3: overlayd.coord.v1.Pass.not_after:type_name -> google.protobuf.Timestamp
+	118, // 2: overlayd.coord.v1.Member.expires_at:type_name -> google.protobuf.Timestamp
+	118, // 3: overlayd.coord.v1.Pass.not_after:type_name -> google.protobuf.Timestamp
 	2,   // 4: overlayd.coord.v1.Map.self:type_name -> overlayd.coord.v1.Member
 	2,   // 5: overlayd.coord.v1.Map.peers:type_name -> overlayd.coord.v1.Member
 	4,   // 6: overlayd.coord.v1.Map.relays:type_name -> overlayd.coord.v1.Relay
@@ -7400,12 +7533,12 @@ var file_coord_proto_depIdxs = []int32{
 	17,  // 28: overlayd.coord.v1.ReportRequest.attached:type_name -> overlayd.coord.v1.AttachmentList
 	23,  // 29: overlayd.coord.v1.ReportRequest.applied:type_name -> overlayd.coord.v1.Applied
 	27,  // 30: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
-	116, // 31: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
-	116, // 32: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
+	118, // 31: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
+	118, // 32: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
 	27,  // 33: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
 	2,   // 34: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
-	116, // 35: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
-	116, // 36: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
+	118, // 35: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
+	118, // 36: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
 	32,  // 37: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
 	32,  // 38: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
 	32,  // 39: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
@@ -7413,134 +7546,137 @@ var file_coord_proto_depIdxs = []int32{
 	39,  // 41: overlayd.coord.v1.ApproveRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
 	39,  // 42: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
 	32,  // 43: overlayd.coord.v1.UpdateNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	116, // 44: overlayd.coord.v1.UserInfo.created_at:type_name -> google.protobuf.Timestamp
-	48,  // 45: overlayd.coord.v1.ListUsersResponse.users:type_name -> overlayd.coord.v1.UserInfo
-	48,  // 46: overlayd.coord.v1.AddUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	48,  // 47: overlayd.coord.v1.UpdateUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	48,  // 48: overlayd.coord.v1.RemoveUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	57,  // 49: overlayd.coord.v1.ListGroupsResponse.groups:type_name -> overlayd.coord.v1.GroupInfo
-	57,  // 50: overlayd.coord.v1.AddGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	57,  // 51: overlayd.coord.v1.UpdateGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	57,  // 52: overlayd.coord.v1.RemoveGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	116, // 53: overlayd.coord.v1.PolicyInfo.at:type_name -> google.protobuf.Timestamp
-	66,  // 54: overlayd.coord.v1.GetPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
-	66,  // 55: overlayd.coord.v1.GetPolicyResponse.versions:type_name -> overlayd.coord.v1.PolicyInfo
-	66,  // 56: overlayd.coord.v1.ApplyPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
-	116, // 57: overlayd.coord.v1.GrantInfo.not_before:type_name -> google.protobuf.Timestamp
-	116, // 58: overlayd.coord.v1.GrantInfo.until:type_name -> google.protobuf.Timestamp
-	116, // 59: overlayd.coord.v1.GrantInfo.created_at:type_name -> google.protobuf.Timestamp
-	73,  // 60: overlayd.coord.v1.AddGrantResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
-	73,  // 61: overlayd.coord.v1.ListGrantsResponse.grants:type_name -> overlayd.coord.v1.GrantInfo
-	116, // 62: overlayd.coord.v1.AccessRequest.created_at:type_name -> google.protobuf.Timestamp
-	78,  // 63: overlayd.coord.v1.RequestAccessResponse.request:type_name -> overlayd.coord.v1.AccessRequest
-	78,  // 64: overlayd.coord.v1.ListRequestsResponse.requests:type_name -> overlayd.coord.v1.AccessRequest
-	73,  // 65: overlayd.coord.v1.ApproveRequestResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
-	89,  // 66: overlayd.coord.v1.RevokeResponse.nodes:type_name -> overlayd.coord.v1.NodeAck
-	116, // 67: overlayd.coord.v1.KeyInfo.created_at:type_name -> google.protobuf.Timestamp
-	90,  // 68: overlayd.coord.v1.AddKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
-	90,  // 69: overlayd.coord.v1.ListKeysResponse.keys:type_name -> overlayd.coord.v1.KeyInfo
-	90,  // 70: overlayd.coord.v1.RemoveKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
-	48,  // 71: overlayd.coord.v1.SetPasswordResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	48,  // 72: overlayd.coord.v1.MakeSeedResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	116, // 73: overlayd.coord.v1.Exposure.created_at:type_name -> google.protobuf.Timestamp
-	116, // 74: overlayd.coord.v1.Exposure.until:type_name -> google.protobuf.Timestamp
-	101, // 75: overlayd.coord.v1.AddExposureRequest.exposure:type_name -> overlayd.coord.v1.Exposure
-	101, // 76: overlayd.coord.v1.AddExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
-	101, // 77: overlayd.coord.v1.ListExposuresResponse.exposures:type_name -> overlayd.coord.v1.Exposure
-	101, // 78: overlayd.coord.v1.RemoveExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
-	116, // 79: overlayd.coord.v1.ListAccessRequest.at:type_name -> google.protobuf.Timestamp
-	110, // 80: overlayd.coord.v1.ListAccessResponse.access:type_name -> overlayd.coord.v1.AccessInfo
-	116, // 81: overlayd.coord.v1.ListAccessResponse.at:type_name -> google.protobuf.Timestamp
-	113, // 82: overlayd.coord.v1.ExplainResponse.steps:type_name -> overlayd.coord.v1.Step
-	18,  // 83: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
-	20,  // 84: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
-	22,  // 85: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
-	25,  // 86: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
-	28,  // 87: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
-	30,  // 88: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
-	33,  // 89: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
-	35,  // 90: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
-	37,  // 91: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
-	40,  // 92: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
-	42,  // 93: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
-	44,  // 94: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
-	46,  // 95: overlayd.coord.v1.Admin.UpdateNode:input_type -> overlayd.coord.v1.UpdateNodeRequest
-	49,  // 96: overlayd.coord.v1.Admin.ListUsers:input_type -> overlayd.coord.v1.ListUsersRequest
-	51,  // 97: overlayd.coord.v1.Admin.AddUser:input_type -> overlayd.coord.v1.AddUserRequest
-	53,  // 98: overlayd.coord.v1.Admin.UpdateUser:input_type -> overlayd.coord.v1.UpdateUserRequest
-	55,  // 99: overlayd.coord.v1.Admin.RemoveUser:input_type -> overlayd.coord.v1.RemoveUserRequest
-	58,  // 100: overlayd.coord.v1.Admin.ListGroups:input_type -> overlayd.coord.v1.ListGroupsRequest
-	60,  // 101: overlayd.coord.v1.Admin.AddGroup:input_type -> overlayd.coord.v1.AddGroupRequest
-	62,  // 102: overlayd.coord.v1.Admin.UpdateGroup:input_type -> overlayd.coord.v1.UpdateGroupRequest
-	64,  // 103: overlayd.coord.v1.Admin.RemoveGroup:input_type -> overlayd.coord.v1.RemoveGroupRequest
-	67,  // 104: overlayd.coord.v1.Admin.GetPolicy:input_type -> overlayd.coord.v1.GetPolicyRequest
-	69,  // 105: overlayd.coord.v1.Admin.TryPolicy:input_type -> overlayd.coord.v1.TryPolicyRequest
-	71,  // 106: overlayd.coord.v1.Admin.ApplyPolicy:input_type -> overlayd.coord.v1.ApplyPolicyRequest
-	74,  // 107: overlayd.coord.v1.Admin.AddGrant:input_type -> overlayd.coord.v1.AddGrantRequest
-	76,  // 108: overlayd.coord.v1.Admin.ListGrants:input_type -> overlayd.coord.v1.ListGrantsRequest
-	79,  // 109: overlayd.coord.v1.Admin.RequestAccess:input_type -> overlayd.coord.v1.RequestAccessRequest
-	81,  // 110: overlayd.coord.v1.Admin.ListRequests:input_type -> overlayd.coord.v1.ListRequestsRequest
-	83,  // 111: overlayd.coord.v1.Admin.ApproveRequest:input_type -> overlayd.coord.v1.ApproveRequestRequest
-	85,  // 112: overlayd.coord.v1.Admin.DenyRequest:input_type -> overlayd.coord.v1.DenyRequestRequest
-	91,  // 113: overlayd.coord.v1.Admin.AddKey:input_type -> overlayd.coord.v1.AddKeyRequest
-	93,  // 114: overlayd.coord.v1.Admin.ListKeys:input_type -> overlayd.coord.v1.ListKeysRequest
-	95,  // 115: overlayd.coord.v1.Admin.RemoveKey:input_type -> overlayd.coord.v1.RemoveKeyRequest
-	97,  // 116: overlayd.coord.v1.Admin.SetPassword:input_type -> overlayd.coord.v1.SetPasswordRequest
-	99,  // 117: overlayd.coord.v1.Admin.MakeSeed:input_type -> overlayd.coord.v1.MakeSeedRequest
-	102, // 118: overlayd.coord.v1.Admin.AddExposure:input_type -> overlayd.coord.v1.AddExposureRequest
-	104, // 119: overlayd.coord.v1.Admin.ListExposures:input_type -> overlayd.coord.v1.ListExposuresRequest
-	106, // 120: overlayd.coord.v1.Admin.RemoveExposure:input_type -> overlayd.coord.v1.RemoveExposureRequest
-	87,  // 121: overlayd.coord.v1.Admin.Revoke:input_type -> overlayd.coord.v1.RevokeRequest
-	108, // 122: overlayd.coord.v1.Admin.ListAccess:input_type -> overlayd.coord.v1.ListAccessRequest
-	111, // 123: overlayd.coord.v1.Admin.Explain:input_type -> overlayd.coord.v1.ExplainRequest
-	114, // 124: overlayd.coord.v1.Admin.VerifyRecord:input_type -> overlayd.coord.v1.VerifyRecordRequest
-	19,  // 125: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
-	21,  // 126: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
-	24,  // 127: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
-	26,  // 128: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
-	29,  // 129: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
-	31,  // 130: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
-	34,  // 131: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
-	36,  // 132: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
-	38,  // 133: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
-	41,  // 134: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
-	43,  // 135: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
-	45,  // 136: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
-	47,  // 137: overlayd.coord.v1.Admin.UpdateNode:output_type -> overlayd.coord.v1.UpdateNodeResponse
-	50,  // 138: overlayd.coord.v1.Admin.ListUsers:output_type -> overlayd.coord.v1.ListUsersResponse
-	52,  // 139: overlayd.coord.v1.Admin.AddUser:output_type -> overlayd.coord.v1.AddUserResponse
-	54,  // 140: overlayd.coord.v1.Admin.UpdateUser:output_type -> overlayd.coord.v1.UpdateUserResponse
-	56,  // 141: overlayd.coord.v1.Admin.RemoveUser:output_type -> overlayd.coord.v1.RemoveUserResponse
-	59,  // 142: overlayd.coord.v1.Admin.ListGroups:output_type -> overlayd.coord.v1.ListGroupsResponse
-	61,  // 143: overlayd.coord.v1.Admin.AddGroup:output_type -> overlayd.coord.v1.AddGroupResponse
-	63,  // 144: overlayd.coord.v1.Admin.UpdateGroup:output_type -> overlayd.coord.v1.UpdateGroupResponse
-	65,  // 145: overlayd.coord.v1.Admin.RemoveGroup:output_type -> overlayd.coord.v1.RemoveGroupResponse
-	68,  // 146: overlayd.coord.v1.Admin.GetPolicy:output_type -> overlayd.coord.v1.GetPolicyResponse
-	70,  // 147: overlayd.coord.v1.Admin.TryPolicy:output_type -> overlayd.coord.v1.TryPolicyResponse
-	72,  // 148: overlayd.coord.v1.Admin.ApplyPolicy:output_type -> overlayd.coord.v1.ApplyPolicyResponse
-	75,  // 149: overlayd.coord.v1.Admin.AddGrant:output_type -> overlayd.coord.v1.AddGrantResponse
-	77,  // 150: overlayd.coord.v1.Admin.ListGrants:output_type -> overlayd.coord.v1.ListGrantsResponse
-	80,  // 151: overlayd.coord.v1.Admin.RequestAccess:output_type -> overlayd.coord.v1.RequestAccessResponse
-	82,  // 152: overlayd.coord.v1.Admin.ListRequests:output_type -> overlayd.coord.v1.ListRequestsResponse
-	84,  // 153: overlayd.coord.v1.Admin.ApproveRequest:output_type -> overlayd.coord.v1.ApproveRequestResponse
-	86,  // 154: overlayd.coord.v1.Admin.DenyRequest:output_type -> overlayd.coord.v1.DenyRequestResponse
-	92,  // 155: overlayd.coord.v1.Admin.AddKey:output_type -> overlayd.coord.v1.AddKeyResponse
-	94,  // 156: overlayd.coord.v1.Admin.ListKeys:output_type -> overlayd.coord.v1.ListKeysResponse
-	96,  // 157: overlayd.coord.v1.Admin.RemoveKey:output_type -> overlayd.coord.v1.RemoveKeyResponse
-	98,  // 158: overlayd.coord.v1.Admin.SetPassword:output_type -> overlayd.coord.v1.SetPasswordResponse
-	100, // 159: overlayd.coord.v1.Admin.MakeSeed:output_type -> overlayd.coord.v1.MakeSeedResponse
-	103, // 160: overlayd.coord.v1.Admin.AddExposure:output_type -> overlayd.coord.v1.AddExposureResponse
-	105, // 161: overlayd.coord.v1.Admin.ListExposures:output_type -> overlayd.coord.v1.ListExposuresResponse
-	107, // 162: overlayd.coord.v1.Admin.RemoveExposure:output_type -> overlayd.coord.v1.RemoveExposureResponse
-	88,  // 163: overlayd.coord.v1.Admin.Revoke:output_type -> overlayd.coord.v1.RevokeResponse
-	109, // 164: overlayd.coord.v1.Admin.ListAccess:output_type -> overlayd.coord.v1.ListAccessResponse
-	112, // 165: overlayd.coord.v1.Admin.Explain:output_type -> overlayd.coord.v1.ExplainResponse
-	115, // 166: overlayd.coord.v1.Admin.VerifyRecord:output_type -> overlayd.coord.v1.VerifyRecordResponse
-	125, // [125:167] is the sub-list for method output_type
-	83,  // [83:125] is the sub-list for method input_type
-	83,  // [83:83] is the sub-list for extension type_name
-	83,  // [83:83] is the sub-list for extension extendee
-	0,   // [0:83] is the sub-list for field type_name
+	32,  // 44: overlayd.coord.v1.RenewNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	118, // 45: overlayd.coord.v1.UserInfo.created_at:type_name -> google.protobuf.Timestamp
+	50,  // 46: overlayd.coord.v1.ListUsersResponse.users:type_name -> overlayd.coord.v1.UserInfo
+	50,  // 47: overlayd.coord.v1.AddUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	50,  // 48: overlayd.coord.v1.UpdateUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	50,  // 49: overlayd.coord.v1.RemoveUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	59,  // 50: overlayd.coord.v1.ListGroupsResponse.groups:type_name -> overlayd.coord.v1.GroupInfo
+	59,  // 51: overlayd.coord.v1.AddGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	59,  // 52: overlayd.coord.v1.UpdateGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	59,  // 53: overlayd.coord.v1.RemoveGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	118, // 54: overlayd.coord.v1.PolicyInfo.at:type_name -> google.protobuf.Timestamp
+	68,  // 55: overlayd.coord.v1.GetPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
+	68,  // 56: overlayd.coord.v1.GetPolicyResponse.versions:type_name -> overlayd.coord.v1.PolicyInfo
+	68,  // 57: overlayd.coord.v1.ApplyPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
+	118, // 58: overlayd.coord.v1.GrantInfo.not_before:type_name -> google.protobuf.Timestamp
+	118, // 59: overlayd.coord.v1.GrantInfo.until:type_name -> google.protobuf.Timestamp
+	118, // 60: overlayd.coord.v1.GrantInfo.created_at:type_name -> google.protobuf.Timestamp
+	75,  // 61: overlayd.coord.v1.AddGrantResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
+	75,  // 62: overlayd.coord.v1.ListGrantsResponse.grants:type_name -> overlayd.coord.v1.GrantInfo
+	118, // 63: overlayd.coord.v1.AccessRequest.created_at:type_name -> google.protobuf.Timestamp
+	80,  // 64: overlayd.coord.v1.RequestAccessResponse.request:type_name -> overlayd.coord.v1.AccessRequest
+	80,  // 65: overlayd.coord.v1.ListRequestsResponse.requests:type_name -> overlayd.coord.v1.AccessRequest
+	75,  // 66: overlayd.coord.v1.ApproveRequestResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
+	91,  // 67: overlayd.coord.v1.RevokeResponse.nodes:type_name -> overlayd.coord.v1.NodeAck
+	118, // 68: overlayd.coord.v1.KeyInfo.created_at:type_name -> google.protobuf.Timestamp
+	92,  // 69: overlayd.coord.v1.AddKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
+	92,  // 70: overlayd.coord.v1.ListKeysResponse.keys:type_name -> overlayd.coord.v1.KeyInfo
+	92,  // 71: overlayd.coord.v1.RemoveKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
+	50,  // 72: overlayd.coord.v1.SetPasswordResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	50,  // 73: overlayd.coord.v1.MakeSeedResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	118, // 74: overlayd.coord.v1.Exposure.created_at:type_name -> google.protobuf.Timestamp
+	118, // 75: overlayd.coord.v1.Exposure.until:type_name -> google.protobuf.Timestamp
+	103, // 76: overlayd.coord.v1.AddExposureRequest.exposure:type_name -> overlayd.coord.v1.Exposure
+	103, // 77: overlayd.coord.v1.AddExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
+	103, // 78: overlayd.coord.v1.ListExposuresResponse.exposures:type_name -> overlayd.coord.v1.Exposure
+	103, // 79: overlayd.coord.v1.RemoveExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
+	118, // 80: overlayd.coord.v1.ListAccessRequest.at:type_name -> google.protobuf.Timestamp
+	112, // 81: overlayd.coord.v1.ListAccessResponse.access:type_name -> overlayd.coord.v1.AccessInfo
+	118, // 82: overlayd.coord.v1.ListAccessResponse.at:type_name -> google.protobuf.Timestamp
+	115, // 83: overlayd.coord.v1.ExplainResponse.steps:type_name -> overlayd.coord.v1.Step
+	18,  // 84: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
+	20,  // 85: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
+	22,  // 86: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
+	25,  // 87: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
+	28,  // 88: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
+	30,  // 89: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
+	33,  // 90: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
+	35,  // 91: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
+	37,  // 92: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
+	40,  // 93: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
+	42,  // 94: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
+	44,  // 95: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
+	46,  // 96: overlayd.coord.v1.Admin.UpdateNode:input_type -> overlayd.coord.v1.UpdateNodeRequest
+	48,  // 97: overlayd.coord.v1.Admin.RenewNode:input_type -> overlayd.coord.v1.RenewNodeRequest
+	51,  // 98: overlayd.coord.v1.Admin.ListUsers:input_type -> overlayd.coord.v1.ListUsersRequest
+	53,  // 99: overlayd.coord.v1.Admin.AddUser:input_type -> overlayd.coord.v1.AddUserRequest
+	55,  // 100: overlayd.coord.v1.Admin.UpdateUser:input_type -> overlayd.coord.v1.UpdateUserRequest
+	57,  // 101: overlayd.coord.v1.Admin.RemoveUser:input_type -> overlayd.coord.v1.RemoveUserRequest
+	60,  // 102: overlayd.coord.v1.Admin.ListGroups:input_type -> overlayd.coord.v1.ListGroupsRequest
+	62,  // 103: overlayd.coord.v1.Admin.AddGroup:input_type -> overlayd.coord.v1.AddGroupRequest
+	64,  // 104: overlayd.coord.v1.Admin.UpdateGroup:input_type -> overlayd.coord.v1.UpdateGroupRequest
+	66,  // 105: overlayd.coord.v1.Admin.RemoveGroup:input_type -> overlayd.coord.v1.RemoveGroupRequest
+	69,  // 106: overlayd.coord.v1.Admin.GetPolicy:input_type -> overlayd.coord.v1.GetPolicyRequest
+	71,  // 107: overlayd.coord.v1.Admin.TryPolicy:input_type -> overlayd.coord.v1.TryPolicyRequest
+	73,  // 108: overlayd.coord.v1.Admin.ApplyPolicy:input_type -> overlayd.coord.v1.ApplyPolicyRequest
+	76,  // 109: overlayd.coord.v1.Admin.AddGrant:input_type -> overlayd.coord.v1.AddGrantRequest
+	78,  // 110: overlayd.coord.v1.Admin.ListGrants:input_type -> overlayd.coord.v1.ListGrantsRequest
+	81,  // 111: overlayd.coord.v1.Admin.RequestAccess:input_type -> overlayd.coord.v1.RequestAccessRequest
+	83,  // 112: overlayd.coord.v1.Admin.ListRequests:input_type -> overlayd.coord.v1.ListRequestsRequest
+	85,  // 113: overlayd.coord.v1.Admin.ApproveRequest:input_type -> overlayd.coord.v1.ApproveRequestRequest
+	87,  // 114: overlayd.coord.v1.Admin.DenyRequest:input_type -> overlayd.coord.v1.DenyRequestRequest
+	93,  // 115: overlayd.coord.v1.Admin.AddKey:input_type -> overlayd.coord.v1.AddKeyRequest
+	95,  // 116: overlayd.coord.v1.Admin.ListKeys:input_type -> overlayd.coord.v1.ListKeysRequest
+	97,  // 117: overlayd.coord.v1.Admin.RemoveKey:input_type -> overlayd.coord.v1.RemoveKeyRequest
+	99,  // 118: overlayd.coord.v1.Admin.SetPassword:input_type -> overlayd.coord.v1.SetPasswordRequest
+	101, // 119: overlayd.coord.v1.Admin.MakeSeed:input_type -> overlayd.coord.v1.MakeSeedRequest
+	104, // 120: overlayd.coord.v1.Admin.AddExposure:input_type -> overlayd.coord.v1.AddExposureRequest
+	106, // 121: overlayd.coord.v1.Admin.ListExposures:input_type -> overlayd.coord.v1.ListExposuresRequest
+	108, // 122: overlayd.coord.v1.Admin.RemoveExposure:input_type -> overlayd.coord.v1.RemoveExposureRequest
+	89,  // 123: overlayd.coord.v1.Admin.Revoke:input_type -> overlayd.coord.v1.RevokeRequest
+	110, // 124: overlayd.coord.v1.Admin.ListAccess:input_type -> overlayd.coord.v1.ListAccessRequest
+	113, // 125: overlayd.coord.v1.Admin.Explain:input_type -> overlayd.coord.v1.ExplainRequest
+	116, // 126: overlayd.coord.v1.Admin.VerifyRecord:input_type -> overlayd.coord.v1.VerifyRecordRequest
+	19,  // 127: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
+	21,  // 128: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
+	24,  // 129: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
+	26,  // 130: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
+	29,  // 131: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
+	31,  // 132: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
+	34,  // 133: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
+	36,  // 134: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
+	38,  // 135: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
+	41,  // 136: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
+	43,  // 137: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
+	45,  // 138: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
+	47,  // 139: overlayd.coord.v1.Admin.UpdateNode:output_type -> overlayd.coord.v1.UpdateNodeResponse
+	49,  // 140: overlayd.coord.v1.Admin.RenewNode:output_type -> overlayd.coord.v1.RenewNodeResponse
+	52,  // 141: overlayd.coord.v1.Admin.ListUsers:output_type -> overlayd.coord.v1.ListUsersResponse
+	54,  // 142: overlayd.coord.v1.Admin.AddUser:output_type -> overlayd.coord.v1.AddUserResponse
+	56,  // 143: overlayd.coord.v1.Admin.UpdateUser:output_type -> overlayd.coord.v1.UpdateUserResponse
+	58,  // 144: overlayd.coord.v1.Admin.RemoveUser:output_type -> overlayd.coord.v1.RemoveUserResponse
+	61,  // 145: overlayd.coord.v1.Admin.ListGroups:output_type -> overlayd.coord.v1.ListGroupsResponse
+	63,  // 146: overlayd.coord.v1.Admin.AddGroup:output_type -> overlayd.coord.v1.AddGroupResponse
+	65,  // 147: overlayd.coord.v1.Admin.UpdateGroup:output_type -> overlayd.coord.v1.UpdateGroupResponse
+	67,  // 148: overlayd.coord.v1.Admin.RemoveGroup:output_type -> overlayd.coord.v1.RemoveGroupResponse
+	70,  // 149: overlayd.coord.v1.Admin.GetPolicy:output_type -> overlayd.coord.v1.GetPolicyResponse
+	72,  // 150: overlayd.coord.v1.Admin.TryPolicy:output_type -> overlayd.coord.v1.TryPolicyResponse
+	74,  // 151: overlayd.coord.v1.Admin.ApplyPolicy:output_type -> overlayd.coord.v1.ApplyPolicyResponse
+	77,  // 152: overlayd.coord.v1.Admin.AddGrant:output_type -> overlayd.coord.v1.AddGrantResponse
+	79,  // 153: overlayd.coord.v1.Admin.ListGrants:output_type -> overlayd.coord.v1.ListGrantsResponse
+	82,  // 154: overlayd.coord.v1.Admin.RequestAccess:output_type -> overlayd.coord.v1.RequestAccessResponse
+	84,  // 155: overlayd.coord.v1.Admin.ListRequests:output_type -> overlayd.coord.v1.ListRequestsResponse
+	86,  // 156: overlayd.coord.v1.Admin.ApproveRequest:output_type -> overlayd.coord.v1.ApproveRequestResponse
+	88,  // 157: overlayd.coord.v1.Admin.DenyRequest:output_type -> overlayd.coord.v1.DenyRequestResponse
+	94,  // 158: overlayd.coord.v1.Admin.AddKey:output_type -> overlayd.coord.v1.AddKeyResponse
+	96,  // 159: overlayd.coord.v1.Admin.ListKeys:output_type -> overlayd.coord.v1.ListKeysResponse
+	98,  // 160: overlayd.coord.v1.Admin.RemoveKey:output_type -> overlayd.coord.v1.RemoveKeyResponse
+	100, // 161: overlayd.coord.v1.Admin.SetPassword:output_type -> overlayd.coord.v1.SetPasswordResponse
+	102, // 162: overlayd.coord.v1.Admin.MakeSeed:output_type -> overlayd.coord.v1.MakeSeedResponse
+	105, // 163: overlayd.coord.v1.Admin.AddExposure:output_type -> overlayd.coord.v1.AddExposureResponse
+	107, // 164: overlayd.coord.v1.Admin.ListExposures:output_type -> overlayd.coord.v1.ListExposuresResponse
+	109, // 165: overlayd.coord.v1.Admin.RemoveExposure:output_type -> overlayd.coord.v1.RemoveExposureResponse
+	90,  // 166: overlayd.coord.v1.Admin.Revoke:output_type -> overlayd.coord.v1.RevokeResponse
+	111, // 167: overlayd.coord.v1.Admin.ListAccess:output_type -> overlayd.coord.v1.ListAccessResponse
+	114, // 168: overlayd.coord.v1.Admin.Explain:output_type -> overlayd.coord.v1.ExplainResponse
+	117, // 169: overlayd.coord.v1.Admin.VerifyRecord:output_type -> overlayd.coord.v1.VerifyRecordResponse
+	127, // [127:170] is the sub-list for method output_type
+	84,  // [84:127] is the sub-list for method input_type
+	84,  // [84:84] is the sub-list for extension type_name
+	84,  // [84:84] is the sub-list for extension extendee
+	0,   // [0:84] is the sub-list for field type_name
 }
 
 func init() { file_coord_proto_init() }
@@ -7554,15 +7690,15 @@ func file_coord_proto_init() {
 		(*WatchResponse_Heartbeat)(nil),
 	}
 	file_coord_proto_msgTypes[46].OneofWrappers = []any{}
-	file_coord_proto_msgTypes[53].OneofWrappers = []any{}
-	file_coord_proto_msgTypes[62].OneofWrappers = []any{}
+	file_coord_proto_msgTypes[55].OneofWrappers = []any{}
+	file_coord_proto_msgTypes[64].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_coord_proto_rawDesc), len(file_coord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   116,
+			NumMessages:   118,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
