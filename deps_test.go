@@ -48,6 +48,7 @@ var reaches = map[string][]string{
 	"overlayd/overlay/tunnel":          {"internal/bell", "overlay/filter", "overlay/key", "overlay/tun", "overlay/train"},
 	"overlayd/overlay":                 {"internal/bell", "journal", "routing", "nat", "overlay/key", "overlay/tun", "overlay/train", "overlay/netstack", "overlay/udp", "overlay/coord", "overlay/coord/api", "overlay/local", "overlay/relay", "overlay/underlay", "overlay/tunnel", "overlay/portmap", "overlay/policy", "overlay/filter", "overlay/record", "overlay/splice", "overlay/proxy", "overlay/forward", "overlay/resolver", "internal/limit", "overlay/login"},
 	"overlayd/cmd/overlayd":            {"*"},
+	"overlayd/examples/embed":          {"*"}, // package overlay, as a library
 	"overlayd/examples/lab":            {},
 	"overlayd/examples/lab/cmd":        {"examples/lab"},
 	"overlayd/examples/lab/labtest":    {"examples/lab"},
