@@ -33,7 +33,7 @@ const slack = 2 * time.Second
 const policy = `
 hosts: {nas: 192.168.1.201}
 rules:
-  - {name: work, src: user:alice, dst: nas, ports: tcp/22 tcp/80 tcp/7 tcp/9 udp/53}
+  - {name: work, src: user:alice, dst: nas, ports: [tcp/22, tcp/80, tcp/7, tcp/9, udp/53]}
 `
 
 // world is a lab in which alice is on the laptop, and the LAN host serves pages,
