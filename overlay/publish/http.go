@@ -1,0 +1,244 @@
+package publish
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	headerWait = 10 * time.Second // for a request's header: a slow phone needs two
+	idleWait   = 2 * time.Minute  // between two requests
+	maxHeader  = 64 << 10
+	// farIdle is how long a connection to the target waits for the client's next
+	// request; maxFar bounds those of one client.
+	farIdle = 30 * time.Second
+	maxFar  = 32
+)
+
+// website is an HTTP port.
+type website struct {
+	p     *port
+	proxy *httputil.ReverseProxy
+	tls   *tls.Config // nil: none
+}
+
+func (p *port) website() (*website, error) {
+	w := &website{p: p}
+	if p.e.tls() {
+		c, err := p.tlsConfig()
+		if err != nil {
+			return nil, err
+		}
+		w.tls = c
+	}
+	w.proxy = &httputil.ReverseProxy{
+		Rewrite: w.rewrite, Transport: w, ModifyResponse: w.localize, ErrorHandler: w.failed,
+		ErrorLog: slog.NewLogLogger(p.s.o.Log.Handler(), slog.LevelDebug),
+	}
+	return w, nil
+}
+
+// counted is a listener whose connections know their port.
+type counted struct {
+	net.Listener
+	p *port
+}
+
+// countedConn leaves its port when it is closed.
+type countedConn struct {
+	net.Conn
+	p    *port
+	once sync.Once
+}
+
+// Accept implements net.Listener.
+func (l counted) Accept() (net.Conn, error) {
+	c, err := l.p.accept()
+	if err != nil {
+		return nil, err
+	}
+	return &countedConn{Conn: c, p: l.p}, nil
+}
+
+// Close implements net.Conn.
+func (c *countedConn) Close() error {
+	c.once.Do(func() { c.p.leave(c.Conn) })
+	return c.Conn.Close()
+}
+
+func (p *port) serveHTTP(ctx context.Context, w *website) {
+	srv := &http.Server{
+		Handler: w, TLSConfig: w.tls, ReadHeaderTimeout: headerWait, IdleTimeout: idleWait, MaxHeaderBytes: maxHeader,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, clientKey{}, &client{far: map[string]*http.Transport{}})
+		},
+		ErrorLog: slog.NewLogLogger(p.s.o.Log.Handler(), slog.LevelDebug),
+	}
+	defer srv.Close()
+	var err error
+	if w.tls != nil {
+		err = srv.ServeTLS(counted{p.ln, p}, "", "")
+	} else {
+		err = srv.Serve(counted{p.ln, p})
+	}
+	if ctx.Err() == nil {
+		p.s.o.Log.Error("a published port stopped", "exposure", p.e.ID, "err", err)
+	}
+}
+
+type clientKey struct{}
+
+// client is a client's connection: what it has to the target is its own, and of
+// one user each.
+type client struct {
+	mu  sync.Mutex // guards far
+	far map[string]*http.Transport
+}
+
+// who is whose a request is.
+type who struct {
+	id, name string // of the user; empty: nobody logged in
+}
+
+type whoKey struct{}
+
+func whoOf(r *http.Request) who {
+	v, _ := r.Context().Value(whoKey{}).(who)
+	return v
+}
+
+// guest is on whose behalf a request goes to the target.
+func (w *website) guest(r *http.Request) Guest {
+	g := Guest{User: w.p.e.User, Exposure: w.p.e.ID}
+	if v := whoOf(r); v.id != "" {
+		g.User = v.id
+	}
+	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		g.Client = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	}
+	return g
+}
+
+// ServeHTTP implements http.Handler.
+func (w *website) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	host := hostOf(r.Host)
+	if w.tls == nil && strings.HasPrefix(r.URL.Path, "/.well-known/acme-challenge/") {
+		if h := w.p.s.certs.challenged(host); h != nil {
+			h.ServeHTTP(rw, r)
+			return
+		}
+	}
+	if w.p.e.Host != "" && !strings.EqualFold(host, w.p.e.Host) {
+		writePage(rw, http.StatusMisdirectedRequest, page{Title: "Not here", Text: "There is nothing of that name at this address."})
+		return
+	}
+	if w.p.e.Login {
+		var ok bool
+		if r, ok = w.admit(rw, r); !ok {
+			return
+		}
+	}
+	w.proxy.ServeHTTP(rw, r)
+}
+
+// hostOf is the name in a Host header.
+func hostOf(s string) string {
+	if host, _, err := net.SplitHostPort(s); err == nil {
+		s = host
+	}
+	return strings.ToLower(strings.TrimSuffix(strings.Trim(s, "[]"), "."))
+}
+
+// rewrite makes the request for the target.
+func (w *website) rewrite(pr *httputil.ProxyRequest) {
+	pr.SetURL(&url.URL{Scheme: "http", Host: w.p.e.Target})
+	pr.Out.Host = pr.In.Host
+	pr.SetXForwarded()
+	h := pr.Out.Header
+	for _, name := range []string{"X-Real-Ip", "X-Forwarded-User", "X-Forwarded-Port", "X-Forwarded-Server"} {
+		h.Del(name)
+	}
+	h.Set("X-Real-Ip", w.guest(pr.In).Client.Addr().String())
+	if v := whoOf(pr.In); v.id != "" {
+		h.Set("X-Forwarded-User", v.name)
+	}
+	w.hideCookie(pr.Out)
+}
+
+// localize makes a redirection to the target's own address one to here.
+func (w *website) localize(resp *http.Response) error {
+	at, err := url.Parse(resp.Header.Get("Location"))
+	if err != nil || at.Host == "" {
+		return nil
+	}
+	host := at.Host
+	if at.Port() == "" {
+		host = net.JoinHostPort(at.Hostname(), "80")
+	}
+	if at.Scheme == "http" && strings.EqualFold(host, w.p.e.Target) {
+		at.Scheme, at.Host = "", ""
+		if at.Path == "" {
+			at.Path = "/"
+		}
+		resp.Header.Set("Location", at.String())
+	}
+	return nil
+}
+
+// RoundTrip implements http.RoundTripper: over connections that are this
+// client's and this user's.
+func (w *website) RoundTrip(r *http.Request) (*http.Response, error) {
+	c, ok := r.Context().Value(clientKey{}).(*client)
+	if !ok {
+		return nil, errors.New("the client's connection is not known")
+	}
+	return c.transport(w, w.guest(r)).RoundTrip(r)
+}
+
+func (c *client) transport(w *website, g Guest) *http.Transport {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.far[g.User]; t != nil {
+		return t
+	}
+	for user, t := range c.far { // another one has logged in
+		t.CloseIdleConnections()
+		delete(c.far, user)
+	}
+	t := &http.Transport{
+		DialContext:        func(ctx context.Context, network, _ string) (net.Conn, error) { return w.p.dial(ctx, g, network) },
+		DisableCompression: true, IdleConnTimeout: farIdle, MaxConnsPerHost: maxFar, MaxIdleConnsPerHost: maxFar,
+		MaxResponseHeaderBytes: maxHeader,
+	}
+	c.far[g.User] = t
+	return t
+}
+
+// failed says why there is no answer of the target.
+func (w *website) failed(rw http.ResponseWriter, r *http.Request, err error) {
+	w.p.s.o.Log.Debug("a published request failed", "exposure", w.p.e.ID, "addr", r.RemoteAddr, "err", err)
+	switch {
+	case errors.Is(err, context.Canceled):
+		panic(http.ErrAbortHandler) // there is nobody to tell
+	case errors.Is(err, fs.ErrPermission):
+		writePage(rw, http.StatusForbidden, page{Title: "Not allowed", Text: "The policy of this network does not let you reach this page."})
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET):
+		writePage(rw, http.StatusBadGateway, page{Title: "Nothing answers there", Text: "The machine behind this address is there, but nothing answers on its port."})
+	default:
+		rw.Header().Set("Retry-After", "5")
+		writePage(rw, http.StatusServiceUnavailable, page{Title: "Not reachable now", Text: "The machine behind this address cannot be reached at the moment. Try again in a little while.", Reload: true})
+	}
+}

@@ -1,0 +1,173 @@
+package publish
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// loginPath and logoutPath are ours on every page with a login.
+	loginPath  = "/.overlayd/login"
+	logoutPath = "/.overlayd/logout"
+	// loginFor is a working day with its evening.
+	loginFor = 12 * time.Hour
+	// maxForm holds a name, a password and a code.
+	maxForm = 4 << 10
+	// maxCookie holds an id of 64 bytes, a time and a MAC.
+	maxCookie = 256
+)
+
+// cookieName is of one exposure: browsers do not tell ports apart. The prefix
+// makes them insist on TLS and on this very host.
+func (w *website) cookieName() string { return "__Host-overlayd-" + w.p.e.ID }
+
+// seal makes what the cookie of a user holds who logged in at a time.
+func (e *Exposure) seal(user string, at time.Time) string {
+	text := user + "." + strconv.FormatInt(at.Unix(), 10)
+	return text + "." + base64.RawURLEncoding.EncodeToString(e.mac(text))
+}
+
+func (e *Exposure) mac(text string) []byte {
+	m := hmac.New(sha256.New, e.Secret)
+	m.Write([]byte("login " + e.ID + " " + text))
+	return m.Sum(nil)
+}
+
+// unseal returns whose a cookie is, and since when.
+func (e *Exposure) unseal(s string, now time.Time) (user string, at time.Time, ok bool) {
+	i := strings.LastIndexByte(s, '.')
+	if len(s) > maxCookie || i < 0 || len(e.Secret) == 0 {
+		return "", time.Time{}, false
+	}
+	text := s[:i]
+	sum, err := base64.RawURLEncoding.DecodeString(s[i+1:])
+	if err != nil || !hmac.Equal(sum, e.mac(text)) {
+		return "", time.Time{}, false
+	}
+	user, since, found := strings.Cut(text, ".")
+	n, err := strconv.ParseInt(since, 10, 64)
+	at = time.Unix(n, 0)
+	if !found || err != nil || user == "" || now.Sub(at) >= loginFor || at.After(now.Add(time.Minute)) {
+		return "", time.Time{}, false
+	}
+	return user, at, true
+}
+
+// admit lets a request pass that belongs to a user, and answers it otherwise.
+func (w *website) admit(rw http.ResponseWriter, r *http.Request) (*http.Request, bool) {
+	switch r.URL.Path {
+	case loginPath:
+		w.login(rw, r)
+		return r, false
+	case logoutPath:
+		w.setCookie(rw, "", -1)
+		http.Redirect(rw, r, loginPath, http.StatusSeeOther)
+		return r, false
+	}
+	if c, err := r.Cookie(w.cookieName()); err == nil {
+		if id, at, ok := w.p.e.unseal(c.Value, w.p.s.o.Now()); ok {
+			if name, ok := w.p.s.o.Holds(id, at.Add(time.Second)); ok { // a cookie's time has whole seconds
+				return r.WithContext(context.WithValue(r.Context(), whoKey{}, who{id, name})), true
+			}
+		}
+	}
+	if (r.Method == http.MethodGet || r.Method == http.MethodHead) && r.Header.Get("Upgrade") == "" && wantsPage(r) {
+		to := loginPath
+		if at := r.URL.RequestURI(); at != "/" && isLocal(at) {
+			to += "?to=" + url.QueryEscape(at)
+		}
+		http.Redirect(rw, r, to, http.StatusSeeOther)
+		return r, false
+	}
+	writePage(rw, http.StatusUnauthorized, page{Title: "Log in first", Text: "This page is for people who have logged in.", Link: loginPath, LinkText: "Log in"})
+	return r, false
+}
+
+// wantsPage reports whether a person looks at the answer.
+func wantsPage(r *http.Request) bool {
+	accept := r.Header.Get("Accept")
+	return accept == "" || strings.Contains(accept, "text/html") || strings.Contains(accept, "*/*")
+}
+
+// isLocal reports whether a path leads nowhere but here.
+func isLocal(s string) bool {
+	return len(s) <= 2048 && strings.HasPrefix(s, "/") && !strings.HasPrefix(s, "//") &&
+		!strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '\\' || r == 0x7f }) && !strings.HasPrefix(s, "/.overlayd/")
+}
+
+func (w *website) setCookie(rw http.ResponseWriter, value string, seconds int) {
+	http.SetCookie(rw, &http.Cookie{
+		Name: w.cookieName(), Value: value, Path: "/", MaxAge: seconds, Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	})
+}
+
+// hideCookie takes the login's cookie out of what the target gets.
+func (w *website) hideCookie(r *http.Request) {
+	all := r.Cookies()
+	kept := all[:0]
+	for _, c := range all {
+		if c.Name != w.cookieName() {
+			kept = append(kept, c)
+		}
+	}
+	if len(kept) == len(all) {
+		return
+	}
+	r.Header.Del("Cookie")
+	for _, c := range kept {
+		r.AddCookie(c)
+	}
+}
+
+// crossOrigin refuses forms that another site sends.
+var crossOrigin = http.NewCrossOriginProtection()
+
+// login shows the form, and takes it.
+func (w *website) login(rw http.ResponseWriter, r *http.Request) {
+	to := r.URL.Query().Get("to")
+	if !isLocal(to) {
+		to = "/"
+	}
+	form := page{Title: "Log in", Form: true, To: to, Site: hostOf(r.Host)}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		writePage(rw, http.StatusOK, form)
+		return
+	case http.MethodPost:
+	default:
+		rw.Header().Set("Allow", "GET, HEAD, POST")
+		writePage(rw, http.StatusMethodNotAllowed, page{Title: "Not like that", Text: "This page takes a form."})
+		return
+	}
+	r.Body = http.MaxBytesReader(rw, r.Body, maxForm)
+	if err := crossOrigin.Check(r); err != nil || r.ParseForm() != nil {
+		writePage(rw, http.StatusForbidden, page{Title: "Not like that", Text: "The form did not come from this page.", Link: loginPath, LinkText: "Log in"})
+		return
+	}
+	name, g := strings.TrimSpace(r.PostForm.Get("name")), w.guest(r)
+	if at := r.PostForm.Get("to"); isLocal(at) {
+		form.To = at
+	}
+	id, err := w.p.s.o.Login(r.Context(), g.Client.Addr(), name, r.PostForm.Get("password"), r.PostForm.Get("code"))
+	if err != nil {
+		form.Name, form.Wrong = name, err.Error()
+		if len(name) > 64 {
+			form.Name = ""
+		}
+		w.p.s.o.Log.Info("login refused", "exposure", w.p.e.ID, "addr", g.Client, "err", err)
+		w.p.s.o.Refused(form.Name, g, err.Error())
+		writePage(rw, http.StatusForbidden, form)
+		return
+	}
+	w.p.s.o.Log.Info("login", "exposure", w.p.e.ID, "user", name, "addr", g.Client)
+	w.setCookie(rw, w.p.e.seal(id, w.p.s.o.Now()), int(loginFor/time.Second))
+	rw.Header().Set("Cache-Control", "no-store")
+	http.Redirect(rw, r, form.To, http.StatusSeeOther)
+}
