@@ -34,6 +34,8 @@ var reaches = map[string][]string{
 	"overlayd/overlay/coord":           {"internal/limit", "overlay/login", "overlay/key", "overlay/coord/api", "overlay/policy", "overlay/record"},
 	"overlayd/overlay/coord/storetest": {"internal/limit", "overlay/login", "overlay/key", "overlay/coord", "overlay/coord/api", "overlay/policy", "overlay/record"},
 	"overlayd/overlay/local":           {},
+	"overlayd/overlay/jump":            {"internal/limit", "overlay/splice"},
+	"overlayd/overlay/publish":         {"overlay/splice"},
 	"overlayd/overlay/netsim":          {},
 	"overlayd/overlay/filter":          {},
 	"overlayd/overlay/policy":          {},
@@ -46,7 +48,7 @@ var reaches = map[string][]string{
 	"overlayd/overlay/relay":           {"internal/bell", "overlay/key", "overlay/udp"},
 	"overlayd/overlay/underlay":        {"internal/bell", "overlay/key", "overlay/udp", "overlay/relay"},
 	"overlayd/overlay/tunnel":          {"internal/bell", "overlay/filter", "overlay/key", "overlay/tun", "overlay/train"},
-	"overlayd/overlay":                 {"internal/bell", "journal", "routing", "nat", "overlay/key", "overlay/tun", "overlay/train", "overlay/netstack", "overlay/udp", "overlay/coord", "overlay/coord/api", "overlay/local", "overlay/relay", "overlay/underlay", "overlay/tunnel", "overlay/portmap", "overlay/policy", "overlay/filter", "overlay/record", "overlay/splice", "overlay/proxy", "overlay/forward", "overlay/resolver", "internal/limit", "overlay/login"},
+	"overlayd/overlay":                 {"internal/bell", "journal", "routing", "nat", "overlay/key", "overlay/tun", "overlay/train", "overlay/netstack", "overlay/udp", "overlay/coord", "overlay/coord/api", "overlay/local", "overlay/relay", "overlay/underlay", "overlay/tunnel", "overlay/portmap", "overlay/policy", "overlay/filter", "overlay/record", "overlay/splice", "overlay/proxy", "overlay/forward", "overlay/resolver", "internal/limit", "overlay/login", "overlay/jump", "overlay/publish"},
 	"overlayd/cmd/overlayd":            {"*"},
 	"overlayd/examples/embed":          {"*"}, // package overlay, as a library
 	"overlayd/examples/lab":            {},

@@ -76,6 +76,7 @@ func (h *Hub) newCoordinator(store *bookkeeping, state *hubState, pin key.Pin) (
 		Store: store.Store, Log: h.log, Overlay: store.number, KeyTTL: h.o.KeyTTL,
 		Relay: own, Secret: state.relay,
 		Endpoint: state.public, Pin: pin, Unpinned: unpinned, Passes: passes,
+		Publisher: h.guest, Changed: h.guest.heed,
 		Events:  &coord.Events{Dir: h.dir.path, Name: eventsName, Log: events},
 		Removed: func(r coord.Removal) { h.relay.Disconnect(passes.network, relay.Label(r.Label), r.Serial) },
 	})

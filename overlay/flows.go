@@ -27,6 +27,8 @@ const (
 	EventFlowBegan  = "flow_began"
 	EventFlowEnded  = "flow_ended"
 	EventFlowDenied = "flow_denied"
+
+	EventLoginRefused = "login_refused" // of a guest: it has no target
 )
 
 // FlowLine is one line of the record: what became of a flow from the tunnel at
@@ -47,6 +49,10 @@ type FlowLine struct {
 	InBytes  uint64     `json:"in_bytes"`  // from the tunnel, as IP packets
 	OutBytes uint64     `json:"out_bytes"` // into it
 	SeenAs   string     `json:"seen_as"`   // the source as the target sees it, when it is another one
+
+	// Of a connection that somebody made through this machine without overlayd:
+	Via    string `json:"via,omitempty"`    // ssh, or expose and an id
+	Client string `json:"client,omitempty"` // where they came from
 }
 
 // flowRecord keeps the record of flows. Traffic never waits for it.
@@ -101,10 +107,17 @@ func (r *flowRecord) untrack() {
 func (r *flowRecord) note(e *filter.Event) {
 	l := lineOf(e)
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if e.Kind != filter.FlowDenied {
 		l.SeenAs = r.outside(e.Proto, e.Remote, e.Local)
 	}
+	r.mu.Unlock()
+	r.keep(l)
+}
+
+// keep puts a line into the record.
+func (r *flowRecord) keep(l FlowLine) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.out != nil {
 		r.out.Append(l)
 	}

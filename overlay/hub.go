@@ -43,6 +43,7 @@ type HubOptions struct {
 	Address netip.Addr   // wished overlay address of this machine; zero: any
 	TLSCert string       // file with a certificate for Public; "": a self-made one, pinned by invites
 	TLSKey  string       // its key
+	SSH     string       // [host]:port of the jump host; "": none
 
 	KeyTTL time.Duration // how long the keys of people's machines hold; 0: as before; or coord.ForEver
 }
@@ -59,6 +60,7 @@ type Hub struct {
 
 	relay *relay.Server // set by Run before its goroutines start
 	coord *coordinator  // nil: another machine's
+	guest *guests       // nil: likewise
 
 	heeded []coord.Removal // the last map's; of the goroutine that takes maps
 }
@@ -97,6 +99,9 @@ func (h *Hub) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if joined && h.o.SSH != "" {
+		return fault(ExitUsage, "give --ssh to the first relay", "this relay belongs to another machine's network, which has the users' keys")
+	}
 	var store *bookkeeping
 	if !joined {
 		if err := h.node.setProxy(NoProxy); err != nil { // its coordinator is here
@@ -129,11 +134,22 @@ func (h *Hub) Run(ctx context.Context) (err error) {
 	}
 	if joined {
 		h.offer(state, pin)
-	} else if h.coord, err = h.newCoordinator(store, state, pin); err != nil {
+	} else if err := h.found(store, state, pin); err != nil {
 		h.relay.Close()
 		return err
 	}
 	return h.serve(ctx, ln, cert)
+}
+
+// found makes the coordinator, and what serves its guests.
+func (h *Hub) found(store *bookkeeping, state *hubState, pin key.Pin) (err error) {
+	if h.guest, err = h.newGuests(); err != nil {
+		return err
+	}
+	if h.coord, err = h.newCoordinator(store, state, pin); err != nil {
+		h.guest.close()
+	}
+	return err
 }
 
 // offer tells the coordinator, by the node, what this machine's relay serves.
@@ -176,6 +192,9 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener, cert tls.Certificate) 
 		mux.Handle(coord.RollPath, coord.RollHandler(h.roll))
 	}
 	web := coord.NewHTTPServer(mux, cert, h.log)
+	if h.guest != nil {
+		h.guest.ports.Challenge(web.TLSConfig)
+	}
 
 	// The relay's readers keep their processors while they rest between two
 	// bursts: the rest of the program gets as many as there are.
@@ -191,6 +210,7 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener, cert tls.Certificate) 
 	g.Go(func() error { return h.relay.Run(ctx) })
 	if h.coord != nil {
 		g.Go(func() error { return h.coord.Run(ctx) })
+		g.Go(func() error { return h.guest.run(ctx) })
 	}
 	g.Go(func() error {
 		if err := web.ServeTLS(ln, "", ""); !errors.Is(err, http.ErrServerClosed) {

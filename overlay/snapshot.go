@@ -32,6 +32,9 @@ type snapshot struct {
 	mapping  *portmap.Status // nil: the router is not asked
 	full     bool            // the stack in user space lately had no room
 	now      time.Time
+
+	ssh       *StatusSSH // of the coordinator's machine
+	exposures []StatusExposure
 }
 
 // Status tells what this node knows now.
@@ -45,6 +48,7 @@ func (n *Node) Status() Status {
 	_, s.guard.unkept = n.flows.status()
 	if n.hub != nil && n.hub.coord != nil {
 		s.changes = n.hub.coord.events.Status()
+		s.ssh, s.exposures = n.hub.guest.status()
 	}
 	if s.live != nil {
 		s.relays = s.live.bind.Relays()
@@ -88,6 +92,8 @@ func (s snapshot) status() Status {
 		Health:   items,
 		Hosted:   []StatusHosted{},
 		Counters: nonNil(s.counters),
+
+		SSH: s.ssh, Exposures: nonNil(s.exposures),
 	}
 	out.Network.Control.ProofAgeMS = age(s.heard, s.now)
 	if s.control.Phase == coord.PhaseConnected && stale(s.heard, controlProof, s.now) {

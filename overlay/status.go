@@ -36,6 +36,10 @@ type Status struct {
 
 	PortMapping *StatusPortMapping `json:"port_mapping"` // null while the node starts
 
+	// Of the coordinator's machine: who may come without overlayd.
+	SSH       *StatusSSH       `json:"ssh"`       // null: there is no jump host here
+	Exposures []StatusExposure `json:"exposures"` // published ports
+
 	Hosted []StatusHosted `json:"hosted"` // members that others carry, or this node
 }
 
@@ -166,3 +170,27 @@ const (
 	SeverityWarning = "warning"
 	SeverityError   = "error"
 )
+
+// StatusSSH is the jump host.
+type StatusSSH struct {
+	Listen      string `json:"listen"`
+	Fingerprint string `json:"fingerprint"` // of its key
+	Sessions    int    `json:"sessions"`
+}
+
+// StatusExposure is a published port.
+type StatusExposure struct {
+	ID          string     `json:"id"`
+	Target      string     `json:"target"`
+	Listen      string     `json:"listen"`
+	Protocol    string     `json:"protocol"` // tcp, udp, http
+	Host        string     `json:"host"`
+	TLS         string     `json:"tls"` // self, acme, given; "": none
+	Login       bool       `json:"login"`
+	User        string     `json:"user"` // whose connections these are; "": the relay's own
+	By          string     `json:"by"`
+	Until       *time.Time `json:"until"`
+	State       string     `json:"state"` // listening, failed, suspended
+	Problem     string     `json:"problem"`
+	Connections int        `json:"connections"`
+}

@@ -122,6 +122,12 @@ func flowText(l overlay.FlowLine) string {
 	if l.SeenAs != "" {
 		way = l.Source + " (there " + l.SeenAs + ") to " + l.Target + " " + l.Protocol
 	}
+	if l.Client != "" {
+		who += " from " + l.Client + " by " + l.Via
+	}
+	if l.Event == overlay.EventLoginRefused {
+		return who + "  login refused: " + l.Why
+	}
 	text := who + "  " + way + "  "
 	switch l.Event {
 	case overlay.EventFlowDenied:

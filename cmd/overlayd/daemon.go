@@ -32,6 +32,7 @@ type coordinator interface {
 	members
 	people
 	access
+	guests
 }
 
 // members are the machines of the network.
@@ -76,6 +77,19 @@ type access interface {
 	Access(ctx context.Context, target string, at time.Time) (coord.Access, error)
 	Explain(ctx context.Context, who, target string) ([]coord.Step, bool, error)
 	VerifyRecord(context.Context) (coord.Verified, error)
+}
+
+// guests are those who come without overlayd.
+type guests interface {
+	AddSSHKey(ctx context.Context, user, text string) (coord.SSHKey, error)
+	SSHKeys(ctx context.Context, user string) ([]coord.SSHKey, error)
+	RemoveSSHKey(ctx context.Context, user, key string) (coord.SSHKey, error)
+	SetPassword(ctx context.Context, user, password string) (made string, u coord.User, err error)
+	RemovePassword(ctx context.Context, user string) (coord.User, error)
+	MakeSeed(ctx context.Context, user string) (uri, seed string, err error)
+	Expose(context.Context, coord.NewExposure) (coord.Exposure, error)
+	Exposures(context.Context) ([]coord.Exposure, error)
+	RemoveExposure(ctx context.Context, id string) (coord.Exposure, int, error)
 }
 
 // callTimeout bounds a call that the daemon answers from memory or its disk.

@@ -123,7 +123,7 @@ func TestPeopleVerbs(t *testing.T) {
 		{line: "requests deny r234", code: 1, says: "no request"},
 		{line: "request nas:22", code: 2, says: "coordinator's own"},
 
-		{line: "revoke nobody", code: 1, says: "no user, node, invite or grant"},
+		{line: "revoke nobody", code: 1, says: "no user, node, invite, grant or exposure"},
 		{line: "revoke alice", says: "revoked user alice: done in 0.0"},
 		{line: "users", says: "alice  disabled"},
 		{line: "grants", says: ""},

@@ -21,6 +21,7 @@ func (p *program) relayCommand() *cobra.Command {
 		join    string
 		file    string
 		keyTTL  lifetime
+		ssh     listenAddress
 	)
 	cmd := &cobra.Command{
 		Use:   "relay",
@@ -34,10 +35,15 @@ names goes into the invites.
 
 With --join it becomes a further relay of a network that there is already: traffic
 takes the nearer one, and goes on when one of them dies. Make the link on the first
-one with overlayd invite --relay. It is needed once, as is --public.`,
+one with overlayd invite --relay. It is needed once, as is --public.
+
+With --ssh it is a jump host too, for people with nothing but OpenSSH:
+ssh -J alice@203.0.113.10:2222 ubuntu@192.168.1.201. There is no shell on it. The
+fingerprint of its key is in overlayd status.`,
 		Example: `  sudo overlayd relay --public 203.0.113.10
   sudo overlayd relay --public vpn.example.org:8443 --listen :8443
   sudo overlayd relay --public 203.0.113.10 --overlay 172.18.0.0/24 --address 172.18.0.10
+  sudo overlayd relay --public 203.0.113.10 --ssh :2222
   sudo overlayd relay --join LINK --public 198.51.100.10`,
 		Args:        words(0, 0, ""),
 		Annotations: map[string]string{daemonSettings: "yes"},
@@ -52,6 +58,8 @@ one with overlayd invite --relay. It is needed once, as is --public.`,
 					"--join does not go together with --overlay or --address")
 			case (join != "" || file != "") && keyTTL != 0:
 				return usage("say it on the first relay", "--join does not go together with --key-ttl")
+			case join != "" && ssh != "":
+				return usage("give --ssh to the first relay, which has the users' keys", "--join and --ssh do not go together")
 			case (cert == "") != (certKey == ""):
 				return usage("give both, or neither for a key that invites pin", "--tls-cert and --tls-key belong together")
 			}
@@ -59,7 +67,7 @@ one with overlayd invite --relay. It is needed once, as is --public.`,
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o := overlay.HubOptions{
-				Options: p.common.options(), Public: string(public), Listen: string(listen),
+				Options: p.common.options(), Public: string(public), Listen: string(listen), SSH: string(ssh),
 				Overlay: prefix.Prefix, Address: own.Addr, TLSCert: cert, TLSKey: certKey,
 				KeyTTL: time.Duration(keyTTL),
 			}
@@ -86,6 +94,7 @@ one with overlayd invite --relay. It is needed once, as is --public.`,
 	f.Var(&keyTTL, "key-ttl", "how long people's machines go on until they are renewed (default: as before, at first "+spanText(coord.DefaultKeyTTL)+")")
 	f.Var(text{&cert, "FILE"}, "tls-cert", "certificate for --public, instead of a key that invites pin")
 	f.Var(text{&certKey, "FILE"}, "tls-key", "the certificate's private key")
+	f.Var(&ssh, "ssh", "run a jump host for OpenSSH there, e.g. :2222; users' keys: overlayd users add-key")
 	return cmd
 }
 

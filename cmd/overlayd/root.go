@@ -39,7 +39,7 @@ Admit, on the VPS or as admin
   nodes     machines               grants    list them
   routes    approve, withdraw      request   ask for access
   admin     who may do all this    requests  list them
-                                   approve   say yes to one
+  expose    publish a port         approve   say yes to one
 Take away                          explain   why somebody reaches it or not
   revoke    and see it gone        access    who reaches something
 
@@ -81,7 +81,7 @@ func (p *program) rootCommand() *cobra.Command {
 	root.SetHelpCommand(helpCommand(root))
 	root.AddCommand(
 		p.relayCommand(), p.gatewayCommand(), p.upCommand(), p.downCommand(), p.renewCommand(),
-		p.inviteCommand(), p.nodesCommand(), p.routesCommand(), p.usersCommand(), p.groupsCommand(), p.adminCommand(),
+		p.inviteCommand(), p.nodesCommand(), p.routesCommand(), p.usersCommand(), p.groupsCommand(), p.adminCommand(), p.exposeCommand(),
 		p.policyCommand(), p.grantCommand(), p.grantsCommand(), p.requestCommand(), p.requestsCommand(), p.approveCommand(),
 		p.revokeCommand(), p.accessCommand(), p.explainCommand(),
 		p.statusCommand(), p.peersCommand(), p.pingCommand(), p.netcheckCommand(), p.planCommand(),

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"overlayd/overlay"
+	"overlayd/overlay/coord"
 )
 
 // screenLines is what `overlayd status` keeps to: the height of a terminal.
@@ -141,7 +142,32 @@ func statusHead(s overlay.Status, st style) []string {
 		}
 		add("relay", "%s", relayText(r, len(s.Relays) > 1, st))
 	}
+	if s.SSH != nil {
+		add("ssh", "%s, %d logged in, key %s", s.SSH.Listen, s.SSH.Sessions, s.SSH.Fingerprint)
+	}
+	if len(s.Exposures) > 0 {
+		add("published", "%s", exposuresText(s.Exposures, st))
+	}
 	return lines
+}
+
+// exposuresText says in one line what is published.
+func exposuresText(list []overlay.StatusExposure, st style) string {
+	conns, words := 0, []string{}
+	for _, e := range list {
+		conns += e.Connections
+		word := e.Listen
+		if e.State != coord.ExposureListening || e.Problem != "" {
+			word = st.bad(word + " " + e.State)
+		}
+		if len(words) < 4 {
+			words = append(words, word)
+		}
+	}
+	if rest := len(list) - len(words); rest > 0 {
+		words = append(words, fmt.Sprintf("%d more", rest))
+	}
+	return fmt.Sprintf("%s; %d open: overlayd expose list", strings.Join(words, ", "), conns)
 }
 
 func stateWord(state string, st style) string {

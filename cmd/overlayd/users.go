@@ -22,6 +22,9 @@ On the VPS, or on the machine of an admin.
 A user has any number of machines: overlayd invite --user NAME admits one. A machine
 that was invited for nobody in particular gets a user of its own, named after it.
 
+Without overlayd a person may come through the relay's jump host, with an ssh key, and
+to published pages, with a password and codes: see the verbs below.
+
 Who is disabled reaches nothing, from no machine, until enabled again; overlayd
 revoke does the same and waits until every machine has applied it. Who is removed
 takes the machines, grants, requests and open invites along.`,
@@ -38,6 +41,7 @@ takes the machines, grants, requests and open invites along.`,
 		p.userVerb("enable", "undo disable", "enabled", updateUser(coord.UserUpdate{Disabled: no()})),
 		p.tagUserCommand("tag", "give a person tags", func(tags []string) coord.UserUpdate { return coord.UserUpdate{AddTags: tags} }),
 		p.tagUserCommand("untag", "take tags from a person", func(tags []string) coord.UserUpdate { return coord.UserUpdate{RemoveTags: tags} }),
+		p.addKeyCommand(), p.keysCommand(), p.removeKeyCommand(), p.setPasswordCommand(), p.totpCommand(),
 	)
 }
 
@@ -205,12 +209,15 @@ type userJSON struct {
 	Groups    []string   `json:"groups"`
 	Nodes     []string   `json:"nodes"`
 	CreatedAt *time.Time `json:"created_at"`
+	SSHKeys   int        `json:"ssh_keys"`
+	Password  bool       `json:"password"`
+	Codes     bool       `json:"codes"`
 }
 
 func newUserJSON(u coord.User) userJSON {
 	return userJSON{
 		ID: u.ID, Name: u.Name, Admin: u.Admin, Disabled: u.Disabled, Tags: notNil(u.Tags), Groups: notNil(u.Groups),
-		Nodes: notNil(u.Nodes), CreatedAt: timeOrNull(u.Created),
+		Nodes: notNil(u.Nodes), CreatedAt: timeOrNull(u.Created), SSHKeys: u.SSHKeys, Password: u.Password, Codes: u.Codes,
 	}
 }
 

@@ -91,7 +91,7 @@ func (a *Admin) Expose(ctx context.Context, want NewExposure) (Exposure, error) 
 	e := want.Exposure
 	resp, err := a.c.AddExposure(ctx, connect.NewRequest(&api.AddExposureRequest{
 		Exposure: &api.Exposure{
-			Target: e.Target, Listen: listenText(e.Listen), Protocol: e.Protocol, Allow: prefixesToWire(e.Allow), Host: e.Host,
+			Target: e.Target, Listen: ListenText(e.Listen), Protocol: e.Protocol, Allow: prefixesToWire(e.Allow), Host: e.Host,
 			Tls: e.TLS, AcmeDirectory: e.ACME.Directory, AcmeCa: string(e.ACME.CA), Login: e.Login, ProxyProtocol: e.Proxy,
 		},
 		TtlMs: want.TTL.Milliseconds(), Certificate: string(want.Certificate), Key: string(want.Key),

@@ -1,10 +1,19 @@
 package coord
 
 import (
+	"cmp"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
 	"maps"
+	"math/big"
 	"net"
 	"net/netip"
 	"net/url"
@@ -81,6 +90,8 @@ type Exposure struct {
 	State       string // ExposureListening and so on
 	Problem     string
 	Connections int
+
+	Fingerprint string // SHA-256 of the certificate, in hexadecimal; empty: there is none, or by ACME
 }
 
 // The states of an exposure.
@@ -191,6 +202,48 @@ func (e *exposureRecord) checkTLS() error {
 	return problem(KindInvalid, "acme, self, or give a certificate", "%.40q says of no certificate where it comes from", e.TLS)
 }
 
+// signItself makes the certificate of an exposure that nobody vouches for. It is
+// kept, so that a browser that was told to trust it goes on to.
+func (e *exposureRecord) signItself() error {
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make a certificate: %w", err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(e.Created.UnixNano()), Subject: pkix.Name{CommonName: cmp.Or(e.Host, "overlayd")},
+		NotBefore: e.Created.Add(-24 * time.Hour), NotAfter: e.Created.AddDate(10, 0, 0), // clocks may be a day off
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+	}
+	if e.Host != "" {
+		template.DNSNames = []string{e.Host}
+	} else if !e.Listen.Addr().IsUnspecified() {
+		template.IPAddresses = []net.IP{e.Listen.Addr().AsSlice()}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
+	if err != nil {
+		return fmt.Errorf("make a certificate: %w", err)
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		return fmt.Errorf("make a certificate: %w", err)
+	}
+	e.Certificate = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	e.Key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
+	return nil
+}
+
+// fingerprint is the SHA-256 of the certificate, as browsers show it; empty:
+// there is none, or not yet.
+func (e *exposureRecord) fingerprint() string {
+	block, _ := pem.Decode(e.Certificate)
+	if block == nil {
+		return ""
+	}
+	sum := sha256.Sum256(block.Bytes)
+	return strings.ToUpper(hex.EncodeToString(sum[:]))
+}
+
 // isHostName reports whether s can be a name in the DNS (RFC 1123).
 func isHostName(s string) bool {
 	if len(s) > 253 {
@@ -222,6 +275,11 @@ func (s *snapshot) addExposure(e exposureRecord) (exposureRecord, []Record, erro
 		if e.clashes(o) {
 			return e, nil, problem(KindConflict, "choose another port, or: overlayd expose remove "+o.ID,
 				"port %d is taken: %s leads to %s", e.Listen.Port(), o.ID, o.Target)
+		}
+	}
+	if e.TLS == TLSSelf {
+		if err := e.signItself(); err != nil {
+			return e, nil, err
 		}
 	}
 	e.Secret = make([]byte, 32)

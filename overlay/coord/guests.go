@@ -69,8 +69,6 @@ func (s *Server) Reach(user string, protocol string, to netip.AddrPort) (rule st
 		return "", problem(KindNotFound, "overlayd routes lists what gateways advertise", "no machine has %s or a route to it", to.Addr())
 	case !v.Allowed:
 		return "", problem(KindDenied, "overlayd explain says why", "refused by policy")
-	case own != nil && len(v.Nodes) == 1 && v.Nodes[0] == own.Name:
-		return "", problem(KindDenied, "use its public address", "%s is this machine itself", to.Addr())
 	}
 	var away []string
 	for _, name := range v.Nodes {
@@ -78,7 +76,7 @@ func (s *Server) Reach(user string, protocol string, to netip.AddrPort) (rule st
 		if n == nil {
 			continue
 		}
-		if s.presence.sighting(n.ID).online {
+		if s.seen(n).online {
 			return v.Rule, nil
 		}
 		away = append(away, name)

@@ -385,7 +385,7 @@ func FuzzParseListen(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if again, err := ParseListen(listenText(at)); err != nil || again.Port() != at.Port() || again.Addr().IsUnspecified() != at.Addr().IsUnspecified() {
+		if again, err := ParseListen(ListenText(at)); err != nil || again.Port() != at.Port() || again.Addr().IsUnspecified() != at.Addr().IsUnspecified() {
 			t.Errorf("%q is %s, and that %s, %v", s, at, again, err)
 		}
 	})

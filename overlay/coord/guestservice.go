@@ -174,9 +174,9 @@ func (s adminService) RemoveExposure(ctx context.Context, req *connect.Request[a
 func (s adminService) exposureToWire(snap *snapshot, e *exposureRecord) *api.Exposure {
 	o := snap.open(e)
 	w := &api.Exposure{
-		Id: o.ID, Target: o.Target, Listen: listenText(o.Listen), Protocol: o.Protocol, Allow: prefixesToWire(o.Allow), Host: o.Host,
+		Id: o.ID, Target: o.Target, Listen: ListenText(o.Listen), Protocol: o.Protocol, Allow: prefixesToWire(o.Allow), Host: o.Host,
 		Tls: o.TLS, AcmeDirectory: o.ACME.Directory, AcmeCa: string(o.ACME.CA), Login: o.Login, ProxyProtocol: o.Proxy,
-		User: o.User, By: o.By, CreatedAt: timeToWire(o.Created), Until: timeToWire(o.Until),
+		Fingerprint: e.fingerprint(), User: o.User, By: o.By, CreatedAt: timeToWire(o.Created), Until: timeToWire(o.Until),
 	}
 	if s.o.Publisher != nil {
 		var n int
@@ -186,8 +186,8 @@ func (s adminService) exposureToWire(snap *snapshot, e *exposureRecord) *api.Exp
 	return w
 }
 
-// listenText writes an address to listen on as people do.
-func listenText(a netip.AddrPort) string {
+// ListenText writes an address to listen on as people do.
+func ListenText(a netip.AddrPort) string {
 	if a.Addr().IsUnspecified() {
 		return ":" + netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()).String()[len("0.0.0.0:"):]
 	}
@@ -200,7 +200,7 @@ func exposureFromWire(w *api.Exposure) (Exposure, error) {
 		ACME:  ACME{Directory: w.GetAcmeDirectory(), CA: []byte(w.GetAcmeCa())},
 		Login: w.GetLogin(), Proxy: w.GetProxyProtocol(), User: w.GetUser(), By: w.GetBy(),
 		Created: timeFromWire(w.GetCreatedAt()), Until: timeFromWire(w.GetUntil()),
-		State: w.GetState(), Problem: w.GetProblem(), Connections: int(w.GetConnections()),
+		Fingerprint: w.GetFingerprint(), State: w.GetState(), Problem: w.GetProblem(), Connections: int(w.GetConnections()),
 	}
 	if len(e.ACME.CA) == 0 {
 		e.ACME.CA = nil

@@ -122,9 +122,9 @@ func whoOf(r *http.Request) who {
 
 // guest is on whose behalf a request goes to the target.
 func (w *website) guest(r *http.Request) Guest {
-	g := Guest{User: w.p.e.User, Exposure: w.p.e.ID}
+	g := Guest{User: w.p.e.User, Exposure: w.p.e.ID, Own: true}
 	if v := whoOf(r); v.id != "" {
-		g.User = v.id
+		g.User, g.Own = v.id, false
 	}
 	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		g.Client = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())

@@ -191,7 +191,7 @@ func (p *port) serveTCP(ctx context.Context) {
 // carry is the life of one TCP connection.
 func (p *port) carry(ctx context.Context, c net.Conn) {
 	client := addrOf(c.RemoteAddr())
-	far, err := p.dial(ctx, Guest{User: p.e.User, Client: client, Exposure: p.e.ID}, "tcp")
+	far, err := p.dial(ctx, Guest{User: p.e.User, Client: client, Exposure: p.e.ID, Own: true}, "tcp")
 	if err != nil {
 		p.s.o.Log.Debug("a published connection is refused", "exposure", p.e.ID, "addr", client, "err", err)
 		reset(c)
@@ -314,7 +314,7 @@ func (p *port) answer(ctx context.Context, f *flow, client, to netip.AddrPort) {
 		delete(p.flows, client)
 		p.mu.Unlock()
 	}()
-	far, err := p.dial(ctx, Guest{User: p.e.User, Client: client, Exposure: p.e.ID}, "udp")
+	far, err := p.dial(ctx, Guest{User: p.e.User, Client: client, Exposure: p.e.ID, Own: true}, "udp")
 	if err != nil {
 		p.s.o.Log.Debug("published datagrams are refused", "exposure", p.e.ID, "addr", client, "err", err)
 		return

@@ -44,6 +44,7 @@ type Guest struct {
 	User     string // an id; empty: this machine's own
 	Client   netip.AddrPort
 	Exposure string // its id
+	Own      bool   // User is the exposure's, and nobody who logged in
 }
 
 // The protocols.

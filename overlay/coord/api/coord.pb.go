@@ -5956,6 +5956,7 @@ type Exposure struct {
 	State         string                 `protobuf:"bytes,16,opt,name=state,proto3" json:"state,omitempty"`     // listening, failed, suspended
 	Problem       string                 `protobuf:"bytes,17,opt,name=problem,proto3" json:"problem,omitempty"` // why it is not listening
 	Connections   uint32                 `protobuf:"varint,18,opt,name=connections,proto3" json:"connections,omitempty"`
+	Fingerprint   string                 `protobuf:"bytes,19,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"` // SHA-256 of the certificate; empty: none, or by ACME
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6114,6 +6115,13 @@ func (x *Exposure) GetConnections() uint32 {
 		return x.Connections
 	}
 	return 0
+}
+
+func (x *Exposure) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
 }
 
 type AddExposureRequest struct {
@@ -7248,7 +7256,7 @@ const file_coord_proto_rawDesc = "" +
 	"\x10MakeSeedResponse\x12/\n" +
 	"\x04user\x18\x01 \x01(\v2\x1b.overlayd.coord.v1.UserInfoR\x04user\x12\x10\n" +
 	"\x03uri\x18\x02 \x01(\tR\x03uri\x12\x12\n" +
-	"\x04seed\x18\x03 \x01(\tR\x04seed\"\x82\x04\n" +
+	"\x04seed\x18\x03 \x01(\tR\x04seed\"\xa4\x04\n" +
 	"\bExposure\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x16\n" +
@@ -7269,7 +7277,8 @@ const file_coord_proto_rawDesc = "" +
 	"\x05until\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x14\n" +
 	"\x05state\x18\x10 \x01(\tR\x05state\x12\x18\n" +
 	"\aproblem\x18\x11 \x01(\tR\aproblem\x12 \n" +
-	"\vconnections\x18\x12 \x01(\rR\vconnections\"\x98\x01\n" +
+	"\vconnections\x18\x12 \x01(\rR\vconnections\x12 \n" +
+	"\vfingerprint\x18\x13 \x01(\tR\vfingerprint\"\x98\x01\n" +
 	"\x12AddExposureRequest\x127\n" +
 	"\bexposure\x18\x01 \x01(\v2\x1b.overlayd.coord.v1.ExposureR\bexposure\x12\x15\n" +
 	"\x06ttl_ms\x18\x02 \x01(\x03R\x05ttlMs\x12 \n" +
