@@ -54,7 +54,7 @@ var reaches = map[string][]string{
 	"overlayd/examples/lab":            {},
 	"overlayd/examples/lab/cmd":        {"examples/lab"},
 	"overlayd/examples/lab/labtest":    {"examples/lab"},
-	"overlayd/examples/lab/waysin":     {},    // tests only
+	"overlayd/examples/lab/waysin":     {},
 	"overlayd/examples/lab/bench":      {"*"}, // drives the lab, and reads the daemons' status
 }
 
