@@ -56,13 +56,3 @@ func (s *site) serve(ctx context.Context, t *testing.T, m *lab.Machine, args ...
 	t.Helper()
 	return must[*lab.Process](t)(m.Serve(ctx, args...))
 }
-
-func must[T any](t *testing.T) func(T, error) T {
-	return func(v T, err error) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-}
