@@ -105,11 +105,8 @@ func (p *program) netcatTCP(ctx context.Context, c stream) error {
 	if _, err := io.Copy(p.stdout, c); err != nil && !p.over(ctx, c) {
 		return err
 	}
-	if p.interactive() {
-		return nil
-	}
 	over, err := c.Fate(ctx)
-	if over {
+	if over || p.interactive() {
 		return err
 	}
 	<-sent
