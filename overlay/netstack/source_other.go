@@ -2,7 +2,11 @@
 
 package netstack
 
-import "net"
+import (
+	"errors"
+	"net"
+	"syscall"
+)
 
 // source reads a socket of the host.
 type source struct {
@@ -29,4 +33,14 @@ func (s *source) done() {
 		pieces.Put(s.piece)
 		s.piece = nil
 	}
+}
+
+// noBroadcast takes from a socket what Go gives it: to send to all hosts of a
+// network.
+func noBroadcast(c syscall.RawConn) error {
+	var err error
+	cerr := c.Control(func(fd uintptr) {
+		err = syscall.SetsockoptInt(syscall.Handle(fd), syscall.SOL_SOCKET, syscall.SO_BROADCAST, 0)
+	})
+	return errors.Join(cerr, err)
 }

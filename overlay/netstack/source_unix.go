@@ -3,6 +3,7 @@
 package netstack
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -78,4 +79,12 @@ func (s *source) done() {
 		pieces.Put(s.piece)
 		s.piece = nil
 	}
+}
+
+// noBroadcast takes from a socket what Go gives it: to send to all hosts of a
+// network.
+func noBroadcast(c syscall.RawConn) error {
+	var err error
+	cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 0) })
+	return errors.Join(cerr, err)
 }

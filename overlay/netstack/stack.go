@@ -245,9 +245,34 @@ func (s *Stack) Close() error {
 	defer close(s.done)
 	s.cancel()
 	s.flows.end(func(flowKey) bool { return true })
-	s.running.Wait()
+	s.await()
 	s.link.shut()
 	s.stack.Destroy()
 	close(s.events)
 	return nil
+}
+
+// abortAgain is how soon a handshake that began as the stack was closed is ended.
+const abortAgain = 50 * time.Millisecond
+
+// await returns when everything that runs is over. A handshake would not hear of
+// the end before the other side has been asked for two minutes.
+func (s *Stack) await() {
+	over := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(over)
+	}()
+	tick := time.NewTicker(abortAgain)
+	defer tick.Stop()
+	for {
+		for _, ep := range s.stack.RegisteredEndpoints() {
+			ep.Abort()
+		}
+		select {
+		case <-over:
+			return
+		case <-tick.C:
+		}
+	}
 }

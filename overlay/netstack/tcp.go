@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"sync"
@@ -39,7 +40,7 @@ var pieces = sync.Pool{New: func() any { return new([pieceBytes]byte) }}
 func (s *Stack) forward() {
 	s.dials.of = map[flowKey]uint32{}
 	s.dials.source = map[netip.Addr]int{}
-	fwd := tcp.NewForwarder(s.stack, windowFirst, mostDials, s.connect)
+	fwd := tcp.NewForwarder(s.stack, windowFirst, math.MaxInt, s.connect) // dials are the bound
 	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, func(id stack.TransportEndpointID, p *stack.PacketBuffer) bool {
 		k := keyOf(protoTCP, id)
 		h := header.TCP(p.TransportHeader().Slice())
@@ -54,13 +55,19 @@ func (s *Stack) forward() {
 			s.noRoom()
 			return true
 		}
-		return fwd.HandlePacket(id, p)
+		took := fwd.HandlePacket(id, p)
+		if !took {
+			s.dials.end(k)
+		}
+		return took
 	})
 	s.forwardUDP()
 	s.forwardEcho()
 }
 
-// dials are the connections that are being made.
+// dials are the connections that are being made. One is here from before the
+// forwarder has it until after: a SYN that comes again meanwhile is either the
+// forwarder's to ignore, or begins anew and ends what it began.
 type dials struct {
 	mu     sync.Mutex // guards the rest
 	of     map[flowKey]uint32
@@ -83,20 +90,25 @@ func (d *dials) begin(k flowKey, seq uint32) bool {
 	return true
 }
 
-// end forgets a dial, and returns its SYN's number.
-func (d *dials) end(k flowKey) (seq uint32) {
+// seq returns the number of a dial's SYN.
+func (d *dials) seq(k flowKey) uint32 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	seq, ok := d.of[k]
-	if !ok {
-		return 0
+	return d.of[k]
+}
+
+// end forgets a dial.
+func (d *dials) end(k flowKey) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, ok := d.of[k]; !ok {
+		return
 	}
 	delete(d.of, k)
 	src := k.src.Addr()
 	if d.source[src]--; d.source[src] == 0 {
 		delete(d.source, src)
 	}
-	return seq
 }
 
 func (s *Stack) noRoom() {
@@ -112,44 +124,48 @@ func keyOf(proto uint8, id stack.TransportEndpointID) flowKey {
 
 // connect is called for a SYN, in a goroutine of its own.
 func (s *Stack) connect(r *tcp.ForwarderRequest) {
+	k := keyOf(protoTCP, r.ID())
 	if !s.enter() {
-		s.dials.end(keyOf(protoTCP, r.ID()))
 		r.Complete(false)
+		s.dials.end(k)
 		return
 	}
 	defer s.running.Done()
-	s.serve(r)
+	if c := s.begin(r, k); c != nil {
+		c.run()
+		s.flows.remove(c.flow)
+	}
 }
 
-// serve makes the connection that a SYN asks for and carries it to its end.
-func (s *Stack) serve(r *tcp.ForwarderRequest) {
-	k := keyOf(protoTCP, r.ID())
+// begin makes the connection that a SYN asks for; nil: there is none.
+func (s *Stack) begin(r *tcp.ForwarderRequest, k flowKey) *crossing {
+	defer s.dials.end(k)
 	host, err := s.dialTarget(k)
 	if err != nil {
-		s.declineTCP(r, k, s.dials.end(k), err)
-		return
+		s.declineTCP(r, k, s.dials.seq(k), err)
+		return nil
 	}
+	defer r.Complete(false)
 	c := &crossing{s: s, host: host}
 	c.flow = &flow{key: k, abort: c.tear}
 	if !s.flows.add(c.flow, idleTCP, time.Now()) {
 		s.count.full.Add(1)
-		s.dials.end(k)
-		r.Complete(false) // it will ask again
-		c.reset()
-		return
+		c.reset() // it will ask again
+		return nil
 	}
-	defer s.flows.remove(c.flow)
 	local := host.LocalAddr().(*net.TCPAddr).AddrPort()
 	c.flow.local.Store(&local)
-	ep, terr := r.CreateEndpoint(&c.wq) // answers the SYN
-	s.dials.end(k)
-	r.Complete(false)
-	if terr != nil {
-		c.reset()
-		return
+	if _, ok := s.state.Load().target(k.dst.Addr()); ok && s.ctx.Err() == nil { // the flows of what is over were ended before this one was there
+		if ep, terr := r.CreateEndpoint(&c.wq); terr == nil { // answers the SYN
+			c.mu.Lock()
+			c.ep = ep
+			c.mu.Unlock()
+			return c
+		}
 	}
-	c.ep = ep
-	c.run()
+	c.reset()
+	s.flows.remove(c.flow)
+	return nil
 }
 
 // dialTarget makes the host's connection for a flow.

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -104,6 +105,11 @@ func (x *talk) inward() {
 	x.wq.EventRegister(&entry)
 	defer x.wq.EventUnregister(&entry)
 	for {
+		select {
+		case <-x.stop: // whoever still sends does not put it off
+			return
+		default:
+		}
 		if x.inwardOne() {
 			continue
 		}
@@ -178,4 +184,15 @@ func (x *talk) tell(err error) {
 		x.s.count.forbidden.Add(1)
 		x.s.unreachable(x.s.own(), k.src.Addr(), header.ICMPv4AdminProhibited, quote)
 	}
+}
+
+// dialDatagrams opens a socket of the host. Go lets sockets send to a whole
+// network; a router does not pass such datagrams on.
+func dialDatagrams(ctx context.Context, to netip.AddrPort) (*net.UDPConn, error) {
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error { return noBroadcast(c) }}
+	c, err := d.DialContext(ctx, "udp4", to.String())
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UDPConn), nil
 }
