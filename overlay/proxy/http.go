@@ -35,6 +35,8 @@ func (s *Server) serveHTTP(ctx context.Context, w http.ResponseWriter, r *http.R
 		s.serveConnect(ctx, w, r)
 	case r.URL.Scheme == "http" && r.URL.Host != "":
 		s.counters.plain.Add(1)
+		s.running.Add(1) // a connection that is upgraded is not the HTTP server's to wait for
+		defer s.running.Done()
 		s.forward.ServeHTTP(w, r)
 	default:
 		s.counters.garbage.Add(1)

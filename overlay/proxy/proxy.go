@@ -147,11 +147,16 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 }
 
 // watchConn keeps Serve waiting for the connections of the HTTP server. New ones
-// come from a goroutine that it waits for, too.
-func (s *Server) watchConn(_ net.Conn, state http.ConnState) {
+// come from a goroutine that it waits for, too. One that is active has sent the
+// header of a request.
+func (s *Server) watchConn(c net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		s.running.Add(1)
+	case http.StateActive:
+		if c, ok := c.(*client); ok {
+			c.asked()
+		}
 	case http.StateClosed, http.StateHijacked:
 		s.running.Done()
 	}
@@ -198,8 +203,7 @@ func (s *Server) greet(ctx context.Context, c *client) {
 		s.counters.socks.Add(1)
 		s.serveSOCKS(ctx, c)
 	case 'A' <= first[0] && first[0] <= 'Z':
-		c.asked() // from here on the HTTP server's times hold
-		c.SetDeadline(time.Time{})
+		c.SetDeadline(time.Time{}) // from here on the HTTP server's times hold
 		if s.requests.give(ctx, c) {
 			return // it closes it
 		}

@@ -424,12 +424,21 @@ func TestSlowLoris(t *testing.T) {
 // TestFull: more clients than there may be are closed at once, and those that
 // still ask take no more than their share.
 func TestFull(t *testing.T) {
+	for _, say := range []string{"", "\x05", "G"} {
+		testFull(t, say)
+	}
+}
+
+func testFull(t *testing.T, say string) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Options{Dial: world{}.dial, Explain: explain})
 		connect := pipes(t, s)
 		for range mostAsking {
-			connect()
+			c := connect()
+			io.WriteString(c, say)
+			go io.Copy(io.Discard, c) // until it is closed
 		}
+		synctest.Wait()
 		c := connect()
 		if _, err := c.Read(make([]byte, 1)); err == nil {
 			t.Error("one more than may ask is served")

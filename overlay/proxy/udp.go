@@ -148,6 +148,8 @@ func (a *association) takes(from netip.AddrPort) bool {
 
 // send hands a datagram to its destination.
 func (a *association) send(ctx context.Context, to endpoint, data []byte) {
+	a.mu.Lock() // so that none is handed to a destination that is over
+	defer a.mu.Unlock()
 	d := a.destination(ctx, to)
 	if d == nil || a.server.waiting.Load()+int64(len(data)) > waitingBytes {
 		a.server.counters.udpFull.Add(1)
@@ -167,11 +169,10 @@ func (a *association) send(ctx context.Context, to endpoint, data []byte) {
 func (a *association) next(data []byte) { a.server.waiting.Add(-int64(len(data))) }
 
 // destination returns the one for an endpoint, and makes it if need be; the
-// oldest goes when there are too many. Nil: all associations have too many.
+// oldest goes when there are too many. Nil: all associations have too many. mu is
+// held.
 func (a *association) destination(ctx context.Context, to endpoint) *destination {
 	name := to.String()
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	if d := a.to[name]; d != nil {
 		return d
 	}
