@@ -53,6 +53,22 @@
 // that the kernel masqueraded as what the target sees: see FlowLine. Records are
 // written behind the traffic's back (package record).
 //
+// # Ways in without routes
+//
+// Node.DialContext connects to a machine of the network or to a host behind a
+// gateway, by sockets that the kernel ties to the interface, or by those of a
+// stack in this process: there is no other way out for it. Names are those of
+// nodes, then what the gateways' resolvers say (package resolver); a gateway
+// answers whoever may reach anything behind it, by the rule that lets them, and
+// tells only addresses of its approved prefixes. A [DialError] says why there is
+// no connection; a policy's refusal is told from a closed port by a mark in the
+// reset, which only this node's filter sees.
+//
+// By the local API programs of this machine get such a connection (`overlayd nc`):
+// an HTTP upgrade, and then nothing but bytes. The proxy (package proxy) and the
+// forwards (package forward) dial in the same way. They belong to the node, which
+// opens them before it has a tunnel, and again while a port is taken.
+//
 // # When the world changes
 //
 // Nothing that was proved before counts when this machine's addresses or default
@@ -68,8 +84,9 @@
 // In the state directory, mode 0700, files 0600: node.json (keys, enrolment),
 // map.pb (the last map, used when the coordinator cannot be reached at start),
 // journal.json (what the machine had before we changed it), flows.jsonl (who came
-// in), lock (flock: one daemon per directory) and, on a relay's machine, hub.json
-// (the relay's keys), on the coordinator's coord.db and control.jsonl (who changed
+// in), ways.json (proxy and forwards, with a hash of the proxy's password), lock
+// (flock: one daemon per directory) and, on a relay's machine, hub.json (the
+// relay's keys), on the coordinator's coord.db and control.jsonl (who changed
 // what). Every file but the records is written to a temporary name, synced and
 // renamed.
 package overlay

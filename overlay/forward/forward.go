@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"overlayd/overlay/splice"
@@ -120,7 +121,7 @@ func (f *Forward) Serve(ctx context.Context) error {
 			}
 			return nil
 		}
-		if t, ok := errors.AsType[net.Error](err); ok && t.Temporary() { // no descriptor is left; some will be
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) {
 			select {
 			case <-ctx.Done():
 			case <-time.After(acceptAgain):

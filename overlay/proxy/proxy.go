@@ -8,9 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -132,7 +132,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			}
 			return nil
 		}
-		if t, ok := err.(interface{ Temporary() bool }); ok && t.Temporary() { // no descriptor is left; some will be
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) {
 			select {
 			case <-ctx.Done():
 			case <-time.After(acceptAgain):
@@ -241,12 +241,6 @@ func (c *client) Close() (err error) {
 		<-c.server.clients
 	})
 	return err
-}
-
-// fromLoopback reports whether a client is on this machine.
-func fromLoopback(c net.Addr) bool {
-	at, err := netip.ParseAddrPort(c.String())
-	return err == nil && at.Addr().Unmap().IsLoopback()
 }
 
 // handoff is a listener that is given its connections.
