@@ -61,6 +61,7 @@ race: ## all tests under the race detector (needs a C compiler)
 bench: bin/overlayd bin/bench bin/wireguard-go ## speed, beside wireguard-go and plain routing (BENCH_SECONDS, BENCH_ROUNDS, ONLY=relayed,direct,tls)
 	@examples/lab/install.sh bench
 	@$(SUDO) bin/bench
+	@$(if $(ONLY),,$(SUDO) bin/bench ways)
 
 bench-recovery: bin/overlayd bin/bench ## how soon packets flow again after what can happen (ROUNDS, ONLY=roam,relay-restart,...)
 	@examples/lab/install.sh bench

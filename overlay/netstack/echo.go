@@ -137,7 +137,7 @@ func (e *echoes) run() {
 }
 
 func (e *echoes) read(conn net.Conn) {
-	src, err := newSource(conn)
+	src, err := newSource(conn, pieceBytes)
 	if err != nil {
 		return
 	}

@@ -181,12 +181,19 @@ func (l *link) deliver(p *stack.PacketBuffer) {
 	p.DecRef()
 }
 
-// GSOMaxSize is the longest train that the stack may make: one whose packets,
-// encrypted, fill one UDP message.
+// trainPayload is how many bytes of a connection fill one UDP message, once cut
+// and encrypted, and all of its packets. A train that is a little longer leaves a
+// short packet, which costs a message of its own.
+func (l *link) trainPayload() int {
+	const headers = header.IPv4MinimumSize + header.TCPMinimumSize + 12 // of the time stamps, which everybody sends
+	mtu := int(l.mtu.Load())
+	return message / (mtu + sealed) * (mtu - headers)
+}
+
+// GSOMaxSize is the longest train that the stack may make, with what its sender
+// takes off for headers.
 func (l *link) GSOMaxSize() uint32 {
-	const ip, tcp, most = header.IPv4MinimumSize, header.TCPMinimumSize, header.TCPTotalHeaderMaximumSize
-	mtu := l.mtu.Load()
-	return message/(mtu+sealed)*(mtu-ip-tcp) + most + 1 // which the sender takes off again
+	return uint32(l.trainPayload()) + header.TCPTotalHeaderMaximumSize + 1
 }
 
 // SupportedGSO says that we cut what is longer than a packet.

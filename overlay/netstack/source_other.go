@@ -11,11 +11,15 @@ import (
 // source reads a socket of the host.
 type source struct {
 	conn  net.Conn
+	most  int
 	piece *[pieceBytes]byte
 }
 
-// newSource makes one of a TCP or UDP connection.
-func newSource(c net.Conn) (*source, error) { return &source{conn: c}, nil }
+// newSource makes one of a TCP or UDP connection, which reads at most so many
+// bytes at once.
+func newSource(c net.Conn, most int) (*source, error) {
+	return &source{conn: c, most: min(most, pieceBytes)}, nil
+}
 
 // next waits for bytes, or a datagram, and returns them; they are good until
 // done.
@@ -23,7 +27,7 @@ func (s *source) next() ([]byte, error) {
 	if s.piece == nil {
 		s.piece = pieces.Get().(*[pieceBytes]byte)
 	}
-	n, err := s.conn.Read(s.piece[:])
+	n, err := s.conn.Read(s.piece[:s.most])
 	return s.piece[:n], err
 }
 

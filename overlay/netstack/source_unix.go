@@ -23,8 +23,10 @@ type source struct {
 	err    error
 }
 
-// newSource makes one of a TCP or UDP connection.
-func newSource(c net.Conn) (*source, error) {
+// newSource makes one of a TCP or UDP connection, which reads at most so many
+// bytes at once.
+func newSource(c net.Conn, most int) (*source, error) {
+	most = min(most, pieceBytes)
 	sc, ok := c.(syscall.Conn)
 	if !ok {
 		return nil, os.ErrInvalid
@@ -40,7 +42,7 @@ func newSource(c net.Conn) (*source, error) {
 			s.piece = pieces.Get().(*[pieceBytes]byte)
 		}
 		for {
-			s.n, s.err = unix.Read(int(fd), s.piece[:])
+			s.n, s.err = unix.Read(int(fd), s.piece[:most])
 			switch s.err {
 			case unix.EINTR:
 				continue

@@ -46,7 +46,7 @@ const (
 	windowMost  = 4 << 20
 	// lastWords is how long a closed connection's number pair is kept, for
 	// packets that are still on their way. Linux takes 60 s, with less memory.
-	lastWords = 5 * time.Second
+	lastWords = 100 * time.Millisecond
 )
 
 // State is what a Stack should be.

@@ -331,7 +331,7 @@ func (c *crossing) outward() error {
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)
 	c.wq.EventRegister(&entry)
 	defer c.wq.EventUnregister(&entry)
-	src, err := newSource(c.host)
+	src, err := newSource(c.host, c.s.link.trainPayload())
 	if err != nil {
 		return err
 	}

@@ -139,7 +139,7 @@ func (x *talk) inwardOne() bool {
 
 // outward carries from the host to the overlay.
 func (x *talk) outward() {
-	src, err := newSource(x.host)
+	src, err := newSource(x.host, pieceBytes)
 	if err != nil {
 		return
 	}

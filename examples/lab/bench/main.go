@@ -25,6 +25,9 @@ func main() {
 	if len(args) > 0 && args[0] == "recovery" {
 		do, args = runRecovery, args[1:]
 	}
+	if len(args) > 0 && args[0] == "ways" {
+		do, args = runWays, args[1:]
+	}
 	if err := do(ctx, args); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
