@@ -127,10 +127,10 @@ func TestDecline(t *testing.T) {
 func TestNotAnsweredBefore(t *testing.T) {
 	p := newPair(t, Options{})
 	port, accepted := hostListener(t)
-	asked, go_on := make(chan struct{}), make(chan struct{})
+	asked, goOn := make(chan struct{}), make(chan struct{})
 	p.gateway.dialer = func(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
 		close(asked)
-		<-go_on
+		<-goOn
 		return dialHost(ctx, to)
 	}
 	done := make(chan error, 1)
@@ -147,7 +147,7 @@ func TestNotAnsweredBefore(t *testing.T) {
 		t.Fatalf("answered before the host was: %v", err)
 	default:
 	}
-	close(go_on)
+	close(goOn)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
