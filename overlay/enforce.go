@@ -227,7 +227,8 @@ func (e *enforcer) status(m *coord.Map) enforced {
 		}
 	}
 	if e.dev != nil {
-		s.counters = append(s.counters, Counter{filterPrefix + "answers_lost", e.dev.AnswersLost()})
+		s.counters = append(s.counters, Counter{filterPrefix + "answers_lost", e.dev.AnswersLost()},
+			Counter{filterPrefix + "turned_lost", e.dev.TurnedLost()})
 	}
 	return s
 }

@@ -90,6 +90,11 @@ func (m *machine) apply(ctx context.Context, p *Plan, force bool) error {
 	if m.mapper != nil {
 		m.aim(p.Router)
 	}
+	own := make([]netip.Addr, 0, len(p.Routing.Addrs))
+	for _, a := range p.Routing.Addrs {
+		own = append(own, a.Addr())
+	}
+	m.dev.SetOwn(own)
 	errs := []error{m.dev.SetPeers(p.tunnelPeers())}
 	m.peered = errs[0] == nil
 	if m.stack != nil {

@@ -53,6 +53,7 @@ type PlanPeer struct {
 	AtRelay    bool             // it is a relay's own node
 	At         []underlay.Place // the relays at which it said to be; nil: unknown
 	AllowedIPs []netip.Prefix
+	Device     bool // a stock WireGuard that this machine carries for
 }
 
 // plan computes what should be true on a machine from its map. It is pure.
@@ -273,6 +274,8 @@ func (p *Plan) planHosted(m *coord.Map, carried map[uint32][]netip.Prefix) {
 		if h.Host == m.Self.ID {
 			if h.Seat {
 				p.Routing.Addrs = append(p.Routing.Addrs, hostPrefixes(h.Addrs)...)
+			} else if !h.WireGuard.IsZero() {
+				p.Peers = append(p.Peers, PlanPeer{Name: h.Name, Key: h.WireGuard, AllowedIPs: hostPrefixes(h.Addrs), Device: true})
 			}
 			continue
 		}
@@ -401,6 +404,10 @@ func withLength(addrs []netip.Addr, bits int) []netip.Prefix {
 func (p *Plan) tunnelPeers() []tunnel.Peer {
 	out := make([]tunnel.Peer, 0, len(p.Peers))
 	for _, peer := range p.Peers {
+		if peer.Device {
+			out = append(out, tunnel.Peer{Key: peer.Key, AllowedIPs: peer.AllowedIPs, Device: true})
+			continue
+		}
 		out = append(out, tunnel.Peer{Key: peer.Key, Endpoint: underlay.Endpoint(peer.Key), AllowedIPs: peer.AllowedIPs})
 	}
 	return out
@@ -410,6 +417,9 @@ func (p *Plan) tunnelPeers() []tunnel.Peer {
 func (p *Plan) underlayPeers() []underlay.Peer {
 	out := make([]underlay.Peer, 0, len(p.Peers))
 	for _, peer := range p.Peers {
+		if peer.Device {
+			continue
+		}
 		out = append(out, underlay.Peer{Key: peer.Key, Label: peer.Label, AtRelay: peer.AtRelay, At: peer.At})
 	}
 	return out
@@ -433,6 +443,10 @@ func (p *Plan) String() string {
 		}
 	}
 	for _, peer := range p.Peers {
+		if peer.Device {
+			fmt.Fprintf(&b, "device %s %s allowed-ips %s\n", peer.Name, peer.Key, joinText(peer.AllowedIPs))
+			continue
+		}
 		fmt.Fprintf(&b, "peer %s %s label %d allowed-ips %s\n", peer.Name, peer.Key, peer.Label, joinText(peer.AllowedIPs))
 	}
 	for _, r := range p.Routes {

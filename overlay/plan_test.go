@@ -219,8 +219,15 @@ func TestPlanHosted(t *testing.T) {
 	if got := joinText(p.Routing.Addrs); got != "172.18.0.10/24,172.18.0.15/32" {
 		t.Errorf("the carrier's own addresses are %s", got)
 	}
-	if len(p.Peers) != 1 || joinText(p.Peers[0].AllowedIPs) != "172.18.0.200/32,192.168.1.0/24" {
+	if len(p.Peers) != 2 || !p.Peers[0].Device || joinText(p.Peers[0].AllowedIPs) != "172.18.0.14/32" ||
+		p.Peers[1].Device || joinText(p.Peers[1].AllowedIPs) != "172.18.0.200/32,192.168.1.0/24" {
 		t.Errorf("the carrier's peers: %+v", p.Peers)
+	}
+	if peers := p.tunnelPeers(); len(peers) != 2 || peers[0].Endpoint != "" || !peers[0].Device || peers[1].Endpoint == "" {
+		t.Errorf("WireGuard's peers at the carrier: %+v", peers)
+	}
+	if peers := p.underlayPeers(); len(peers) != 1 || peers[0].Label != 200 {
+		t.Errorf("who is reached by paths: %+v", peers)
 	}
 }
 

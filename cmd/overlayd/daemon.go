@@ -7,6 +7,7 @@ import (
 
 	"overlayd/overlay"
 	"overlayd/overlay/coord"
+	"overlayd/overlay/key"
 )
 
 // daemon is the overlayd that runs on this machine.
@@ -43,6 +44,7 @@ type members interface {
 	Nodes(context.Context) ([]coord.NodeInfo, error)
 	RenameNode(ctx context.Context, node, name string) (coord.NodeInfo, error)
 	RemoveNode(ctx context.Context, node string) (coord.NodeInfo, error)
+	AddDevice(ctx context.Context, user, name string, k key.Public) (coord.Device, error)
 	Routes(context.Context) ([]coord.RouteInfo, error)
 	ApproveRoute(ctx context.Context, node string, p netip.Prefix) (coord.RouteInfo, error)
 	WithdrawRoute(ctx context.Context, node string, p netip.Prefix) (coord.RouteInfo, error)

@@ -41,7 +41,8 @@ type world struct {
 	nodes   []coord.NodeInfo
 	routes  []coord.RouteInfo
 	invites []coord.InviteInfo
-	refusal error // of the coordinator's every call
+	refusal error      // of the coordinator's every call
+	added   key.Public // the last device's
 
 	calls  []string                                     // what was asked of daemon, coordinator and systemd
 	member overlay.Options                              // of the daemon that was started
@@ -229,6 +230,15 @@ func (c fakeCoordinator) RenewNode(_ context.Context, node string, ttl time.Dura
 	}
 	return n, c.called("renew %s %s", node, ttl)
 }
+func (c fakeCoordinator) AddDevice(_ context.Context, user, name string, k key.Public) (coord.Device, error) {
+	c.added = k
+	d := coord.Device{
+		RelayKey: relayKey, Endpoint: "203.0.113.10:443", Prefixes: []netip.Prefix{netip.MustParsePrefix("172.18.0.0/24"), netip.MustParsePrefix("192.168.1.0/24")},
+	}
+	d.Node = coord.Node{ID: "n9", Name: name, User: user, Addrs: []netip.Addr{netip.MustParseAddr("172.18.0.14")}, WireGuard: k, Host: "n1", State: coord.NodeActive}
+	return d, c.called("add device %s of %s", name, user)
+}
+
 func (c fakeCoordinator) RemoveNode(_ context.Context, node string) (coord.NodeInfo, error) {
 	return coord.NodeInfo{Node: coord.Node{Name: node}}, c.called("remove %s", node)
 }

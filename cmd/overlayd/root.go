@@ -81,7 +81,7 @@ func (p *program) rootCommand() *cobra.Command {
 	root.SetHelpCommand(helpCommand(root))
 	root.AddCommand(
 		p.relayCommand(), p.gatewayCommand(), p.upCommand(), p.downCommand(), p.renewCommand(),
-		p.inviteCommand(), p.nodesCommand(), p.routesCommand(), p.usersCommand(), p.groupsCommand(), p.adminCommand(), p.exposeCommand(),
+		p.inviteCommand(), p.nodesCommand(), p.routesCommand(), p.usersCommand(), p.wgCommand(), p.groupsCommand(), p.adminCommand(), p.exposeCommand(),
 		p.policyCommand(), p.grantCommand(), p.grantsCommand(), p.requestCommand(), p.requestsCommand(), p.approveCommand(),
 		p.revokeCommand(), p.accessCommand(), p.explainCommand(),
 		p.statusCommand(), p.peersCommand(), p.pingCommand(), p.netcheckCommand(), p.planCommand(),

@@ -3,10 +3,14 @@ package coord
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
 
+	"connectrpc.com/connect"
+
+	"overlayd/overlay/coord/api"
 	"overlayd/overlay/key"
 	"overlayd/overlay/policy"
 )
@@ -103,6 +107,110 @@ func (s *snapshot) seat(user, id string, now time.Time) (nodeRecord, []Record, e
 	}
 	n.Seat = true
 	return n, append(changes, putNode(n)), nil
+}
+
+// device decides what it takes for a user to have a device with a key.
+func (s *snapshot) device(user, name string, k key.Public, id string, now time.Time) (nodeRecord, []Record, error) {
+	u, err := s.activeUser(user)
+	if err != nil {
+		return nodeRecord{}, nil, err
+	}
+	if err := checkName(name); err != nil {
+		return nodeRecord{}, nil, err
+	}
+	if k.IsZero() {
+		return nodeRecord{}, nil, problem(KindInvalid, "copy it from the device, or leave it out", "the public key is empty")
+	}
+	if other := s.byWireGuard[k]; other != nil && other.Host != "" {
+		return nodeRecord{}, nil, problem(KindConflict, "make another key on this device, or remove the other: overlayd wg remove "+other.Name,
+			"the key %s is that of the device %s of %s", k.Short(), other.Name, s.userOf(other))
+	} else if other != nil {
+		return nodeRecord{}, nil, problem(KindConflict, "make a key of its own on the device", "the key %s is that of the node %s", k.Short(), other.Name)
+	}
+	if other := s.byName[name]; other != nil && other.Host != "" && !other.Seat {
+		return nodeRecord{}, nil, problem(KindConflict, "choose another name, or remove that device first: overlayd wg remove "+name,
+			"the name %s is taken by a device of %s", name, s.userOf(other))
+	}
+	if err := s.nameFree(name); err != nil {
+		return nodeRecord{}, nil, err
+	}
+	if s.namePromised(name, "", now) {
+		return nodeRecord{}, nil, problem(KindConflict, "choose another name, or revoke that invite: overlayd invite list", "the name %s is promised to an invite", name)
+	}
+	n, changes, err := s.newHosted(u, name, id, now)
+	if err != nil {
+		return n, nil, err
+	}
+	n.WireGuard = k
+	return n, append(changes, putNode(n)), nil
+}
+
+// within returns what a user's device has to send to who carries it: the overlay,
+// and those of the routes of which the user reaches any part.
+func (s *snapshot) within(u *userRecord) []netip.Prefix {
+	list := []netip.Prefix{s.network.Overlay}
+	if s.standing == nil {
+		return list
+	}
+	answer := s.standing.answer()
+	for _, n := range s.nodesByLabel() {
+		for _, r := range n.routes() {
+			to, err := policy.ParseTarget(r.Prefix.String())
+			if r.Approved && err == nil && answer.Reaches(policy.Term{Kind: policy.KindUser, Name: u.Name}, to, time.Time{}).Partly {
+				list = append(list, r.Prefix)
+			}
+		}
+	}
+	slices.SortFunc(list[1:], netip.Prefix.Compare)
+	return slices.Compact(list)
+}
+
+// AddDevice makes a stock WireGuard a member of the network, for a user.
+func (s adminService) AddDevice(ctx context.Context, req *connect.Request[api.AddDeviceRequest]) (*connect.Response[api.AddDeviceResponse], error) {
+	m, id := req.Msg, newID("n", 11)
+	k, err := key.PublicFromBytes(m.PublicKey)
+	if err != nil {
+		return nil, problem(KindInvalid, "copy it from the device: 44 characters, the last is =", "the public key is malformed")
+	}
+	n, err := s.changeNode(ctx, func(snap *snapshot) (nodeRecord, []Record, error) {
+		return snap.device(m.User, m.Name, k, id, s.o.Now().UTC())
+	})
+	if err != nil {
+		return nil, err
+	}
+	snap := s.ledger.now()
+	resp := &api.AddDeviceResponse{Node: s.nodeInfo(snap, &n), Endpoint: s.o.Relay.Endpoint}
+	if host := snap.nodes[n.Host]; host != nil {
+		resp.RelayKey = host.WireGuard.Bytes()
+	}
+	if u := snap.users[n.User]; u != nil {
+		resp.Prefixes = prefixesToWire(snap.within(u))
+	}
+	s.o.Log.Info("device added", "node", n.Name, "user", snap.userOf(&n), "addr", addrOf(s.Overlay(), n.Label))
+	return connect.NewResponse(resp), nil
+}
+
+// Device is what a stock WireGuard has to know.
+type Device struct {
+	NodeInfo
+	RelayKey key.Public     // of who carries it
+	Endpoint string         // host:port
+	Prefixes []netip.Prefix // what to send there
+}
+
+// AddDevice makes a stock WireGuard with a key a member, for a user.
+func (a *Admin) AddDevice(ctx context.Context, user, name string, k key.Public) (Device, error) {
+	resp, err := a.c.AddDevice(ctx, connect.NewRequest(&api.AddDeviceRequest{User: user, Name: name, PublicKey: k.Bytes()}))
+	if err != nil {
+		return Device{}, called("add device", err)
+	}
+	var d Device
+	var errs [3]error
+	d.Endpoint = resp.Msg.Endpoint
+	d.NodeInfo, errs[0] = nodeInfoFromWire(resp.Msg.Node)
+	d.RelayKey, errs[1] = key.PublicFromBytes(resp.Msg.RelayKey)
+	d.Prefixes, errs[2] = parsePrefixes(resp.Msg.Prefixes)
+	return d, errors.Join(errs[:]...)
 }
 
 // seatWait is how long a new seat waits for the nodes that it may reach: two

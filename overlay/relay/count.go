@@ -13,6 +13,9 @@ const (
 	forwardedBytes // their bytes
 	delivered      // datagrams given to the relay's own node
 
+	guestCame // datagrams of no node's that were given to the relay's own node
+	guestSent // datagrams that it sent to such
+
 	attached    // sessions made
 	moved       // sessions whose node has a new address
 	repeated    // READYs sent once more
@@ -55,6 +58,8 @@ var eventNames = [events]string{
 	forwarded:       "forwarded_datagrams",
 	forwardedBytes:  "forwarded_bytes",
 	delivered:       "delivered_datagrams",
+	guestCame:       "guest_datagrams_received",
+	guestSent:       "guest_datagrams_sent",
 	attached:        "sessions_attached",
 	moved:           "sessions_moved",
 	repeated:        "readies_repeated",

@@ -3,6 +3,7 @@ package relay
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"net/netip"
 	"time"
 
 	"overlayd/overlay/key"
@@ -30,6 +31,10 @@ const (
 	// pingPerSource limits PINGs per address and port, before their MAC is
 	// looked at. A node in doubt sends ten in a second.
 	pingPerSource, pingBurst = 500, 500
+	// greetPerSource limits WireGuard's initiations from who is no node: a device
+	// sends one in two minutes, and one in five seconds in vain, and a hundred may
+	// share an address.
+	greetPerSource, greetBurst = 50, 100
 	// keepaliveTime is what READY recommends, in case a node has no opinion.
 	keepaliveTime = keepaliveMax
 )
@@ -48,6 +53,7 @@ type door struct {
 	unknownPorts, unknownAll *limiter
 	pingPorts                *limiter
 	probePorts, probeAll     *limiter
+	greetHosts               *limiter
 }
 
 func newDoor(secret key.Secret, start time.Time, t *table) *door {
@@ -67,6 +73,7 @@ func newDoor(secret key.Secret, start time.Time, t *table) *door {
 		unknownAll:   newLimiter(forAll, unknownTotal, unknownTotalBurst),
 		pingPorts:    newLimiter(bySource, pingPerSource, pingBurst),
 		probePorts:   newLimiter(bySource, probesPerPort, probeBurst),
+		greetHosts:   newLimiter(bySource, greetPerSource, greetBurst),
 		probeAll:     newLimiter(forAll, probesTotal, probesTotalBurst),
 	}
 }
@@ -169,4 +176,9 @@ func (d *door) unknown(b []byte, now time.Time, src origin) ([]byte, event) {
 		return b, dropNoSession
 	}
 	return appendUnknown(b), unknownSent
+}
+
+// greets reports whether an initiation from who is no node is let in.
+func (d *door) greets(now time.Time, src netip.AddrPort) bool {
+	return d.greetHosts.allow(d.greetHosts.host(src.Addr()), now.Sub(d.start))
 }

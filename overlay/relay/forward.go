@@ -6,6 +6,8 @@ type to struct {
 	why event // none, or why it is dropped
 	// control marks a control message, which is handled rather than forwarded.
 	control bool
+	// guest marks WireGuard's datagrams to this machine that come from no node.
+	guest bool
 	// probe marks probes between nodes: long ones must arrive in one piece.
 	probe bool
 }
@@ -18,6 +20,12 @@ func cut(from *seat, train []byte, size int) (n int, d to) {
 	first := train[:min(size, len(train))]
 	d = decide(from, first)
 	n = len(first)
+	if d.guest {
+		for n < len(train) && isGuest(train[n:min(n+size, len(train))]) {
+			n = min(n+size, len(train))
+		}
+		return n, d
+	}
 	if d.leg == nil { // each is counted or handled by itself
 		return n, d
 	}
@@ -50,7 +58,7 @@ func decide(from *seat, b []byte) to {
 		return to{why: dropShape}
 	}
 	if from == nil {
-		return to{why: dropNoSession}
+		return to{why: dropNoSession, guest: isGuest(b)}
 	}
 	var s *seat
 	if l := labelOf(b); l == 0 {
@@ -69,4 +77,10 @@ func decide(from *seat, b []byte) to {
 		return to{why: dropNoPeer}
 	}
 	return to{leg: l, probe: b[0] == kindProbe}
+}
+
+// isGuest reports whether a datagram is plain WireGuard, for this machine's own
+// device: a node names its peers by labels.
+func isGuest(b []byte) bool {
+	return len(b) >= headerSize && labelOf(b) == 0 && b[0] >= dataInitiation && b[0] <= dataTransport && shaped(b[0], len(b))
 }

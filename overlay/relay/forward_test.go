@@ -32,7 +32,7 @@ func switchTable(t testing.TB, n int) *table {
 		}
 	}
 	admit(Network{9}, 1, netip.MustParseAddrPort("10.9.9.9:1"))
-	tb.seatOwn(testNetwork, 10, &Port{ring: newRing(1<<16, 64), count: new(counters)})
+	tb.seatOwn(testNetwork, 10, &Port{ring: newRing[Label](1<<16, 64), count: new(counters)})
 	return tb
 }
 
@@ -116,7 +116,7 @@ func cutAll(tb *table, src netip.AddrPort, train []byte, size int) (out []sent, 
 		case d.control:
 			controls++
 		case d.leg == nil:
-			drops[d.why]++
+			drops[d.why] += (n + size - 1) / size
 		default:
 			runs++
 			for len(run) > 0 {

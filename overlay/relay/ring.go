@@ -4,19 +4,19 @@ import "sync"
 
 // ring holds datagrams for a reader that may be slow: when there is no room,
 // the oldest go. All memory is taken at the start.
-type ring struct {
+type ring[S any] struct {
 	mu     sync.Mutex // guards all below
 	filled sync.Cond  // something came, or closed
 	closed bool
 	data   []byte
-	items  []item // a circle: n of them from first
+	items  []item[S] // a circle: n of them from first
 	first  int
 	n      int
 	end    int // where the next datagram goes in data
 }
 
-type item struct {
-	src   Label
+type item[S any] struct {
+	src   S // from whom
 	start int
 	size  int
 }
@@ -28,15 +28,15 @@ const (
 	ringItems = 2048
 )
 
-func newRing(bytes, items int) *ring {
-	r := &ring{data: make([]byte, bytes), items: make([]item, items)}
+func newRing[S any](bytes, items int) *ring[S] {
+	r := &ring[S]{data: make([]byte, bytes), items: make([]item[S], items)}
 	r.filled.L = &r.mu
 	return r
 }
 
 // push takes a train of datagrams of size bytes each, the last may be shorter,
 // and returns how many datagrams were dropped: older ones to make room.
-func (r *ring) push(src Label, train []byte, size int) (dropped int) {
+func (r *ring[S]) push(src S, train []byte, size int) (dropped int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -50,7 +50,7 @@ func (r *ring) push(src Label, train []byte, size int) (dropped int) {
 			start, n := r.room(k)
 			dropped += n
 			copy(r.data[start:], train[:k])
-			r.items[(r.first+r.n)%len(r.items)] = item{src, start, k}
+			r.items[(r.first+r.n)%len(r.items)] = item[S]{src, start, k}
 			r.n++
 			r.end = start + k
 		}
@@ -62,7 +62,7 @@ func (r *ring) push(src Label, train []byte, size int) (dropped int) {
 
 // room finds k bytes in a row behind the newest item, dropping the oldest
 // until there are. mu is held.
-func (r *ring) room(k int) (start, dropped int) {
+func (r *ring[S]) room(k int) (start, dropped int) {
 	for {
 		if r.n == 0 {
 			return 0, dropped
@@ -88,7 +88,7 @@ func (r *ring) room(k int) (start, dropped int) {
 }
 
 // pop removes the oldest. mu is held.
-func (r *ring) pop() item {
+func (r *ring[S]) pop() item[S] {
 	it := r.items[r.first]
 	r.first = (r.first + 1) % len(r.items)
 	r.n--
@@ -97,7 +97,7 @@ func (r *ring) pop() item {
 
 // take waits for datagrams and copies as many as there are bufs for; one that
 // does not fit its buffer is dropped. ok is false when the ring is closed.
-func (r *ring) take(bufs [][]byte, sizes []int, src []Label) (n, tooLong int, ok bool) {
+func (r *ring[S]) take(bufs [][]byte, sizes []int, src []S) (n, tooLong int, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for n == 0 {
@@ -125,7 +125,7 @@ func (r *ring) take(bufs [][]byte, sizes []int, src []Label) (n, tooLong int, ok
 }
 
 // close lets the reader go. What is in the ring is lost.
-func (r *ring) close() {
+func (r *ring[S]) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true

@@ -10,7 +10,7 @@ import (
 // taken is the newest that was pushed, whole and in order.
 func TestRing(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
-	r := newRing(4096, 16)
+	r := newRing[Label](4096, 16)
 	var queue [][]byte
 	bufs := [][]byte{make([]byte, 4096), make([]byte, 4096), make([]byte, 4096)}
 	sizes, src := make([]int, 3), make([]Label, 3)

@@ -131,8 +131,9 @@ func (r *reader) train(t *udp.Train) (bytes, datagrams int) {
 		case d.control:
 			r.control(src, run)
 			from = r.table.from(src) // it may have attached
+		case d.guest && r.guest(src, run, t.Size):
 		case d.leg == nil:
-			r.count.add(d.why, 1)
+			r.count.add(d.why, (n+t.Size-1)/t.Size)
 			if d.why == dropNoSession {
 				r.unknown(src)
 			}
@@ -154,6 +155,16 @@ func (r *reader) train(t *udp.Train) (bytes, datagrams int) {
 		}
 	}
 	return bytes, datagrams
+}
+
+// guest hands a run from no node to this machine's own device, if there is one.
+func (r *reader) guest(src origin, run []byte, size int) bool {
+	host := r.table.host.Load()
+	if host == nil || src.call != nil {
+		return false
+	}
+	host.welcome(r.count, r.door, time.Now(), src.addr, run, size)
+	return true
 }
 
 // control answers a control message by the socket it came by.

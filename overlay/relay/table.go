@@ -59,6 +59,7 @@ type network struct {
 type table struct {
 	maxSeats, maxPerNetwork int // set by newTable, then read-only
 	places                  *index[place, seat]
+	host                    atomic.Pointer[Port] // who takes what comes from no node; nil: nobody
 
 	mu       sync.Mutex // guards all below, and writing to the indexes
 	networks map[Network]*network

@@ -40,6 +40,7 @@ type Device struct {
 	split   train.Splitter
 	try     func(uintptr) bool // made once: a closure per call would be an allocation per call
 	wait    bool               // parameter of try
+	peek    bool               // Look is under way: nothing is waited for
 	got     int                // results of try
 	readErr unix.Errno
 	ready   int // frames in a row that were there at once
@@ -129,7 +130,7 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
 			if n >= enough {
 				break
 			}
-			d.wait = n == 0
+			d.wait = n == 0 && !d.peek
 			err := d.bell.Wait(d.try)
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				break
@@ -155,6 +156,13 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
 		n++
 	}
 	return n, nil
+}
+
+// Look is a Read that does not wait.
+func (d *Device) Look(bufs [][]byte, sizes []int, offset int) (n int, err error) {
+	d.peek = true
+	defer func() { d.peek = false }()
+	return d.Read(bufs, sizes, offset)
 }
 
 // Interrupt makes a Read that waits return, or the next one.

@@ -46,6 +46,9 @@ func (c *contacts) follow(want []Peer) {
 	defer c.mu.Unlock()
 	stays := make(map[key.Public]bool, len(want))
 	for _, p := range want {
+		if p.Device { // it has no name, and notices a lost session by itself
+			continue
+		}
 		stays[p.Key] = true
 		if old := c.byKey[p.Key]; old == nil || old.name != p.Endpoint {
 			n := &contact{key: p.Key, name: p.Endpoint}

@@ -74,6 +74,7 @@ func (d *Device) SetPeers(want []Peer) error {
 	}
 	d.met.follow(want) // first: a peer's first message may come at once
 	d.narrow.follow(want)
+	d.tun.turn.follow(want)
 	change := diff(have.peers, want)
 	if change == "" {
 		return nil

@@ -49,12 +49,25 @@
 // before it takes peers away, for at most a tenth of a second. Nothing is
 // allocated for a packet; BenchmarkGuard has 62 ns for one in a batch.
 //
+// # Devices
+//
+// A Peer that is a Device is a stock WireGuard for which this machine is the only
+// peer. It has no endpoint here: WireGuard answers where its last authentic
+// datagram came from. What it sends to others is judged by the filter as what this
+// side sends, since whoever receives it has rules of its own, and what others send
+// to it as what comes in; what passes is copied to a ring, and WireGuard gets it
+// from the next Read, encrypted for whom it is for. The kernel sees none of it and
+// forwards nothing. It lives one hop less, and its sender is told when it dies. What
+// waits takes 2 MiB, once there is a device; the newest is lost when that is full.
+//
 // # Packets that are too long
 //
 // The interface has one MTU, the way to a peer may carry less: SetPathMTU says
 // how much. While it does for any peer, packets are looked at where they pass
 // the TUN, each segment of a train by itself, a few nanoseconds each; else not at
 // all.
+//
+// A device's way is never measured: it is taken to carry DeviceMTU.
 //
 //   - SYNs of TCP, of both directions, have their segment size lowered.
 //   - A packet that is too long and must not be divided makes an ICMP error for

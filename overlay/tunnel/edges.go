@@ -16,7 +16,10 @@ type gatedTUN struct {
 	out, in *gate
 	narrow  *narrows
 	guard   *guard
-	fitter  *fitter // of the one goroutine that reads, as the next three
+	turn    *turn
+	look    func([][]byte, []int, int) (int, error) // a Read that does not wait; nil: there is none
+	turned  bool                                    // the last Read gave what was turned round
+	fitter  *fitter                                 // of the one goroutine that reads, as the next three
 	sieve   *sieve
 	tell    func([]byte) // writes one packet
 	timer   *time.Timer
@@ -32,6 +35,12 @@ func newGatedTUN(t tun.Device, out, in *gate, narrow *narrows) *gatedTUN {
 	g := &gatedTUN{
 		Device: t, out: out, in: in, narrow: narrow, guard: newGuard(wake), fitter: newFitter(), sieve: &sieve{}, timer: time.NewTimer(0),
 		events: make(chan tun.Event, 1), ended: make(chan struct{}),
+	}
+	g.turn = &turn{guard: g.guard}
+	if l, ok := t.(interface {
+		Look([][]byte, []int, int) (int, error)
+	}); ok {
+		g.look = l.Look
 	}
 	one := make([][]byte, 1)
 	g.tell = func(b []byte) {
@@ -62,7 +71,19 @@ func (t *gatedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		t.out.enter(n, time.Now().UnixNano())
 		return n, nil
 	}
+	if t.turn.table.Load() != nil {
+		if n, err := t.readTurned(bufs, sizes, offset); n > 0 || err != nil {
+			return n, err
+		}
+	}
 	n, err := t.Device.Read(bufs, sizes, offset)
+	t.turn.sleeps.Store(false)
+	return t.sent(bufs, sizes, n, offset), err
+}
+
+// sent makes the n packets that this side sends fit for the tunnel, and returns
+// how many they are then.
+func (t *gatedTUN) sent(bufs [][]byte, sizes []int, n, offset int) int {
 	now := time.Now()
 	if f := t.guard.filter.Load(); f != nil && n > 0 {
 		t.guard.out(now, f, t.sieve, bufs, sizes, n, offset, t.tell)
@@ -71,7 +92,34 @@ func (t *gatedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		n = t.fitter.fit(now, table, bufs, sizes, n, offset, t.tell)
 	}
 	t.out.enter(count(sizes[:n]), now.UnixNano())
-	return n, err
+	return n
+}
+
+// readTurned reads what was turned round, and what this side sends in turn with
+// it. When there is neither, whoever turns the next packet wakes the reader.
+func (t *gatedTUN) readTurned(bufs [][]byte, sizes []int, offset int) (int, error) {
+	if t.turned && t.look != nil {
+		t.turned = false
+		if n, err := t.look(bufs, sizes, offset); n > 0 || err != nil {
+			return t.sent(bufs, sizes, n, offset), err
+		}
+	}
+	for range 2 {
+		n := t.turn.take(bufs[:(len(bufs)+1)/2], sizes, offset) // fitting may make more of them
+		if n == 0 {
+			t.turn.sleeps.Store(true) // and look once more: somebody may have come before this
+			continue
+		}
+		t.turn.sleeps.Store(false)
+		t.turned = true
+		now := time.Now()
+		if table := t.narrow.table.Load(); table != nil {
+			n = t.fitter.fit(now, table, bufs, sizes, n, offset, t.turn.tell)
+		}
+		t.out.enter(n, now.UnixNano())
+		return n, nil
+	}
+	return 0, nil
 }
 
 // count returns how many packets there are among what was read.
@@ -93,7 +141,14 @@ func (t *gatedTUN) Write(bufs [][]byte, offset int) (int, error) {
 	s := t.guard.sieves.Get().(*sieve)
 	defer t.guard.sieves.Put(s)
 	defer s.reset()
-	kept := t.guard.in(time.Now(), f, s, bufs, offset)
+	now := time.Now()
+	if table := t.turn.table.Load(); table != nil {
+		bufs = t.turn.through(now, f, s, table, bufs, offset, t.narrow.table.Load())
+	}
+	kept := t.guard.in(now, f, s, bufs, offset)
+	if table := t.turn.table.Load(); table != nil {
+		kept = t.turn.toDevices(now, table, kept, offset, t.narrow.table.Load())
+	}
 	if len(kept) == 0 {
 		return 0, nil
 	}

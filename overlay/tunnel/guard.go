@@ -43,6 +43,8 @@ func newGuard(wake func()) *guard {
 type sieve struct {
 	packets [][]byte
 	kept    [][]byte
+	rest    [][]byte // what does not go through
+	through [][]byte // what does
 	batch   filter.Batch
 	answer  []byte // room for one, behind tellOffset bytes
 }
@@ -50,7 +52,9 @@ type sieve struct {
 func (s *sieve) reset() {
 	clear(s.packets) // or it would keep WireGuard's buffers alive
 	clear(s.kept)
-	s.packets, s.kept = s.packets[:0], s.kept[:0]
+	clear(s.rest)
+	clear(s.through)
+	s.packets, s.kept, s.rest, s.through = s.packets[:0], s.kept[:0], s.rest[:0], s.through[:0]
 }
 
 // in returns those of bufs that pass to this side; they are the sieve's until

@@ -35,6 +35,10 @@ type narrowPrefixes struct {
 	mtu  map[netip.Prefix]int // 0: whatever the interface takes
 }
 
+// DeviceMTU is how long packets to and from a device may be: nobody measures its
+// way, and this much every network carries, mobile ones too.
+const DeviceMTU = 1280
+
 // SetPathMTU says how long packets to a peer may be to get there in one piece; 0:
 // as long as the interface takes. It never blocks.
 func (d *Device) SetPathMTU(k key.Public, mtu int) { d.narrow.set(k, mtu) }
@@ -61,6 +65,14 @@ func (n *narrows) follow(peers []Peer) {
 	for k := range n.mtus {
 		if !slices.ContainsFunc(peers, func(p Peer) bool { return p.Key == k }) {
 			delete(n.mtus, k)
+		}
+	}
+	for _, p := range peers {
+		if p.Device {
+			if n.mtus == nil {
+				n.mtus = map[key.Public]int{}
+			}
+			n.mtus[p.Key] = DeviceMTU
 		}
 	}
 	n.rebuild()

@@ -209,15 +209,28 @@ func appendTooBig(b, p []byte, mtu int) []byte {
 		binary.BigEndian.PutUint16(message[2:], ^fold(sum))
 		return b
 	}
+	return appendError4(b, p, [4]byte(p[16:20]), 3, 4, uint16(mtu)) // destination unreachable, fragmentation needed
+}
+
+// appendExpired appends the ICMP error that tells the sender of an IPv4 packet
+// that its life ended here.
+func appendExpired(b, p []byte, self netip.Addr) []byte {
+	return appendError4(b, p, self.As4(), 11, 0, 0) // time exceeded in transit
+}
+
+// appendError4 appends an ICMP error about an IPv4 packet; word is the last of
+// its header.
+func appendError4(b, p []byte, from [4]byte, kind, code byte, word uint16) []byte {
+	start := len(b)
 	quote := p[:min(len(p), quote4)]
 	b = append(b, 0x45, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(header4+8+len(quote)))
 	b = append(b, 0, 0, 0, 0, hops, protoICMP, 0, 0)
-	b = append(b, p[16:20]...)
+	b = append(b, from[:]...)
 	b = append(b, p[12:16]...)
 	binary.BigEndian.PutUint16(b[start+10:], ^fold(add(0, b[start:start+header4])))
-	b = append(b, 3, 4, 0, 0, 0, 0) // destination unreachable, fragmentation needed
-	b = binary.BigEndian.AppendUint16(b, uint16(mtu))
+	b = append(b, kind, code, 0, 0, 0, 0)
+	b = binary.BigEndian.AppendUint16(b, word)
 	b = append(b, quote...)
 	message := b[start+header4:]
 	binary.BigEndian.PutUint16(message[2:], ^fold(add(0, message)))

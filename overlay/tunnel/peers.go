@@ -17,6 +17,12 @@ type Peer struct {
 	Endpoint   string         // what the Bind's ParseEndpoint takes
 	AllowedIPs []netip.Prefix // what it may send from, and is sent to
 	Keepalive  time.Duration  // whole seconds; 0: none
+
+	// Device says that the peer is a stock WireGuard that this machine carries
+	// for: it has no Endpoint, but is wherever its last authentic datagram came
+	// from. What it sends to others, and what others send to it, goes back into
+	// WireGuard.
+	Device bool
 }
 
 // Stat is what WireGuard counted for one peer. The bytes are those on the wire,
@@ -105,6 +111,15 @@ func diff(have map[key.Public]Peer, want []Peer) string {
 		wanted[w.Key] = true
 		h, known := have[w.Key]
 		h = h.normalize()
+		if w.Device {
+			// WireGuard lets a peer roam that had no endpoint when it was made: one
+			// that is another now is made anew.
+			h.Endpoint = ""
+			if known && (!slices.Equal(h.AllowedIPs, w.AllowedIPs) || h.Keepalive != w.Keepalive) {
+				fmt.Fprintf(&take, "public_key=%s\nremove=true\n", w.Key.Hex())
+				h, known = Peer{}, false
+			}
+		}
 		writeTaken(&take, h, w)
 		writeGiven(&give, h, w, known)
 	}

@@ -135,7 +135,7 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	}
 	var fns []conn.ReceiveFunc
 	if b.o.Own != nil {
-		fns = append(fns, newPortReceiver(b, b.o.Own).receive)
+		fns = append(fns, newPortReceiver(b, b.o.Own).receive, newGuestReceiver(b, b.o.Own).receive)
 	}
 	ls, got, err := openLines(port, b.port, b.o.Mark)
 	if err != nil {
@@ -238,7 +238,7 @@ func (b *Bind) revive(k key.Public) *peer {
 func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	p, ok := ep.(*peer)
 	if !ok {
-		return conn.ErrWrongEndpointType
+		return b.sendGuest(bufs, ep)
 	}
 	w := p.way.Load()
 	if !p.talks.Load() {

@@ -17,6 +17,7 @@ const (
 	dropControl                    // a relay's control message that is forged, malformed, late or came before
 	dropHeld                       // older than what is held while no relay is reachable
 	dropUnsent                     // the kernel did not take it
+	dropStranger                   // an initiation from who is no node and does not know this machine's key
 	tlsDials                       // TLS connections to relays that were tried
 	tlsFailed                      // of which nothing came
 	tlsBroken                      // TLS connections that ended in the middle of something, or spoke no WebSocket
@@ -34,6 +35,7 @@ var eventNames = [events]string{
 	dropProbeStale:    "drop_probe_stale",
 	dropDirectLabel:   "drop_direct_label",
 	dropControl:       "drop_control",
+	dropStranger:      "drop_stranger",
 	tlsDials:          "tls_dials",
 	tlsFailed:         "tls_dials_failed",
 	tlsBroken:         "tls_streams_broken",

@@ -182,6 +182,13 @@
 // port. The receivers go on with the new sockets. A port that Options names is
 // never left: others are forwarded to it, and TLS carries the traffic meanwhile.
 //
+// A stock WireGuard knows no labels. On a relay's own machine what it sends comes
+// by the Port, and its Endpoint is the address that it came from (guest), as with
+// WireGuard's own sockets: WireGuard itself moves it, and its cookies and limits go
+// by that address. An initiation that does not show the key of this machine's
+// WireGuard costs one hash and is dropped, so who does not know the key hears
+// nothing.
+//
 // On a relay's own machine the peers are behind a relay.Port instead of a
 // socket. It is one more carrier and one more receive function, beside those of
 // the sessions with other relays.

@@ -67,6 +67,8 @@ const (
 	AdminUpdateNodeProcedure = "/overlayd.coord.v1.Admin/UpdateNode"
 	// AdminRenewNodeProcedure is the fully-qualified name of the Admin's RenewNode RPC.
 	AdminRenewNodeProcedure = "/overlayd.coord.v1.Admin/RenewNode"
+	// AdminAddDeviceProcedure is the fully-qualified name of the Admin's AddDevice RPC.
+	AdminAddDeviceProcedure = "/overlayd.coord.v1.Admin/AddDevice"
 	// AdminListUsersProcedure is the fully-qualified name of the Admin's ListUsers RPC.
 	AdminListUsersProcedure = "/overlayd.coord.v1.Admin/ListUsers"
 	// AdminAddUserProcedure is the fully-qualified name of the Admin's AddUser RPC.
@@ -275,6 +277,9 @@ type AdminClient interface {
 	UpdateNode(context.Context, *connect.Request[UpdateNodeRequest]) (*connect.Response[UpdateNodeResponse], error)
 	// RenewNode lets the key of a person's node hold for another while.
 	RenewNode(context.Context, *connect.Request[RenewNodeRequest]) (*connect.Response[RenewNodeResponse], error)
+	// AddDevice makes a stock WireGuard a member, which the coordinator's own
+	// relay carries.
+	AddDevice(context.Context, *connect.Request[AddDeviceRequest]) (*connect.Response[AddDeviceResponse], error)
 	ListUsers(context.Context, *connect.Request[ListUsersRequest]) (*connect.Response[ListUsersResponse], error)
 	AddUser(context.Context, *connect.Request[AddUserRequest]) (*connect.Response[AddUserResponse], error)
 	UpdateUser(context.Context, *connect.Request[UpdateUserRequest]) (*connect.Response[UpdateUserResponse], error)
@@ -389,6 +394,12 @@ func NewAdminClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			httpClient,
 			baseURL+AdminRenewNodeProcedure,
 			connect.WithSchema(adminMethods.ByName("RenewNode")),
+			connect.WithClientOptions(opts...),
+		),
+		addDevice: connect.NewClient[AddDeviceRequest, AddDeviceResponse](
+			httpClient,
+			baseURL+AdminAddDeviceProcedure,
+			connect.WithSchema(adminMethods.ByName("AddDevice")),
 			connect.WithClientOptions(opts...),
 		),
 		listUsers: connect.NewClient[ListUsersRequest, ListUsersResponse](
@@ -581,6 +592,7 @@ type adminClient struct {
 	withdrawRoute  *connect.Client[WithdrawRouteRequest, WithdrawRouteResponse]
 	updateNode     *connect.Client[UpdateNodeRequest, UpdateNodeResponse]
 	renewNode      *connect.Client[RenewNodeRequest, RenewNodeResponse]
+	addDevice      *connect.Client[AddDeviceRequest, AddDeviceResponse]
 	listUsers      *connect.Client[ListUsersRequest, ListUsersResponse]
 	addUser        *connect.Client[AddUserRequest, AddUserResponse]
 	updateUser     *connect.Client[UpdateUserRequest, UpdateUserResponse]
@@ -665,6 +677,11 @@ func (c *adminClient) UpdateNode(ctx context.Context, req *connect.Request[Updat
 // RenewNode calls overlayd.coord.v1.Admin.RenewNode.
 func (c *adminClient) RenewNode(ctx context.Context, req *connect.Request[RenewNodeRequest]) (*connect.Response[RenewNodeResponse], error) {
 	return c.renewNode.CallUnary(ctx, req)
+}
+
+// AddDevice calls overlayd.coord.v1.Admin.AddDevice.
+func (c *adminClient) AddDevice(ctx context.Context, req *connect.Request[AddDeviceRequest]) (*connect.Response[AddDeviceResponse], error) {
+	return c.addDevice.CallUnary(ctx, req)
 }
 
 // ListUsers calls overlayd.coord.v1.Admin.ListUsers.
@@ -826,6 +843,9 @@ type AdminHandler interface {
 	UpdateNode(context.Context, *connect.Request[UpdateNodeRequest]) (*connect.Response[UpdateNodeResponse], error)
 	// RenewNode lets the key of a person's node hold for another while.
 	RenewNode(context.Context, *connect.Request[RenewNodeRequest]) (*connect.Response[RenewNodeResponse], error)
+	// AddDevice makes a stock WireGuard a member, which the coordinator's own
+	// relay carries.
+	AddDevice(context.Context, *connect.Request[AddDeviceRequest]) (*connect.Response[AddDeviceResponse], error)
 	ListUsers(context.Context, *connect.Request[ListUsersRequest]) (*connect.Response[ListUsersResponse], error)
 	AddUser(context.Context, *connect.Request[AddUserRequest]) (*connect.Response[AddUserResponse], error)
 	UpdateUser(context.Context, *connect.Request[UpdateUserRequest]) (*connect.Response[UpdateUserResponse], error)
@@ -936,6 +956,12 @@ func NewAdminHandler(svc AdminHandler, opts ...connect.HandlerOption) (string, h
 		AdminRenewNodeProcedure,
 		svc.RenewNode,
 		connect.WithSchema(adminMethods.ByName("RenewNode")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminAddDeviceHandler := connect.NewUnaryHandler(
+		AdminAddDeviceProcedure,
+		svc.AddDevice,
+		connect.WithSchema(adminMethods.ByName("AddDevice")),
 		connect.WithHandlerOptions(opts...),
 	)
 	adminListUsersHandler := connect.NewUnaryHandler(
@@ -1136,6 +1162,8 @@ func NewAdminHandler(svc AdminHandler, opts ...connect.HandlerOption) (string, h
 			adminUpdateNodeHandler.ServeHTTP(w, r)
 		case AdminRenewNodeProcedure:
 			adminRenewNodeHandler.ServeHTTP(w, r)
+		case AdminAddDeviceProcedure:
+			adminAddDeviceHandler.ServeHTTP(w, r)
 		case AdminListUsersProcedure:
 			adminListUsersHandler.ServeHTTP(w, r)
 		case AdminAddUserProcedure:
@@ -1245,6 +1273,10 @@ func (UnimplementedAdminHandler) UpdateNode(context.Context, *connect.Request[Up
 
 func (UnimplementedAdminHandler) RenewNode(context.Context, *connect.Request[RenewNodeRequest]) (*connect.Response[RenewNodeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.coord.v1.Admin.RenewNode is not implemented"))
+}
+
+func (UnimplementedAdminHandler) AddDevice(context.Context, *connect.Request[AddDeviceRequest]) (*connect.Response[AddDeviceResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.coord.v1.Admin.AddDevice is not implemented"))
 }
 
 func (UnimplementedAdminHandler) ListUsers(context.Context, *connect.Request[ListUsersRequest]) (*connect.Response[ListUsersResponse], error) {

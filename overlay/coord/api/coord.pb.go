@@ -6845,6 +6845,134 @@ func (x *VerifyRecordResponse) GetProblems() []string {
 	return nil
 }
 
+type AddDeviceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"` // name or id
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	PublicKey     []byte                 `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // X25519, 32 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddDeviceRequest) Reset() {
+	*x = AddDeviceRequest{}
+	mi := &file_coord_proto_msgTypes[118]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddDeviceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddDeviceRequest) ProtoMessage() {}
+
+func (x *AddDeviceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[118]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddDeviceRequest.ProtoReflect.Descriptor instead.
+func (*AddDeviceRequest) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{118}
+}
+
+func (x *AddDeviceRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *AddDeviceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AddDeviceRequest) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+type AddDeviceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *NodeInfo              `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	RelayKey      []byte                 `protobuf:"bytes,2,opt,name=relay_key,json=relayKey,proto3" json:"relay_key,omitempty"` // X25519 public key of who carries it, 32 bytes
+	Endpoint      string                 `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"`                 // host:port of who carries it
+	Prefixes      []string               `protobuf:"bytes,4,rep,name=prefixes,proto3" json:"prefixes,omitempty"`                 // what to send there: the overlay, and what its user reaches of the routes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddDeviceResponse) Reset() {
+	*x = AddDeviceResponse{}
+	mi := &file_coord_proto_msgTypes[119]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddDeviceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddDeviceResponse) ProtoMessage() {}
+
+func (x *AddDeviceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_coord_proto_msgTypes[119]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddDeviceResponse.ProtoReflect.Descriptor instead.
+func (*AddDeviceResponse) Descriptor() ([]byte, []int) {
+	return file_coord_proto_rawDescGZIP(), []int{119}
+}
+
+func (x *AddDeviceResponse) GetNode() *NodeInfo {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *AddDeviceResponse) GetRelayKey() []byte {
+	if x != nil {
+		return x.RelayKey
+	}
+	return nil
+}
+
+func (x *AddDeviceResponse) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *AddDeviceResponse) GetPrefixes() []string {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
 var File_coord_proto protoreflect.FileDescriptor
 
 const file_coord_proto_rawDesc = "" +
@@ -7320,11 +7448,21 @@ const file_coord_proto_rawDesc = "" +
 	"\x13VerifyRecordRequest\"H\n" +
 	"\x14VerifyRecordResponse\x12\x14\n" +
 	"\x05lines\x18\x01 \x01(\x04R\x05lines\x12\x1a\n" +
-	"\bproblems\x18\x02 \x03(\tR\bproblems2\xf2\x01\n" +
+	"\bproblems\x18\x02 \x03(\tR\bproblems\"Y\n" +
+	"\x10AddDeviceRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x03 \x01(\fR\tpublicKey\"\x99\x01\n" +
+	"\x11AddDeviceResponse\x12/\n" +
+	"\x04node\x18\x01 \x01(\v2\x1b.overlayd.coord.v1.NodeInfoR\x04node\x12\x1b\n" +
+	"\trelay_key\x18\x02 \x01(\fR\brelayKey\x12\x1a\n" +
+	"\bendpoint\x18\x03 \x01(\tR\bendpoint\x12\x1a\n" +
+	"\bprefixes\x18\x04 \x03(\tR\bprefixes2\xf2\x01\n" +
 	"\x04Node\x12M\n" +
 	"\x06Enroll\x12 .overlayd.coord.v1.EnrollRequest\x1a!.overlayd.coord.v1.EnrollResponse\x12L\n" +
 	"\x05Watch\x12\x1f.overlayd.coord.v1.WatchRequest\x1a .overlayd.coord.v1.WatchResponse0\x01\x12M\n" +
-	"\x06Report\x12 .overlayd.coord.v1.ReportRequest\x1a!.overlayd.coord.v1.ReportResponse2\xd1\x1c\n" +
+	"\x06Report\x12 .overlayd.coord.v1.ReportRequest\x1a!.overlayd.coord.v1.ReportResponse2\xa9\x1d\n" +
 	"\x05Admin\x12_\n" +
 	"\fCreateInvite\x12&.overlayd.coord.v1.CreateInviteRequest\x1a'.overlayd.coord.v1.CreateInviteResponse\x12\\\n" +
 	"\vListInvites\x12%.overlayd.coord.v1.ListInvitesRequest\x1a&.overlayd.coord.v1.ListInvitesResponse\x12_\n" +
@@ -7341,6 +7479,7 @@ const file_coord_proto_rawDesc = "" +
 	"\n" +
 	"UpdateNode\x12$.overlayd.coord.v1.UpdateNodeRequest\x1a%.overlayd.coord.v1.UpdateNodeResponse\x12V\n" +
 	"\tRenewNode\x12#.overlayd.coord.v1.RenewNodeRequest\x1a$.overlayd.coord.v1.RenewNodeResponse\x12V\n" +
+	"\tAddDevice\x12#.overlayd.coord.v1.AddDeviceRequest\x1a$.overlayd.coord.v1.AddDeviceResponse\x12V\n" +
 	"\tListUsers\x12#.overlayd.coord.v1.ListUsersRequest\x1a$.overlayd.coord.v1.ListUsersResponse\x12P\n" +
 	"\aAddUser\x12!.overlayd.coord.v1.AddUserRequest\x1a\".overlayd.coord.v1.AddUserResponse\x12Y\n" +
 	"\n" +
@@ -7388,7 +7527,7 @@ func file_coord_proto_rawDescGZIP() []byte {
 	return file_coord_proto_rawDescData
 }
 
-var file_coord_proto_msgTypes = make([]protoimpl.MessageInfo, 118)
+var file_coord_proto_msgTypes = make([]protoimpl.MessageInfo, 120)
 var file_coord_proto_goTypes = []any{
 	(*Problem)(nil),                // 0: overlayd.coord.v1.Problem
 	(*Route)(nil),                  // 1: overlayd.coord.v1.Route
@@ -7508,13 +7647,15 @@ var file_coord_proto_goTypes = []any{
 	(*Step)(nil),                   // 115: overlayd.coord.v1.Step
 	(*VerifyRecordRequest)(nil),    // 116: overlayd.coord.v1.VerifyRecordRequest
 	(*VerifyRecordResponse)(nil),   // 117: overlayd.coord.v1.VerifyRecordResponse
-	(*timestamppb.Timestamp)(nil),  // 118: google.protobuf.Timestamp
+	(*AddDeviceRequest)(nil),       // 118: overlayd.coord.v1.AddDeviceRequest
+	(*AddDeviceResponse)(nil),      // 119: overlayd.coord.v1.AddDeviceResponse
+	(*timestamppb.Timestamp)(nil),  // 120: google.protobuf.Timestamp
 }
 var file_coord_proto_depIdxs = []int32{
 	1,   // 0: overlayd.coord.v1.Member.routes:type_name -> overlayd.coord.v1.Route
 	3,   // 1: overlayd.coord.v1.Member.attached:type_name -> overlayd.coord.v1.Attachment
-	118, // 2: overlayd.coord.v1.Member.expires_at:type_name -> google.protobuf.Timestamp
-	118, // 3: overlayd.coord.v1.Pass.not_after:type_name -> google.protobuf.Timestamp
+	120, // 2: overlayd.coord.v1.Member.expires_at:type_name -> google.protobuf.Timestamp
+	120, // 3: overlayd.coord.v1.Pass.not_after:type_name -> google.protobuf.Timestamp
 	2,   // 4: overlayd.coord.v1.Map.self:type_name -> overlayd.coord.v1.Member
 	2,   // 5: overlayd.coord.v1.Map.peers:type_name -> overlayd.coord.v1.Member
 	4,   // 6: overlayd.coord.v1.Map.relays:type_name -> overlayd.coord.v1.Relay
@@ -7542,12 +7683,12 @@ var file_coord_proto_depIdxs = []int32{
 	17,  // 28: overlayd.coord.v1.ReportRequest.attached:type_name -> overlayd.coord.v1.AttachmentList
 	23,  // 29: overlayd.coord.v1.ReportRequest.applied:type_name -> overlayd.coord.v1.Applied
 	27,  // 30: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
-	118, // 31: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
-	118, // 32: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
+	120, // 31: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
+	120, // 32: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
 	27,  // 33: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
 	2,   // 34: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
-	118, // 35: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
-	118, // 36: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
+	120, // 35: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
+	120, // 36: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
 	32,  // 37: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
 	32,  // 38: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
 	32,  // 39: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
@@ -7556,7 +7697,7 @@ var file_coord_proto_depIdxs = []int32{
 	39,  // 42: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
 	32,  // 43: overlayd.coord.v1.UpdateNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
 	32,  // 44: overlayd.coord.v1.RenewNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	118, // 45: overlayd.coord.v1.UserInfo.created_at:type_name -> google.protobuf.Timestamp
+	120, // 45: overlayd.coord.v1.UserInfo.created_at:type_name -> google.protobuf.Timestamp
 	50,  // 46: overlayd.coord.v1.ListUsersResponse.users:type_name -> overlayd.coord.v1.UserInfo
 	50,  // 47: overlayd.coord.v1.AddUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
 	50,  // 48: overlayd.coord.v1.UpdateUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
@@ -7565,127 +7706,130 @@ var file_coord_proto_depIdxs = []int32{
 	59,  // 51: overlayd.coord.v1.AddGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
 	59,  // 52: overlayd.coord.v1.UpdateGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
 	59,  // 53: overlayd.coord.v1.RemoveGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	118, // 54: overlayd.coord.v1.PolicyInfo.at:type_name -> google.protobuf.Timestamp
+	120, // 54: overlayd.coord.v1.PolicyInfo.at:type_name -> google.protobuf.Timestamp
 	68,  // 55: overlayd.coord.v1.GetPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
 	68,  // 56: overlayd.coord.v1.GetPolicyResponse.versions:type_name -> overlayd.coord.v1.PolicyInfo
 	68,  // 57: overlayd.coord.v1.ApplyPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
-	118, // 58: overlayd.coord.v1.GrantInfo.not_before:type_name -> google.protobuf.Timestamp
-	118, // 59: overlayd.coord.v1.GrantInfo.until:type_name -> google.protobuf.Timestamp
-	118, // 60: overlayd.coord.v1.GrantInfo.created_at:type_name -> google.protobuf.Timestamp
+	120, // 58: overlayd.coord.v1.GrantInfo.not_before:type_name -> google.protobuf.Timestamp
+	120, // 59: overlayd.coord.v1.GrantInfo.until:type_name -> google.protobuf.Timestamp
+	120, // 60: overlayd.coord.v1.GrantInfo.created_at:type_name -> google.protobuf.Timestamp
 	75,  // 61: overlayd.coord.v1.AddGrantResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
 	75,  // 62: overlayd.coord.v1.ListGrantsResponse.grants:type_name -> overlayd.coord.v1.GrantInfo
-	118, // 63: overlayd.coord.v1.AccessRequest.created_at:type_name -> google.protobuf.Timestamp
+	120, // 63: overlayd.coord.v1.AccessRequest.created_at:type_name -> google.protobuf.Timestamp
 	80,  // 64: overlayd.coord.v1.RequestAccessResponse.request:type_name -> overlayd.coord.v1.AccessRequest
 	80,  // 65: overlayd.coord.v1.ListRequestsResponse.requests:type_name -> overlayd.coord.v1.AccessRequest
 	75,  // 66: overlayd.coord.v1.ApproveRequestResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
 	91,  // 67: overlayd.coord.v1.RevokeResponse.nodes:type_name -> overlayd.coord.v1.NodeAck
-	118, // 68: overlayd.coord.v1.KeyInfo.created_at:type_name -> google.protobuf.Timestamp
+	120, // 68: overlayd.coord.v1.KeyInfo.created_at:type_name -> google.protobuf.Timestamp
 	92,  // 69: overlayd.coord.v1.AddKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
 	92,  // 70: overlayd.coord.v1.ListKeysResponse.keys:type_name -> overlayd.coord.v1.KeyInfo
 	92,  // 71: overlayd.coord.v1.RemoveKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
 	50,  // 72: overlayd.coord.v1.SetPasswordResponse.user:type_name -> overlayd.coord.v1.UserInfo
 	50,  // 73: overlayd.coord.v1.MakeSeedResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	118, // 74: overlayd.coord.v1.Exposure.created_at:type_name -> google.protobuf.Timestamp
-	118, // 75: overlayd.coord.v1.Exposure.until:type_name -> google.protobuf.Timestamp
+	120, // 74: overlayd.coord.v1.Exposure.created_at:type_name -> google.protobuf.Timestamp
+	120, // 75: overlayd.coord.v1.Exposure.until:type_name -> google.protobuf.Timestamp
 	103, // 76: overlayd.coord.v1.AddExposureRequest.exposure:type_name -> overlayd.coord.v1.Exposure
 	103, // 77: overlayd.coord.v1.AddExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
 	103, // 78: overlayd.coord.v1.ListExposuresResponse.exposures:type_name -> overlayd.coord.v1.Exposure
 	103, // 79: overlayd.coord.v1.RemoveExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
-	118, // 80: overlayd.coord.v1.ListAccessRequest.at:type_name -> google.protobuf.Timestamp
+	120, // 80: overlayd.coord.v1.ListAccessRequest.at:type_name -> google.protobuf.Timestamp
 	112, // 81: overlayd.coord.v1.ListAccessResponse.access:type_name -> overlayd.coord.v1.AccessInfo
-	118, // 82: overlayd.coord.v1.ListAccessResponse.at:type_name -> google.protobuf.Timestamp
+	120, // 82: overlayd.coord.v1.ListAccessResponse.at:type_name -> google.protobuf.Timestamp
 	115, // 83: overlayd.coord.v1.ExplainResponse.steps:type_name -> overlayd.coord.v1.Step
-	18,  // 84: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
-	20,  // 85: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
-	22,  // 86: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
-	25,  // 87: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
-	28,  // 88: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
-	30,  // 89: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
-	33,  // 90: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
-	35,  // 91: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
-	37,  // 92: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
-	40,  // 93: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
-	42,  // 94: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
-	44,  // 95: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
-	46,  // 96: overlayd.coord.v1.Admin.UpdateNode:input_type -> overlayd.coord.v1.UpdateNodeRequest
-	48,  // 97: overlayd.coord.v1.Admin.RenewNode:input_type -> overlayd.coord.v1.RenewNodeRequest
-	51,  // 98: overlayd.coord.v1.Admin.ListUsers:input_type -> overlayd.coord.v1.ListUsersRequest
-	53,  // 99: overlayd.coord.v1.Admin.AddUser:input_type -> overlayd.coord.v1.AddUserRequest
-	55,  // 100: overlayd.coord.v1.Admin.UpdateUser:input_type -> overlayd.coord.v1.UpdateUserRequest
-	57,  // 101: overlayd.coord.v1.Admin.RemoveUser:input_type -> overlayd.coord.v1.RemoveUserRequest
-	60,  // 102: overlayd.coord.v1.Admin.ListGroups:input_type -> overlayd.coord.v1.ListGroupsRequest
-	62,  // 103: overlayd.coord.v1.Admin.AddGroup:input_type -> overlayd.coord.v1.AddGroupRequest
-	64,  // 104: overlayd.coord.v1.Admin.UpdateGroup:input_type -> overlayd.coord.v1.UpdateGroupRequest
-	66,  // 105: overlayd.coord.v1.Admin.RemoveGroup:input_type -> overlayd.coord.v1.RemoveGroupRequest
-	69,  // 106: overlayd.coord.v1.Admin.GetPolicy:input_type -> overlayd.coord.v1.GetPolicyRequest
-	71,  // 107: overlayd.coord.v1.Admin.TryPolicy:input_type -> overlayd.coord.v1.TryPolicyRequest
-	73,  // 108: overlayd.coord.v1.Admin.ApplyPolicy:input_type -> overlayd.coord.v1.ApplyPolicyRequest
-	76,  // 109: overlayd.coord.v1.Admin.AddGrant:input_type -> overlayd.coord.v1.AddGrantRequest
-	78,  // 110: overlayd.coord.v1.Admin.ListGrants:input_type -> overlayd.coord.v1.ListGrantsRequest
-	81,  // 111: overlayd.coord.v1.Admin.RequestAccess:input_type -> overlayd.coord.v1.RequestAccessRequest
-	83,  // 112: overlayd.coord.v1.Admin.ListRequests:input_type -> overlayd.coord.v1.ListRequestsRequest
-	85,  // 113: overlayd.coord.v1.Admin.ApproveRequest:input_type -> overlayd.coord.v1.ApproveRequestRequest
-	87,  // 114: overlayd.coord.v1.Admin.DenyRequest:input_type -> overlayd.coord.v1.DenyRequestRequest
-	93,  // 115: overlayd.coord.v1.Admin.AddKey:input_type -> overlayd.coord.v1.AddKeyRequest
-	95,  // 116: overlayd.coord.v1.Admin.ListKeys:input_type -> overlayd.coord.v1.ListKeysRequest
-	97,  // 117: overlayd.coord.v1.Admin.RemoveKey:input_type -> overlayd.coord.v1.RemoveKeyRequest
-	99,  // 118: overlayd.coord.v1.Admin.SetPassword:input_type -> overlayd.coord.v1.SetPasswordRequest
-	101, // 119: overlayd.coord.v1.Admin.MakeSeed:input_type -> overlayd.coord.v1.MakeSeedRequest
-	104, // 120: overlayd.coord.v1.Admin.AddExposure:input_type -> overlayd.coord.v1.AddExposureRequest
-	106, // 121: overlayd.coord.v1.Admin.ListExposures:input_type -> overlayd.coord.v1.ListExposuresRequest
-	108, // 122: overlayd.coord.v1.Admin.RemoveExposure:input_type -> overlayd.coord.v1.RemoveExposureRequest
-	89,  // 123: overlayd.coord.v1.Admin.Revoke:input_type -> overlayd.coord.v1.RevokeRequest
-	110, // 124: overlayd.coord.v1.Admin.ListAccess:input_type -> overlayd.coord.v1.ListAccessRequest
-	113, // 125: overlayd.coord.v1.Admin.Explain:input_type -> overlayd.coord.v1.ExplainRequest
-	116, // 126: overlayd.coord.v1.Admin.VerifyRecord:input_type -> overlayd.coord.v1.VerifyRecordRequest
-	19,  // 127: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
-	21,  // 128: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
-	24,  // 129: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
-	26,  // 130: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
-	29,  // 131: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
-	31,  // 132: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
-	34,  // 133: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
-	36,  // 134: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
-	38,  // 135: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
-	41,  // 136: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
-	43,  // 137: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
-	45,  // 138: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
-	47,  // 139: overlayd.coord.v1.Admin.UpdateNode:output_type -> overlayd.coord.v1.UpdateNodeResponse
-	49,  // 140: overlayd.coord.v1.Admin.RenewNode:output_type -> overlayd.coord.v1.RenewNodeResponse
-	52,  // 141: overlayd.coord.v1.Admin.ListUsers:output_type -> overlayd.coord.v1.ListUsersResponse
-	54,  // 142: overlayd.coord.v1.Admin.AddUser:output_type -> overlayd.coord.v1.AddUserResponse
-	56,  // 143: overlayd.coord.v1.Admin.UpdateUser:output_type -> overlayd.coord.v1.UpdateUserResponse
-	58,  // 144: overlayd.coord.v1.Admin.RemoveUser:output_type -> overlayd.coord.v1.RemoveUserResponse
-	61,  // 145: overlayd.coord.v1.Admin.ListGroups:output_type -> overlayd.coord.v1.ListGroupsResponse
-	63,  // 146: overlayd.coord.v1.Admin.AddGroup:output_type -> overlayd.coord.v1.AddGroupResponse
-	65,  // 147: overlayd.coord.v1.Admin.UpdateGroup:output_type -> overlayd.coord.v1.UpdateGroupResponse
-	67,  // 148: overlayd.coord.v1.Admin.RemoveGroup:output_type -> overlayd.coord.v1.RemoveGroupResponse
-	70,  // 149: overlayd.coord.v1.Admin.GetPolicy:output_type -> overlayd.coord.v1.GetPolicyResponse
-	72,  // 150: overlayd.coord.v1.Admin.TryPolicy:output_type -> overlayd.coord.v1.TryPolicyResponse
-	74,  // 151: overlayd.coord.v1.Admin.ApplyPolicy:output_type -> overlayd.coord.v1.ApplyPolicyResponse
-	77,  // 152: overlayd.coord.v1.Admin.AddGrant:output_type -> overlayd.coord.v1.AddGrantResponse
-	79,  // 153: overlayd.coord.v1.Admin.ListGrants:output_type -> overlayd.coord.v1.ListGrantsResponse
-	82,  // 154: overlayd.coord.v1.Admin.RequestAccess:output_type -> overlayd.coord.v1.RequestAccessResponse
-	84,  // 155: overlayd.coord.v1.Admin.ListRequests:output_type -> overlayd.coord.v1.ListRequestsResponse
-	86,  // 156: overlayd.coord.v1.Admin.ApproveRequest:output_type -> overlayd.coord.v1.ApproveRequestResponse
-	88,  // 157: overlayd.coord.v1.Admin.DenyRequest:output_type -> overlayd.coord.v1.DenyRequestResponse
-	94,  // 158: overlayd.coord.v1.Admin.AddKey:output_type -> overlayd.coord.v1.AddKeyResponse
-	96,  // 159: overlayd.coord.v1.Admin.ListKeys:output_type -> overlayd.coord.v1.ListKeysResponse
-	98,  // 160: overlayd.coord.v1.Admin.RemoveKey:output_type -> overlayd.coord.v1.RemoveKeyResponse
-	100, // 161: overlayd.coord.v1.Admin.SetPassword:output_type -> overlayd.coord.v1.SetPasswordResponse
-	102, // 162: overlayd.coord.v1.Admin.MakeSeed:output_type -> overlayd.coord.v1.MakeSeedResponse
-	105, // 163: overlayd.coord.v1.Admin.AddExposure:output_type -> overlayd.coord.v1.AddExposureResponse
-	107, // 164: overlayd.coord.v1.Admin.ListExposures:output_type -> overlayd.coord.v1.ListExposuresResponse
-	109, // 165: overlayd.coord.v1.Admin.RemoveExposure:output_type -> overlayd.coord.v1.RemoveExposureResponse
-	90,  // 166: overlayd.coord.v1.Admin.Revoke:output_type -> overlayd.coord.v1.RevokeResponse
-	111, // 167: overlayd.coord.v1.Admin.ListAccess:output_type -> overlayd.coord.v1.ListAccessResponse
-	114, // 168: overlayd.coord.v1.Admin.Explain:output_type -> overlayd.coord.v1.ExplainResponse
-	117, // 169: overlayd.coord.v1.Admin.VerifyRecord:output_type -> overlayd.coord.v1.VerifyRecordResponse
-	127, // [127:170] is the sub-list for method output_type
-	84,  // [84:127] is the sub-list for method input_type
-	84,  // [84:84] is the sub-list for extension type_name
-	84,  // [84:84] is the sub-list for extension extendee
-	0,   // [0:84] is the sub-list for field type_name
+	32,  // 84: overlayd.coord.v1.AddDeviceResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	18,  // 85: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
+	20,  // 86: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
+	22,  // 87: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
+	25,  // 88: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
+	28,  // 89: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
+	30,  // 90: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
+	33,  // 91: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
+	35,  // 92: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
+	37,  // 93: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
+	40,  // 94: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
+	42,  // 95: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
+	44,  // 96: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
+	46,  // 97: overlayd.coord.v1.Admin.UpdateNode:input_type -> overlayd.coord.v1.UpdateNodeRequest
+	48,  // 98: overlayd.coord.v1.Admin.RenewNode:input_type -> overlayd.coord.v1.RenewNodeRequest
+	118, // 99: overlayd.coord.v1.Admin.AddDevice:input_type -> overlayd.coord.v1.AddDeviceRequest
+	51,  // 100: overlayd.coord.v1.Admin.ListUsers:input_type -> overlayd.coord.v1.ListUsersRequest
+	53,  // 101: overlayd.coord.v1.Admin.AddUser:input_type -> overlayd.coord.v1.AddUserRequest
+	55,  // 102: overlayd.coord.v1.Admin.UpdateUser:input_type -> overlayd.coord.v1.UpdateUserRequest
+	57,  // 103: overlayd.coord.v1.Admin.RemoveUser:input_type -> overlayd.coord.v1.RemoveUserRequest
+	60,  // 104: overlayd.coord.v1.Admin.ListGroups:input_type -> overlayd.coord.v1.ListGroupsRequest
+	62,  // 105: overlayd.coord.v1.Admin.AddGroup:input_type -> overlayd.coord.v1.AddGroupRequest
+	64,  // 106: overlayd.coord.v1.Admin.UpdateGroup:input_type -> overlayd.coord.v1.UpdateGroupRequest
+	66,  // 107: overlayd.coord.v1.Admin.RemoveGroup:input_type -> overlayd.coord.v1.RemoveGroupRequest
+	69,  // 108: overlayd.coord.v1.Admin.GetPolicy:input_type -> overlayd.coord.v1.GetPolicyRequest
+	71,  // 109: overlayd.coord.v1.Admin.TryPolicy:input_type -> overlayd.coord.v1.TryPolicyRequest
+	73,  // 110: overlayd.coord.v1.Admin.ApplyPolicy:input_type -> overlayd.coord.v1.ApplyPolicyRequest
+	76,  // 111: overlayd.coord.v1.Admin.AddGrant:input_type -> overlayd.coord.v1.AddGrantRequest
+	78,  // 112: overlayd.coord.v1.Admin.ListGrants:input_type -> overlayd.coord.v1.ListGrantsRequest
+	81,  // 113: overlayd.coord.v1.Admin.RequestAccess:input_type -> overlayd.coord.v1.RequestAccessRequest
+	83,  // 114: overlayd.coord.v1.Admin.ListRequests:input_type -> overlayd.coord.v1.ListRequestsRequest
+	85,  // 115: overlayd.coord.v1.Admin.ApproveRequest:input_type -> overlayd.coord.v1.ApproveRequestRequest
+	87,  // 116: overlayd.coord.v1.Admin.DenyRequest:input_type -> overlayd.coord.v1.DenyRequestRequest
+	93,  // 117: overlayd.coord.v1.Admin.AddKey:input_type -> overlayd.coord.v1.AddKeyRequest
+	95,  // 118: overlayd.coord.v1.Admin.ListKeys:input_type -> overlayd.coord.v1.ListKeysRequest
+	97,  // 119: overlayd.coord.v1.Admin.RemoveKey:input_type -> overlayd.coord.v1.RemoveKeyRequest
+	99,  // 120: overlayd.coord.v1.Admin.SetPassword:input_type -> overlayd.coord.v1.SetPasswordRequest
+	101, // 121: overlayd.coord.v1.Admin.MakeSeed:input_type -> overlayd.coord.v1.MakeSeedRequest
+	104, // 122: overlayd.coord.v1.Admin.AddExposure:input_type -> overlayd.coord.v1.AddExposureRequest
+	106, // 123: overlayd.coord.v1.Admin.ListExposures:input_type -> overlayd.coord.v1.ListExposuresRequest
+	108, // 124: overlayd.coord.v1.Admin.RemoveExposure:input_type -> overlayd.coord.v1.RemoveExposureRequest
+	89,  // 125: overlayd.coord.v1.Admin.Revoke:input_type -> overlayd.coord.v1.RevokeRequest
+	110, // 126: overlayd.coord.v1.Admin.ListAccess:input_type -> overlayd.coord.v1.ListAccessRequest
+	113, // 127: overlayd.coord.v1.Admin.Explain:input_type -> overlayd.coord.v1.ExplainRequest
+	116, // 128: overlayd.coord.v1.Admin.VerifyRecord:input_type -> overlayd.coord.v1.VerifyRecordRequest
+	19,  // 129: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
+	21,  // 130: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
+	24,  // 131: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
+	26,  // 132: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
+	29,  // 133: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
+	31,  // 134: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
+	34,  // 135: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
+	36,  // 136: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
+	38,  // 137: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
+	41,  // 138: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
+	43,  // 139: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
+	45,  // 140: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
+	47,  // 141: overlayd.coord.v1.Admin.UpdateNode:output_type -> overlayd.coord.v1.UpdateNodeResponse
+	49,  // 142: overlayd.coord.v1.Admin.RenewNode:output_type -> overlayd.coord.v1.RenewNodeResponse
+	119, // 143: overlayd.coord.v1.Admin.AddDevice:output_type -> overlayd.coord.v1.AddDeviceResponse
+	52,  // 144: overlayd.coord.v1.Admin.ListUsers:output_type -> overlayd.coord.v1.ListUsersResponse
+	54,  // 145: overlayd.coord.v1.Admin.AddUser:output_type -> overlayd.coord.v1.AddUserResponse
+	56,  // 146: overlayd.coord.v1.Admin.UpdateUser:output_type -> overlayd.coord.v1.UpdateUserResponse
+	58,  // 147: overlayd.coord.v1.Admin.RemoveUser:output_type -> overlayd.coord.v1.RemoveUserResponse
+	61,  // 148: overlayd.coord.v1.Admin.ListGroups:output_type -> overlayd.coord.v1.ListGroupsResponse
+	63,  // 149: overlayd.coord.v1.Admin.AddGroup:output_type -> overlayd.coord.v1.AddGroupResponse
+	65,  // 150: overlayd.coord.v1.Admin.UpdateGroup:output_type -> overlayd.coord.v1.UpdateGroupResponse
+	67,  // 151: overlayd.coord.v1.Admin.RemoveGroup:output_type -> overlayd.coord.v1.RemoveGroupResponse
+	70,  // 152: overlayd.coord.v1.Admin.GetPolicy:output_type -> overlayd.coord.v1.GetPolicyResponse
+	72,  // 153: overlayd.coord.v1.Admin.TryPolicy:output_type -> overlayd.coord.v1.TryPolicyResponse
+	74,  // 154: overlayd.coord.v1.Admin.ApplyPolicy:output_type -> overlayd.coord.v1.ApplyPolicyResponse
+	77,  // 155: overlayd.coord.v1.Admin.AddGrant:output_type -> overlayd.coord.v1.AddGrantResponse
+	79,  // 156: overlayd.coord.v1.Admin.ListGrants:output_type -> overlayd.coord.v1.ListGrantsResponse
+	82,  // 157: overlayd.coord.v1.Admin.RequestAccess:output_type -> overlayd.coord.v1.RequestAccessResponse
+	84,  // 158: overlayd.coord.v1.Admin.ListRequests:output_type -> overlayd.coord.v1.ListRequestsResponse
+	86,  // 159: overlayd.coord.v1.Admin.ApproveRequest:output_type -> overlayd.coord.v1.ApproveRequestResponse
+	88,  // 160: overlayd.coord.v1.Admin.DenyRequest:output_type -> overlayd.coord.v1.DenyRequestResponse
+	94,  // 161: overlayd.coord.v1.Admin.AddKey:output_type -> overlayd.coord.v1.AddKeyResponse
+	96,  // 162: overlayd.coord.v1.Admin.ListKeys:output_type -> overlayd.coord.v1.ListKeysResponse
+	98,  // 163: overlayd.coord.v1.Admin.RemoveKey:output_type -> overlayd.coord.v1.RemoveKeyResponse
+	100, // 164: overlayd.coord.v1.Admin.SetPassword:output_type -> overlayd.coord.v1.SetPasswordResponse
+	102, // 165: overlayd.coord.v1.Admin.MakeSeed:output_type -> overlayd.coord.v1.MakeSeedResponse
+	105, // 166: overlayd.coord.v1.Admin.AddExposure:output_type -> overlayd.coord.v1.AddExposureResponse
+	107, // 167: overlayd.coord.v1.Admin.ListExposures:output_type -> overlayd.coord.v1.ListExposuresResponse
+	109, // 168: overlayd.coord.v1.Admin.RemoveExposure:output_type -> overlayd.coord.v1.RemoveExposureResponse
+	90,  // 169: overlayd.coord.v1.Admin.Revoke:output_type -> overlayd.coord.v1.RevokeResponse
+	111, // 170: overlayd.coord.v1.Admin.ListAccess:output_type -> overlayd.coord.v1.ListAccessResponse
+	114, // 171: overlayd.coord.v1.Admin.Explain:output_type -> overlayd.coord.v1.ExplainResponse
+	117, // 172: overlayd.coord.v1.Admin.VerifyRecord:output_type -> overlayd.coord.v1.VerifyRecordResponse
+	129, // [129:173] is the sub-list for method output_type
+	85,  // [85:129] is the sub-list for method input_type
+	85,  // [85:85] is the sub-list for extension type_name
+	85,  // [85:85] is the sub-list for extension extendee
+	0,   // [0:85] is the sub-list for field type_name
 }
 
 func init() { file_coord_proto_init() }
@@ -7707,7 +7851,7 @@ func file_coord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_coord_proto_rawDesc), len(file_coord_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   118,
+			NumMessages:   120,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
