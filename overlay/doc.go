@@ -23,6 +23,15 @@
 // tell it that something changed. Status is computed on demand from the same
 // values that the reconciler used.
 //
+// # Without root
+//
+// With Options.Userspace the kernel is left alone, and a netstack.Stack does its
+// part: it is the device under the tunnel, the sockets of DialContext and Listen,
+// and on a gateway what connects to the LAN. The plan is made in the same way, and
+// only what it says of routes, rules and chains has no place to become true. A
+// network that the machine is on itself wins there, too: it is not reached
+// through the overlay.
+//
 // # Who may come in
 //
 // The map says what this node lets in. Its rules are in force when the map has

@@ -23,6 +23,15 @@
 //
 //	bin/bench -only direct -offloads on -probes one,reverse -seconds 3 -rounds 5
 //
+// # Ways in
+//
+// bench ways, the second half of make bench, measures overlayd without root at
+// either end and at both, beside overlayd with interfaces, each in a lab of its
+// own, taking turns: throughput of a stream, connections per second, and what the
+// daemons need for a thousand connections on which nothing passes. The client
+// and the LAN host's server are in this process. A client without root is its
+// daemon's socket, by which overlayd nc and ssh connect too.
+//
 // # Recovery
 //
 // bench recovery lets something happen to overlayd in a lab, and measures how
