@@ -78,6 +78,19 @@
 // forwards (package forward) dial in the same way. They belong to the node, which
 // opens them before it has a tunnel, and again while a port is taken.
 //
+// # A new WireGuard key
+//
+// Gateways and relays replace their WireGuard key every 30 days, other nodes when
+// they were renewed, each when asked to (Rotate). The new key is kept first, then
+// told to the coordinator with a report. The answer means that the peers are
+// about to hear of it: then this node's tunnel takes the key, and the peers, with
+// the next map, put it in the place of the old one and begin new sessions. What
+// comes of the old sessions is still taken, and what is to be sent waits for some
+// tens of milliseconds. Paths are the peers', not the keys': they stay. A peer
+// that talks to this node while it is cut off from the coordinator would lose it,
+// so the node waits for such peers, for a week at most. Who carries phones, which
+// have its key in their files, keeps it.
+//
 // # When the world changes
 //
 // Nothing that was proved before counts when this machine's addresses or default

@@ -30,7 +30,8 @@ type machine struct {
 	bind   *underlay.Bind
 	mapper *portmap.Mapper // nil: the router is not asked for a port
 	dev    *tunnel.Device
-	peered bool // dev's peers are those of the plan
+	key    key.Private // that dev has; guarded by the node's keying once it is up
+	peered bool        // dev's peers are those of the plan
 
 	sockets sockets // for connections into the overlay
 
@@ -42,7 +43,7 @@ type machine struct {
 // bringUp makes the interface and the tunnel. Nothing is configured yet. maps
 // says that the router is to be asked for a port.
 func bringUp(log *slog.Logger, host host, state routing.State, k key.Private, under underlay.Options, maps bool) (*machine, error) {
-	m := &machine{log: log, host: host}
+	m := &machine{log: log, key: k, host: host}
 	tun, err := m.open(state)
 	if err != nil {
 		return nil, err

@@ -59,6 +59,7 @@ type Node struct {
 
 	offer *coord.RelayOffer // what a relay serves that joined; set before Run
 
+	keying sync.Mutex // guards id's WireGuard and Next after the start
 	taking sync.Mutex // held while a map takes another's place, before mu
 
 	mu    sync.Mutex // guards view, moved and quit
@@ -155,6 +156,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	n.id.promote(cached)
 	if cached != nil {
 		n.heed(cached)
 		n.update(func(v *view) { v.m = cached })
@@ -178,6 +180,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.follow(ctx, cached) })
 	g.Go(func() error { return n.askRelays(ctx) })
+	g.Go(func() error { return n.watchKey(ctx) })
 	g.Go(func() error { return n.reconcile(ctx, host) })
 	g.Go(func() error { return n.watchFlows(ctx) })
 	g.Go(func() error { return routing.Watch(ctx, func() { wake(n.host) }) })
@@ -309,7 +312,7 @@ func (n *Node) joinedWith(ctx context.Context, id *identity, link coord.Link) (*
 	if err != nil {
 		return nil, err
 	}
-	if err := renewAt(ctx, c, id, link); err != nil {
+	if err := renewAt(ctx, c, id, id.WireGuard, link); err != nil {
 		return nil, err
 	}
 	n.log.Info("the key was renewed", "name", id.Name)
@@ -420,6 +423,8 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 			Relay:     n.offer,
 			Attached:  n.attached,
 			Applied:   n.guard.tells,
+			Key:       n.wishedKey,
+			Keyed:     n.keyed,
 			Report:    n.guard.report,
 			OnMap: func(m *coord.Map) {
 				n.take(m, func(v *view) { v.fresh = true })

@@ -47,6 +47,7 @@ type Plan struct {
 
 // PlanPeer is one WireGuard peer.
 type PlanPeer struct {
+	ID         string
 	Name       string
 	Key        key.Public
 	Label      relay.Label
@@ -257,6 +258,7 @@ func firstAddr(addrs []netip.Addr) string {
 func (p *Plan) planPeers(m *coord.Map, carried map[uint32][]netip.Prefix) {
 	for _, n := range m.Peers {
 		p.Peers = append(p.Peers, PlanPeer{
+			ID:         n.ID,
 			Name:       n.Name,
 			Key:        n.WireGuard,
 			Label:      relay.Label(n.Label),
@@ -420,7 +422,7 @@ func (p *Plan) underlayPeers() []underlay.Peer {
 		if peer.Device {
 			continue
 		}
-		out = append(out, underlay.Peer{Key: peer.Key, Label: peer.Label, AtRelay: peer.AtRelay, At: peer.At})
+		out = append(out, underlay.Peer{ID: peer.ID, Key: peer.Key, Label: peer.Label, AtRelay: peer.AtRelay, At: peer.At})
 	}
 	return out
 }

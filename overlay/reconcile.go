@@ -13,7 +13,7 @@ import (
 // makes it true. It alone touches the kernel, and takes everything back before
 // it returns.
 func (n *Node) reconcile(ctx context.Context, host host) (err error) {
-	r := reconciler{began: time.Now(), node: n, host: host, boots: boots{}, addrs: relayAddrs{}}
+	r := reconciler{began: time.Now(), node: n, host: host, boots: boots{}, keys: keyring{}, addrs: relayAddrs{}}
 	defer func() {
 		if cerr := r.close(); err == nil {
 			err = cerr
@@ -63,6 +63,7 @@ type reconciler struct {
 	live    *machine // nil before the first plan
 	told    bool     // that the node is ready
 	boots   boots
+	keys    keyring
 	control coord.ControlState
 	addrs   relayAddrs
 	where   string // this machine was when its paths were last in doubt; see whereabouts
@@ -112,8 +113,8 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 	first := r.live == nil
 	if first {
 		clear(r.boots) // a new tunnel has no session with anybody
-		r.live, err = bringUp(n.log, r.host, p.Routing, n.id.WireGuard, underlay.Options{
-			Log: n.log, Port: n.o.Port, Mark: r.host.mark(), Key: n.id.WireGuard, Own: n.ownPort(v.m), OwnID: ownRelay(v.m), Dial: n.dialRelay,
+		r.live, err = bringUp(n.log, r.host, p.Routing, n.wireGuard(), underlay.Options{
+			Log: n.log, Port: n.o.Port, Mark: r.host.mark(), Key: n.wireGuard(), Own: n.ownPort(v.m), OwnID: ownRelay(v.m), Dial: n.dialRelay,
 		}, n.hub == nil && !n.o.NoPortmap)
 		if err != nil {
 			return 0, err
@@ -128,6 +129,9 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 		n.log.Error("this machine does not match its plan", "err", failed)
 	}
 	n.update(func(v *view) { v.plan, v.failed, v.live = p, failed, r.live })
+	if first {
+		n.useKey(r.live) // it may have been replaced meanwhile
+	}
 
 	if where := whereabouts(host, n.o.Interface); where != r.where {
 		if r.where = where; !first {
@@ -140,6 +144,9 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 	}
 	// And while it is away, nobody would tell of the relay's next restart.
 	r.live.bind.Watch(v.control.Phase != coord.PhaseConnected)
+	for _, peer := range r.keys.rotated(v.m.Peers) {
+		r.live.dev.Handshake(peer.WireGuard)
+	}
 	for _, peer := range r.boots.strangers(v.m.Peers) {
 		if first {
 			r.live.dev.Handshake(peer.WireGuard)

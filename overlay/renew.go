@@ -8,6 +8,7 @@ import (
 	"connectrpc.com/connect"
 
 	"overlayd/overlay/coord"
+	"overlayd/overlay/key"
 	"overlayd/overlay/local"
 )
 
@@ -58,12 +59,12 @@ func (n *Node) renew(ctx context.Context, text string) error {
 	if n.id.Pin != link.Pin || n.id.Pin.IsZero() && n.id.Endpoint != link.Endpoint {
 		return &coord.Problem{Kind: coord.KindConflict, Message: "the link is for another network", Hint: "ask for a link of this one, " + n.id.Endpoint}
 	}
-	return renewAt(ctx, n.coord, n.id, link)
+	return renewAt(ctx, n.coord, n.id, n.wireGuard(), link)
 }
 
-func renewAt(ctx context.Context, c *coord.Client, id *identity, link coord.Link) error {
+func renewAt(ctx context.Context, c *coord.Client, id *identity, k key.Private, link coord.Link) error {
 	_, err := c.Enroll(ctx, coord.EnrollRequest{
-		Invite: link.Invite, Secret: link.Secret, Name: id.Name, Role: id.Role, WireGuard: id.WireGuard.Public(), Renew: true,
+		Invite: link.Invite, Secret: link.Secret, Name: id.Name, Role: id.Role, WireGuard: k.Public(), Renew: true,
 	})
 	return err
 }

@@ -40,7 +40,7 @@ type snapshot struct {
 // Status tells what this node knows now.
 func (n *Node) Status() Status {
 	s := snapshot{
-		view: n.look(), options: n.o, name: n.id.Name, key: n.id.WireGuard.Public(),
+		view: n.look(), options: n.o, name: n.id.Name, key: n.wireGuard().Public(),
 		endpoint: n.id.Endpoint, heard: n.coord.Heard(), now: time.Now(),
 	}
 	s.full = s.stackFull(s.now)

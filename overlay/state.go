@@ -34,6 +34,10 @@ type identity struct {
 	Machine   key.Machine
 	WireGuard key.Private
 
+	// Next takes the place of WireGuard when the coordinator has heard of it; zero:
+	// there is none.
+	Next key.Private
+
 	NodeID    string // empty until enrolled
 	Name      string
 	Role      coord.Role
@@ -42,6 +46,9 @@ type identity struct {
 	Advertise []netip.Prefix
 }
 
+// rotates reports whether a new WireGuard key waits for its turn.
+func (i *identity) rotates() bool { return !i.Next.Equal(key.Private{}) }
+
 func (i *identity) joined() bool { return i.NodeID != "" }
 
 // identityJSON is identity on disk: the only place where its keys are written.
@@ -49,6 +56,7 @@ type identityJSON struct {
 	Schema    int            `json:"schema"`
 	Machine   []byte         `json:"machine_key"`
 	WireGuard []byte         `json:"wireguard_key"`
+	Next      []byte         `json:"next_wireguard_key,omitempty"`
 	NodeID    string         `json:"node_id"`
 	Name      string         `json:"name"`
 	Role      coord.Role     `json:"role"`
@@ -80,6 +88,11 @@ func (d stateDir) identity() (*identity, error) {
 	if id.WireGuard, err = key.ParsePrivate(j.WireGuard); err != nil {
 		return nil, damaged("wireguard_key")
 	}
+	if len(j.Next) > 0 {
+		if id.Next, err = key.ParsePrivate(j.Next); err != nil {
+			return nil, damaged("next_wireguard_key")
+		}
+	}
 	if j.Pin != "" {
 		if id.Pin, err = key.ParsePin(j.Pin); err != nil {
 			return nil, damaged("pin")
@@ -92,6 +105,9 @@ func (d stateDir) saveIdentity(id *identity) error {
 	j := identityJSON{
 		Schema: stateSchema, Machine: id.Machine.Expose(), WireGuard: id.WireGuard.Expose(),
 		NodeID: id.NodeID, Name: id.Name, Role: id.Role, Endpoint: id.Endpoint, Advertise: id.Advertise,
+	}
+	if id.rotates() {
+		j.Next = id.Next.Expose()
 	}
 	if !id.Pin.IsZero() {
 		j.Pin = id.Pin.String()

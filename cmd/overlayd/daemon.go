@@ -16,6 +16,7 @@ type daemon interface {
 	Plan(context.Context) (string, error)
 	Down(context.Context) error
 	Renew(ctx context.Context, link string) error
+	Rotate(context.Context) (key.Public, error)
 	Netcheck(context.Context) (overlay.Netcheck, error)
 	Audit(ctx context.Context, q overlay.AuditQuery, each func(line []byte) error) error
 	Whois(ctx context.Context, target string) (overlay.Whois, error)

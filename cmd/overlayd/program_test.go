@@ -144,6 +144,11 @@ func (w *world) Down(context.Context) error {
 	return w.down
 }
 
+func (w *world) Rotate(context.Context) (key.Public, error) {
+	w.calls = append(w.calls, "rotate")
+	return key.Public{}, nil
+}
+
 func (w *world) Renew(_ context.Context, link string) error {
 	w.calls = append(w.calls, "renew "+link)
 	return nil
@@ -350,6 +355,9 @@ func TestCommandLines(t *testing.T) {
 		{name: "rename", args: "nodes rename debian lab-gw", out: "debian is now called lab-gw\n"},
 		{name: "rename badly", args: "nodes rename debian lab_gw", code: 2, err: `NAME: "lab_gw" is not a name`},
 		{name: "remove", args: "nodes remove laptop", out: "removed laptop\n"},
+		{name: "rotate", args: "rotate", out: key.Public{}.String() + "\n"},
+		{name: "renew with a link", args: "renew " + link, out: "renewed; overlayd status tells"},
+		{name: "renew with nothing", args: "renew", code: 2, err: "there is no link"},
 		{name: "renew", args: "nodes renew laptop", out: "renewed laptop until 2027-01-02T03:04:05Z\n"},
 		{name: "renew for ever", args: "nodes renew laptop --for never", out: "renewed laptop: it does not expire\n"},
 		{name: "renew for nothing", args: "nodes renew laptop --for 0d", code: 2, err: "not above zero"},

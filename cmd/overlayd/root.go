@@ -80,7 +80,7 @@ func (p *program) rootCommand() *cobra.Command {
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { help(p.stdout, cmd) })
 	root.SetHelpCommand(helpCommand(root))
 	root.AddCommand(
-		p.relayCommand(), p.gatewayCommand(), p.upCommand(), p.downCommand(), p.renewCommand(),
+		p.relayCommand(), p.gatewayCommand(), p.upCommand(), p.downCommand(), p.renewCommand(), p.rotateCommand(),
 		p.inviteCommand(), p.nodesCommand(), p.routesCommand(), p.usersCommand(), p.wgCommand(), p.groupsCommand(), p.adminCommand(), p.exposeCommand(),
 		p.policyCommand(), p.grantCommand(), p.grantsCommand(), p.requestCommand(), p.requestsCommand(), p.approveCommand(),
 		p.revokeCommand(), p.accessCommand(), p.explainCommand(),

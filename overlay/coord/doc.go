@@ -43,7 +43,8 @@
 // The key of a person's machine holds for a while, half a year if nobody says
 // otherwise: then the member is expired, which is like disabled, until an admin
 // renews it or it shows a fresh invite for its user. Its place, address and
-// machine key stay. Gateways and relays are nobody's and go on.
+// machine key stay. Gateways and relays are nobody's and go on. A node's WireGuard
+// key is what it last reported.
 //
 // While the coordinator is away, relays speak for it: each has the newest [Roll],
 // who takes part and which grants hold, signed with a key of the network's that

@@ -35,7 +35,9 @@ func (s *snapshot) enroll(m key.MachinePublic, r EnrollRequest, id string, now t
 			return s.renewBy(n, r, now)
 		}
 		next := *n
-		next.WireGuard, next.Advertised = r.WireGuard, advertised
+		if next.Advertised = advertised; next.WireGuard != r.WireGuard {
+			next.WireGuard, next.Keyed = r.WireGuard, now
+		}
 		if r.Relay != nil && n.Relay != nil {
 			next.Relay = r.Relay.record()
 		}

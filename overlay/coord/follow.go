@@ -11,6 +11,7 @@ import (
 	"connectrpc.com/connect"
 
 	"overlayd/overlay/coord/api"
+	"overlayd/overlay/key"
 )
 
 // FollowOptions say what to follow with, and whom to tell.
@@ -20,6 +21,8 @@ type FollowOptions struct {
 	Advertise func() []netip.Prefix // asked before each report; nil: leave it as it is
 	Attached  func() []Attachment   // asked before each report; nil: say nothing
 	Applied   func() Applied        // asked before each report; nil: say nothing
+	Key       func() key.Public     // the WireGuard key that this node is to have; asked before each report; nil: say nothing
+	Keyed     func(key.Public)      // told that everybody hears of it as the key now; may be nil
 	Report    <-chan struct{}       // a report is due at once; nil: none ever is
 	Relay     *RelayOffer           // of a relay that joined
 	OnMap     func(*Map)            // the whole new map, to read and keep; required
@@ -268,11 +271,19 @@ func (r *reporter) report(ctx context.Context, session uint64, within time.Durat
 		a := r.o.Applied()
 		req.Msg.Applied = &api.Applied{MapVersion: a.MapVersion, FlowsCut: uint32(max(a.FlowsCut, 0))}
 	}
+	var k key.Public
+	if r.o.Key != nil {
+		k = r.o.Key()
+		req.Msg.Wireguard = k.Bytes()
+	}
 	if err := r.c.authorize(req.Header()); err != nil {
 		return err
 	}
 	_, err := r.node.Report(ctx, req)
 	if err == nil {
+		if r.o.Keyed != nil && !k.IsZero() {
+			r.o.Keyed(k)
+		}
 		return nil
 	}
 	if p, ok := sentProblem(err); ok {

@@ -52,6 +52,8 @@ type Node struct {
 	User      string       // whose it is; empty: nobody's, as a gateway or a relay
 	Tags      []string     // in order
 	Expires   time.Time    // of its key; zero: never
+	Renewed   time.Time    // when that was last moved; zero: never
+	Keyed     time.Time    // since when it has its WireGuard key
 	State     NodeState
 
 	// Host is the ID of the node that carries a hosted member: what the member

@@ -193,6 +193,12 @@ func (s nodeService) Report(ctx context.Context, req *connect.Request[api.Report
 			s.presence.mark(now, false, []uint32{n.Label})
 		}
 	}
+	if k := req.Msg.Wireguard; len(k) > 0 {
+		ctx := withAct(ctx, act{who: "node:" + n.Name, node: n.Name, from: peerAddr(req.Peer().Addr).String(), call: "Rekey"})
+		if err := s.rekey(ctx, n.ID, k); err != nil {
+			return nil, s.refuse("report", err)
+		}
+	}
 	return connect.NewResponse(&api.ReportResponse{}), nil
 }
 

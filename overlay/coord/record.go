@@ -67,6 +67,7 @@ type nodeRecord struct {
 	Expires time.Time     `json:"expires,omitzero"` // its key; zero: never
 	Expired bool          `json:"expired,omitempty"`
 	Renewed time.Time     `json:"renewed,omitzero"`  // when Expires was last moved
+	Keyed   time.Time     `json:"keyed,omitzero"`    // since when it has its WireGuard key; zero: since it joined
 	KeyTTL  time.Duration `json:"key_ttl,omitempty"` // 0: the network's
 
 	Host string `json:"host,omitempty"` // the id of the node that carries it; empty: it stands by itself, and has a machine key

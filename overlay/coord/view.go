@@ -16,7 +16,7 @@ func (s *Server) node(snap *snapshot, n *nodeRecord, self bool) Node {
 		ID: n.ID, Name: n.Name, Label: n.Label, Role: n.Role, WireGuard: n.WireGuard,
 		Addrs:  []netip.Addr{addrOf(snap.network.Overlay, n.Label)},
 		Online: seen.online, BootID: seen.bootID, Attached: seen.attached,
-		User: snap.userOf(n), Tags: n.Tags, State: snap.stateOf(n), Expires: n.Expires, Host: n.Host, Seat: n.Seat,
+		User: snap.userOf(n), Tags: n.Tags, State: snap.stateOf(n), Expires: n.Expires, Renewed: n.Renewed, Keyed: n.keyed(), Host: n.Host, Seat: n.Seat,
 	}
 	for _, r := range n.routes() {
 		if self || r.Approved {

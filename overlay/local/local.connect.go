@@ -56,6 +56,8 @@ const (
 	LocalRemoveForwardProcedure = "/overlayd.local.v1.Local/RemoveForward"
 	// LocalRenewProcedure is the fully-qualified name of the Local's Renew RPC.
 	LocalRenewProcedure = "/overlayd.local.v1.Local/Renew"
+	// LocalRotateProcedure is the fully-qualified name of the Local's Rotate RPC.
+	LocalRotateProcedure = "/overlayd.local.v1.Local/Rotate"
 	// LocalDownProcedure is the fully-qualified name of the Local's Down RPC.
 	LocalDownProcedure = "/overlayd.local.v1.Local/Down"
 )
@@ -85,6 +87,9 @@ type LocalClient interface {
 	RemoveForward(context.Context, *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error)
 	// Renew uses an invite to let this machine's key hold longer.
 	Renew(context.Context, *connect.Request[RenewRequest]) (*connect.Response[RenewResponse], error)
+	// Rotate replaces this machine's WireGuard key, and answers when the new one
+	// is in use.
+	Rotate(context.Context, *connect.Request[RotateRequest]) (*connect.Response[RotateResponse], error)
 	// Down asks the daemon to stop. It answers before the daemon has stopped.
 	Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error)
 }
@@ -172,6 +177,12 @@ func NewLocalClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(localMethods.ByName("Renew")),
 			connect.WithClientOptions(opts...),
 		),
+		rotate: connect.NewClient[RotateRequest, RotateResponse](
+			httpClient,
+			baseURL+LocalRotateProcedure,
+			connect.WithSchema(localMethods.ByName("Rotate")),
+			connect.WithClientOptions(opts...),
+		),
 		down: connect.NewClient[DownRequest, DownResponse](
 			httpClient,
 			baseURL+LocalDownProcedure,
@@ -195,6 +206,7 @@ type localClient struct {
 	addForward    *connect.Client[ForwardRequest, WaysResponse]
 	removeForward *connect.Client[ForwardRequest, WaysResponse]
 	renew         *connect.Client[RenewRequest, RenewResponse]
+	rotate        *connect.Client[RotateRequest, RotateResponse]
 	down          *connect.Client[DownRequest, DownResponse]
 }
 
@@ -258,6 +270,11 @@ func (c *localClient) Renew(ctx context.Context, req *connect.Request[RenewReque
 	return c.renew.CallUnary(ctx, req)
 }
 
+// Rotate calls overlayd.local.v1.Local.Rotate.
+func (c *localClient) Rotate(ctx context.Context, req *connect.Request[RotateRequest]) (*connect.Response[RotateResponse], error) {
+	return c.rotate.CallUnary(ctx, req)
+}
+
 // Down calls overlayd.local.v1.Local.Down.
 func (c *localClient) Down(ctx context.Context, req *connect.Request[DownRequest]) (*connect.Response[DownResponse], error) {
 	return c.down.CallUnary(ctx, req)
@@ -288,6 +305,9 @@ type LocalHandler interface {
 	RemoveForward(context.Context, *connect.Request[ForwardRequest]) (*connect.Response[WaysResponse], error)
 	// Renew uses an invite to let this machine's key hold longer.
 	Renew(context.Context, *connect.Request[RenewRequest]) (*connect.Response[RenewResponse], error)
+	// Rotate replaces this machine's WireGuard key, and answers when the new one
+	// is in use.
+	Rotate(context.Context, *connect.Request[RotateRequest]) (*connect.Response[RotateResponse], error)
 	// Down asks the daemon to stop. It answers before the daemon has stopped.
 	Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error)
 }
@@ -371,6 +391,12 @@ func NewLocalHandler(svc LocalHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(localMethods.ByName("Renew")),
 		connect.WithHandlerOptions(opts...),
 	)
+	localRotateHandler := connect.NewUnaryHandler(
+		LocalRotateProcedure,
+		svc.Rotate,
+		connect.WithSchema(localMethods.ByName("Rotate")),
+		connect.WithHandlerOptions(opts...),
+	)
 	localDownHandler := connect.NewUnaryHandler(
 		LocalDownProcedure,
 		svc.Down,
@@ -403,6 +429,8 @@ func NewLocalHandler(svc LocalHandler, opts ...connect.HandlerOption) (string, h
 			localRemoveForwardHandler.ServeHTTP(w, r)
 		case LocalRenewProcedure:
 			localRenewHandler.ServeHTTP(w, r)
+		case LocalRotateProcedure:
+			localRotateHandler.ServeHTTP(w, r)
 		case LocalDownProcedure:
 			localDownHandler.ServeHTTP(w, r)
 		default:
@@ -460,6 +488,10 @@ func (UnimplementedLocalHandler) RemoveForward(context.Context, *connect.Request
 
 func (UnimplementedLocalHandler) Renew(context.Context, *connect.Request[RenewRequest]) (*connect.Response[RenewResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.Renew is not implemented"))
+}
+
+func (UnimplementedLocalHandler) Rotate(context.Context, *connect.Request[RotateRequest]) (*connect.Response[RotateResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("overlayd.local.v1.Local.Rotate is not implemented"))
 }
 
 func (UnimplementedLocalHandler) Down(context.Context, *connect.Request[DownRequest]) (*connect.Response[DownResponse], error) {

@@ -972,6 +972,87 @@ func (x *ForwardRequest) GetAllowRemote() bool {
 	return false
 }
 
+type RotateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateRequest) Reset() {
+	*x = RotateRequest{}
+	mi := &file_local_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateRequest) ProtoMessage() {}
+
+func (x *RotateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateRequest.ProtoReflect.Descriptor instead.
+func (*RotateRequest) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{18}
+}
+
+type RotateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the wg tool prints it.
+	PublicKey     string `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateResponse) Reset() {
+	*x = RotateResponse{}
+	mi := &file_local_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateResponse) ProtoMessage() {}
+
+func (x *RotateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_local_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateResponse.ProtoReflect.Descriptor instead.
+func (*RotateResponse) Descriptor() ([]byte, []int) {
+	return file_local_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RotateResponse) GetPublicKey() string {
+	if x != nil {
+		return x.PublicKey
+	}
+	return ""
+}
+
 type RenewRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of an invite for this machine's user.
@@ -982,7 +1063,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_local_proto_msgTypes[18]
+	mi := &file_local_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -994,7 +1075,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_local_proto_msgTypes[18]
+	mi := &file_local_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1007,7 +1088,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_local_proto_rawDescGZIP(), []int{18}
+	return file_local_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RenewRequest) GetLink() string {
@@ -1025,7 +1106,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_local_proto_msgTypes[19]
+	mi := &file_local_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1118,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_local_proto_msgTypes[19]
+	mi := &file_local_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1131,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_local_proto_rawDescGZIP(), []int{19}
+	return file_local_proto_rawDescGZIP(), []int{21}
 }
 
 type DownRequest struct {
@@ -1061,7 +1142,7 @@ type DownRequest struct {
 
 func (x *DownRequest) Reset() {
 	*x = DownRequest{}
-	mi := &file_local_proto_msgTypes[20]
+	mi := &file_local_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1154,7 @@ func (x *DownRequest) String() string {
 func (*DownRequest) ProtoMessage() {}
 
 func (x *DownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_local_proto_msgTypes[20]
+	mi := &file_local_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1167,7 @@ func (x *DownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownRequest.ProtoReflect.Descriptor instead.
 func (*DownRequest) Descriptor() ([]byte, []int) {
-	return file_local_proto_rawDescGZIP(), []int{20}
+	return file_local_proto_rawDescGZIP(), []int{22}
 }
 
 type DownResponse struct {
@@ -1097,7 +1178,7 @@ type DownResponse struct {
 
 func (x *DownResponse) Reset() {
 	*x = DownResponse{}
-	mi := &file_local_proto_msgTypes[21]
+	mi := &file_local_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1190,7 @@ func (x *DownResponse) String() string {
 func (*DownResponse) ProtoMessage() {}
 
 func (x *DownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_local_proto_msgTypes[21]
+	mi := &file_local_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1203,7 @@ func (x *DownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownResponse.ProtoReflect.Descriptor instead.
 func (*DownResponse) Descriptor() ([]byte, []int) {
-	return file_local_proto_rawDescGZIP(), []int{21}
+	return file_local_proto_rawDescGZIP(), []int{23}
 }
 
 var File_local_proto protoreflect.FileDescriptor
@@ -1185,12 +1266,16 @@ const file_local_proto_rawDesc = "" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
 	"\x06listen\x18\x02 \x01(\tR\x06listen\x12\x16\n" +
 	"\x06target\x18\x03 \x01(\tR\x06target\x12!\n" +
-	"\fallow_remote\x18\x04 \x01(\bR\vallowRemote\"\"\n" +
+	"\fallow_remote\x18\x04 \x01(\bR\vallowRemote\"\x0f\n" +
+	"\rRotateRequest\"/\n" +
+	"\x0eRotateResponse\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\tR\tpublicKey\"\"\n" +
 	"\fRenewRequest\x12\x12\n" +
 	"\x04link\x18\x01 \x01(\tR\x04link\"\x0f\n" +
 	"\rRenewResponse\"\r\n" +
 	"\vDownRequest\"\x0e\n" +
-	"\fDownResponse2\x95\b\n" +
+	"\fDownResponse2\xe6\b\n" +
 	"\x05Local\x12O\n" +
 	"\x06Status\x12 .overlayd.local.v1.StatusRequest\x1a!.overlayd.local.v1.StatusResponse\"\x00\x12I\n" +
 	"\x04Plan\x12\x1e.overlayd.local.v1.PlanRequest\x1a\x1f.overlayd.local.v1.PlanResponse\"\x00\x12K\n" +
@@ -1204,7 +1289,8 @@ const file_local_proto_rawDesc = "" +
 	"\n" +
 	"AddForward\x12!.overlayd.local.v1.ForwardRequest\x1a\x1f.overlayd.local.v1.WaysResponse\"\x00\x12U\n" +
 	"\rRemoveForward\x12!.overlayd.local.v1.ForwardRequest\x1a\x1f.overlayd.local.v1.WaysResponse\"\x00\x12L\n" +
-	"\x05Renew\x12\x1f.overlayd.local.v1.RenewRequest\x1a .overlayd.local.v1.RenewResponse\"\x00\x12I\n" +
+	"\x05Renew\x12\x1f.overlayd.local.v1.RenewRequest\x1a .overlayd.local.v1.RenewResponse\"\x00\x12O\n" +
+	"\x06Rotate\x12 .overlayd.local.v1.RotateRequest\x1a!.overlayd.local.v1.RotateResponse\"\x00\x12I\n" +
 	"\x04Down\x12\x1e.overlayd.local.v1.DownRequest\x1a\x1f.overlayd.local.v1.DownResponse\"\x00B\x1eZ\x1coverlayd/overlay/local;localb\x06proto3"
 
 var (
@@ -1219,7 +1305,7 @@ func file_local_proto_rawDescGZIP() []byte {
 	return file_local_proto_rawDescData
 }
 
-var file_local_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_local_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_local_proto_goTypes = []any{
 	(*StatusRequest)(nil),    // 0: overlayd.local.v1.StatusRequest
 	(*StatusResponse)(nil),   // 1: overlayd.local.v1.StatusResponse
@@ -1239,10 +1325,12 @@ var file_local_proto_goTypes = []any{
 	(*ReachResponse)(nil),    // 15: overlayd.local.v1.ReachResponse
 	(*SetProxyRequest)(nil),  // 16: overlayd.local.v1.SetProxyRequest
 	(*ForwardRequest)(nil),   // 17: overlayd.local.v1.ForwardRequest
-	(*RenewRequest)(nil),     // 18: overlayd.local.v1.RenewRequest
-	(*RenewResponse)(nil),    // 19: overlayd.local.v1.RenewResponse
-	(*DownRequest)(nil),      // 20: overlayd.local.v1.DownRequest
-	(*DownResponse)(nil),     // 21: overlayd.local.v1.DownResponse
+	(*RotateRequest)(nil),    // 18: overlayd.local.v1.RotateRequest
+	(*RotateResponse)(nil),   // 19: overlayd.local.v1.RotateResponse
+	(*RenewRequest)(nil),     // 20: overlayd.local.v1.RenewRequest
+	(*RenewResponse)(nil),    // 21: overlayd.local.v1.RenewResponse
+	(*DownRequest)(nil),      // 22: overlayd.local.v1.DownRequest
+	(*DownResponse)(nil),     // 23: overlayd.local.v1.DownResponse
 }
 var file_local_proto_depIdxs = []int32{
 	0,  // 0: overlayd.local.v1.Local.Status:input_type -> overlayd.local.v1.StatusRequest
@@ -1256,23 +1344,25 @@ var file_local_proto_depIdxs = []int32{
 	16, // 8: overlayd.local.v1.Local.SetProxy:input_type -> overlayd.local.v1.SetProxyRequest
 	17, // 9: overlayd.local.v1.Local.AddForward:input_type -> overlayd.local.v1.ForwardRequest
 	17, // 10: overlayd.local.v1.Local.RemoveForward:input_type -> overlayd.local.v1.ForwardRequest
-	18, // 11: overlayd.local.v1.Local.Renew:input_type -> overlayd.local.v1.RenewRequest
-	20, // 12: overlayd.local.v1.Local.Down:input_type -> overlayd.local.v1.DownRequest
-	1,  // 13: overlayd.local.v1.Local.Status:output_type -> overlayd.local.v1.StatusResponse
-	3,  // 14: overlayd.local.v1.Local.Plan:output_type -> overlayd.local.v1.PlanResponse
-	5,  // 15: overlayd.local.v1.Local.Ping:output_type -> overlayd.local.v1.PingResponse
-	11, // 16: overlayd.local.v1.Local.Netcheck:output_type -> overlayd.local.v1.NetcheckResponse
-	7,  // 17: overlayd.local.v1.Local.Audit:output_type -> overlayd.local.v1.AuditResponse
-	9,  // 18: overlayd.local.v1.Local.Whois:output_type -> overlayd.local.v1.WhoisResponse
-	13, // 19: overlayd.local.v1.Local.Ways:output_type -> overlayd.local.v1.WaysResponse
-	15, // 20: overlayd.local.v1.Local.Reach:output_type -> overlayd.local.v1.ReachResponse
-	13, // 21: overlayd.local.v1.Local.SetProxy:output_type -> overlayd.local.v1.WaysResponse
-	13, // 22: overlayd.local.v1.Local.AddForward:output_type -> overlayd.local.v1.WaysResponse
-	13, // 23: overlayd.local.v1.Local.RemoveForward:output_type -> overlayd.local.v1.WaysResponse
-	19, // 24: overlayd.local.v1.Local.Renew:output_type -> overlayd.local.v1.RenewResponse
-	21, // 25: overlayd.local.v1.Local.Down:output_type -> overlayd.local.v1.DownResponse
-	13, // [13:26] is the sub-list for method output_type
-	0,  // [0:13] is the sub-list for method input_type
+	20, // 11: overlayd.local.v1.Local.Renew:input_type -> overlayd.local.v1.RenewRequest
+	18, // 12: overlayd.local.v1.Local.Rotate:input_type -> overlayd.local.v1.RotateRequest
+	22, // 13: overlayd.local.v1.Local.Down:input_type -> overlayd.local.v1.DownRequest
+	1,  // 14: overlayd.local.v1.Local.Status:output_type -> overlayd.local.v1.StatusResponse
+	3,  // 15: overlayd.local.v1.Local.Plan:output_type -> overlayd.local.v1.PlanResponse
+	5,  // 16: overlayd.local.v1.Local.Ping:output_type -> overlayd.local.v1.PingResponse
+	11, // 17: overlayd.local.v1.Local.Netcheck:output_type -> overlayd.local.v1.NetcheckResponse
+	7,  // 18: overlayd.local.v1.Local.Audit:output_type -> overlayd.local.v1.AuditResponse
+	9,  // 19: overlayd.local.v1.Local.Whois:output_type -> overlayd.local.v1.WhoisResponse
+	13, // 20: overlayd.local.v1.Local.Ways:output_type -> overlayd.local.v1.WaysResponse
+	15, // 21: overlayd.local.v1.Local.Reach:output_type -> overlayd.local.v1.ReachResponse
+	13, // 22: overlayd.local.v1.Local.SetProxy:output_type -> overlayd.local.v1.WaysResponse
+	13, // 23: overlayd.local.v1.Local.AddForward:output_type -> overlayd.local.v1.WaysResponse
+	13, // 24: overlayd.local.v1.Local.RemoveForward:output_type -> overlayd.local.v1.WaysResponse
+	21, // 25: overlayd.local.v1.Local.Renew:output_type -> overlayd.local.v1.RenewResponse
+	19, // 26: overlayd.local.v1.Local.Rotate:output_type -> overlayd.local.v1.RotateResponse
+	23, // 27: overlayd.local.v1.Local.Down:output_type -> overlayd.local.v1.DownResponse
+	14, // [14:28] is the sub-list for method output_type
+	0,  // [0:14] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
@@ -1290,7 +1380,7 @@ func file_local_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_local_proto_rawDesc), len(file_local_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

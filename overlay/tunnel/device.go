@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
@@ -81,6 +82,26 @@ func (d *Device) SetPeers(want []Peer) error {
 	}
 	if err := d.dev.IpcSet(change); err != nil {
 		return fmt.Errorf("set wireguard peers: %w", err)
+	}
+	return nil
+}
+
+// SetKey gives the device another key. No packet is lost for it: those of the old
+// sessions are still taken, and what is sent waits for the new ones, which the
+// peers begin when they hear of the key, and this side for whom they do not.
+func (d *Device) SetKey(k key.Private) error {
+	had, err := d.Stats()
+	if err != nil {
+		return err
+	}
+	if err := d.dev.SetPrivateKey(device.NoisePrivateKey(k.Expose())); err != nil {
+		return fmt.Errorf("set the wireguard key: %w", err)
+	}
+	d.nudge.rekey(k.Public())
+	for peer, s := range had {
+		if time.Since(s.LastHandshake) < device.RejectAfterTime {
+			d.ExpectHandshake(peer)
+		}
 	}
 	return nil
 }

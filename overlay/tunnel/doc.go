@@ -15,6 +15,10 @@
 // so that a prefix that moves from one peer to another ends at the new one and
 // nothing else is touched, no session, no counter.
 //
+// SetKey replaces the device's own key. The old sessions are still listened to;
+// new ones are expected from the peers, who know the key by then, and begun from
+// here for those that do not come within a moment.
+//
 // # Memory
 //
 // wireguard-go keeps each packet in a buffer of 64 KiB, from pools without an

@@ -25,13 +25,13 @@ const (
 // nudger begins handshakes that were asked for, so that the two sides do not
 // begin at once, and again when nothing came of it.
 type nudger struct {
-	self      key.Public // set by newNudger, then read-only
-	begin     func(key.Public)
+	begin     func(key.Public) // these are set by newNudger, then read-only
 	stats     func() (map[key.Public]Stat, error)
 	initiated func(key.Public) time.Time // when the last initiation was sent, by whomever
 	poke      chan struct{}
 
-	mu    sync.Mutex // guards wants
+	mu    sync.Mutex // guards the rest
+	self  key.Public
 	wants map[key.Public]nudge
 }
 
@@ -63,6 +63,13 @@ func (n *nudger) want(k key.Public, yield bool) {
 	case n.poke <- struct{}{}:
 	default:
 	}
+}
+
+// rekey says that this side's key is another.
+func (n *nudger) rekey(self key.Public) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.self = self
 }
 
 // run begins what is due until stop is closed.

@@ -62,6 +62,7 @@ type Bind struct {
 	mover mover                                 // Run's alone
 	hush  atomic.Bool                           // a peer that is reached directly fell silent: see legs' check
 	fits  atomic.Pointer[func(key.Public, int)] // see OnPathMTU; nil: nobody asks
+	own   atomic.Pointer[ownKey]                // see SetKey; nil: there is no key
 
 	forecast forecast
 	checking sync.Mutex // held while a Check runs, before all others
@@ -105,6 +106,9 @@ func New(o Options) *Bind {
 		sealing: !o.Key.Equal(key.Private{}),
 		limit:   newLimiter(),
 		here:    &locality{},
+	}
+	if b.sealing {
+		b.own.Store(&ownKey{o.Key, o.Key.Public()})
 	}
 	b.direct = b.sealing && o.Own == nil
 	if b.log == nil {
@@ -267,6 +271,7 @@ func (b *Bind) hold(p *peer, bufs [][]byte) {
 func (b *Bind) SetPeers(peers []Peer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.rekey(peers)
 	configs := make(map[key.Public]Peer, len(peers))
 	for _, c := range peers {
 		configs[c.Key] = c
@@ -289,6 +294,44 @@ func (b *Bind) SetPeers(peers []Peer) {
 	}
 	b.configs = configs
 	b.rebuild()
+}
+
+// rekey lets those who come with another key stay who they are; the caller holds
+// mu.
+func (b *Bind) rekey(peers []Peer) {
+	had := make(map[string]key.Public, len(b.configs))
+	for k, c := range b.configs {
+		if c.ID != "" {
+			had[c.ID] = k
+		}
+	}
+	for _, c := range peers {
+		k, known := had[c.ID]
+		if p := b.peers[k]; known && k != c.Key && p != nil && b.peers[c.Key] == nil {
+			delete(b.peers, k)
+			delete(b.retired, c.Key)
+			p.rekey(c.Key)
+			b.peers[c.Key] = p
+		}
+	}
+}
+
+// ownKey is this node's key, with the public half, which takes a while to make.
+type ownKey struct {
+	private key.Private
+	public  key.Public
+}
+
+// SetKey says that this node's WireGuard key is another now.
+func (b *Bind) SetKey(k key.Private) {
+	b.own.Store(&ownKey{k, k.Public()})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, p := range b.peers {
+		p.mu.Lock()
+		p.seal = nil
+		p.mu.Unlock()
+	}
 }
 
 // SetRelays says which relays there are, in order of preference. Sessions with

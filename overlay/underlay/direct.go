@@ -144,9 +144,9 @@ func (b *Bind) arrange(now time.Time, p *peer, c Peer, r *roads, ls *lines) {
 	case p.finder == nil:
 		p.finder = newFinder(rand.New(anyRandom{}), b.here)
 		p.finder.relay.tally = &p.byRelay
-		p.finder.descends = string(b.o.Key.Public().Bytes()) < string(p.key.Bytes())
 	}
 	if p.finder != nil {
+		p.finder.descends = string(b.own.Load().public.Bytes()) < string(p.key.Bytes())
 		p.finder.Relay(now, p.relayed.carrier != nil)
 	}
 	b.settle(now, p, ls)
@@ -362,7 +362,7 @@ func (b *Bind) unlockAndPost(p *peer, out []send) {
 // peer's mu.
 func (p *peer) sealed(b *Bind) *seal {
 	if p.seal == nil && b.sealing {
-		s, err := newSeal(b.o.Key, p.key)
+		s, err := newSeal(b.own.Load().private, p.key)
 		if err != nil { // the peer's key is none
 			return nil
 		}

@@ -10,6 +10,8 @@
 // paths. Their result is a way. Ways are immutable and swapped whole; Send loads the peer's way once and hands the batch to the way's
 // carrier. WireGuard's cookies and its limit on handshakes go by address: each
 // peer has one made from its key, or all peers behind a relay would share one.
+// A peer that comes back with another key and the same ID goes on as it was, its
+// paths included; only what is sealed is sealed anew.
 //
 // # What is on the wire
 //

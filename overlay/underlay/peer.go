@@ -15,6 +15,7 @@ import (
 
 // Peer is another node, as the map has it.
 type Peer struct {
+	ID    string // stays when the key changes, and the paths with it; empty: the key tells who it is
 	Key   key.Public
 	Label relay.Label
 	At    []Place // the relays at which the map says it is; nil: unknown
@@ -34,12 +35,11 @@ type Place struct {
 func Endpoint(k key.Public) string { return k.Hex() }
 
 // peer is a Peer at work, and WireGuard's Endpoint for it. There is one per
-// key, for as long as anybody holds it.
+// node, for as long as anybody holds it.
 type peer struct {
-	key  key.Public // set by newPeer, then read-only
-	name string
-	addr netip.Addr // stands for the peer wherever WireGuard wants an address
+	addr netip.Addr // stands for the peer wherever WireGuard wants an address; set by newPeer, then read-only
 	raw  []byte     // addr's bytes
+	name atomic.Pointer[string]
 
 	way    atomic.Pointer[way] // never nil
 	talks  atomic.Bool         // data was sent since the finder's last turn
@@ -50,6 +50,7 @@ type peer struct {
 	byRelay tally // datagrams by the relay
 
 	mu      sync.Mutex // guards the rest
+	key     key.Public
 	held    held
 	label   relay.Label
 	relayed *way      // by the relays, whatever else there is
@@ -81,7 +82,9 @@ func newPeer(k key.Public) *peer {
 	sum := sha256.Sum256(k.Bytes())
 	addr := [16]byte{0xfd, 'o', 'v', 'l'} // a unique local address (RFC 4193) that no packet carries
 	copy(addr[4:], sum[:])
-	p := &peer{full: fullSize(0), key: k, name: Endpoint(k), addr: netip.AddrFrom16(addr), raw: addr[:]}
+	p := &peer{full: fullSize(0), key: k, addr: netip.AddrFrom16(addr), raw: addr[:]}
+	name := Endpoint(k)
+	p.name.Store(&name)
 	p.relayed = &way{reason: reasonUnknownPeer}
 	p.way.Store(p.relayed)
 	p.asleep.Store(true)
@@ -91,9 +94,20 @@ func newPeer(k key.Public) *peer {
 func (p *peer) ClearSrc()           {}
 func (p *peer) SrcToString() string { return "" }
 func (p *peer) SrcIP() netip.Addr   { return netip.Addr{} }
-func (p *peer) DstToString() string { return p.name }
+func (p *peer) DstToString() string { return *p.name.Load() }
 func (p *peer) DstToBytes() []byte  { return p.raw }
 func (p *peer) DstIP() netip.Addr   { return p.addr }
+
+// rekey gives the peer another key. It goes on where it is: its addresses have
+// been proved, and it is asked again with the new key.
+func (p *peer) rekey(k key.Public) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	name := Endpoint(k)
+	p.name.Store(&name)
+	p.key, p.seal = k, nil
+	p.mtu = 0 // who was told of it knew the old key
+}
 
 // send sends by a way that has a carrier.
 func (p *peer) send(w *way, bufs [][]byte) (dropped int) {

@@ -160,6 +160,8 @@ type Member struct {
 	State         string                 `protobuf:"bytes,14,opt,name=state,proto3" json:"state,omitempty"`                          // active, pending, disabled, expired; empty: active
 	Host          string                 `protobuf:"bytes,15,opt,name=host,proto3" json:"host,omitempty"`                            // the id of the member that carries it; empty: it stands by itself
 	Seat          bool                   `protobuf:"varint,16,opt,name=seat,proto3" json:"seat,omitempty"`                           // carried, with an address of the carrier's own and no key
+	KeyedAt       *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=keyed_at,json=keyedAt,proto3" json:"keyed_at,omitempty"`       // since when it has its WireGuard key
+	RenewedAt     *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=renewed_at,json=renewedAt,proto3" json:"renewed_at,omitempty"` // when expires_at was last moved; not set: never
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -304,6 +306,20 @@ func (x *Member) GetSeat() bool {
 		return x.Seat
 	}
 	return false
+}
+
+func (x *Member) GetKeyedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.KeyedAt
+	}
+	return nil
+}
+
+func (x *Member) GetRenewedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RenewedAt
+	}
+	return nil
 }
 
 // Attachment is a relay that a member is attached to.
@@ -1622,6 +1638,7 @@ type ReportRequest struct {
 	Advertise     *PrefixList            `protobuf:"bytes,2,opt,name=advertise,proto3" json:"advertise,omitempty"` // not set: as it was
 	Attached      *AttachmentList        `protobuf:"bytes,3,opt,name=attached,proto3" json:"attached,omitempty"`   // not set: as it was
 	Applied       *Applied               `protobuf:"bytes,4,opt,name=applied,proto3" json:"applied,omitempty"`     // not set: as it was
+	Wireguard     []byte                 `protobuf:"bytes,5,opt,name=wireguard,proto3" json:"wireguard,omitempty"` // the key that it is to have from now on; empty: as it was
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1680,6 +1697,13 @@ func (x *ReportRequest) GetAttached() *AttachmentList {
 func (x *ReportRequest) GetApplied() *Applied {
 	if x != nil {
 		return x.Applied
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetWireguard() []byte {
+	if x != nil {
+		return x.Wireguard
 	}
 	return nil
 }
@@ -6984,7 +7008,7 @@ const file_coord_proto_rawDesc = "" +
 	"\x04hint\x18\x03 \x01(\tR\x04hint\";\n" +
 	"\x05Route\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x1a\n" +
-	"\bapproved\x18\x02 \x01(\bR\bapproved\"\xc9\x03\n" +
+	"\bapproved\x18\x02 \x01(\bR\bapproved\"\xbb\x04\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -7003,7 +7027,10 @@ const file_coord_proto_rawDesc = "" +
 	"expires_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x14\n" +
 	"\x05state\x18\x0e \x01(\tR\x05state\x12\x12\n" +
 	"\x04host\x18\x0f \x01(\tR\x04host\x12\x12\n" +
-	"\x04seat\x18\x10 \x01(\bR\x04seat\";\n" +
+	"\x04seat\x18\x10 \x01(\bR\x04seat\x125\n" +
+	"\bkeyed_at\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\akeyedAt\x129\n" +
+	"\n" +
+	"renewed_at\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\trenewedAt\";\n" +
 	"\n" +
 	"Attachment\x12\x14\n" +
 	"\x05relay\x18\x01 \x01(\tR\x05relay\x12\x17\n" +
@@ -7102,12 +7129,13 @@ const file_coord_proto_rawDesc = "" +
 	"\x05delta\x18\x02 \x01(\v2\x18.overlayd.coord.v1.DeltaH\x00R\x05delta\x12<\n" +
 	"\theartbeat\x18\x03 \x01(\v2\x1c.overlayd.coord.v1.HeartbeatH\x00R\theartbeat\x12\x18\n" +
 	"\asession\x18\x04 \x01(\x06R\asessionB\a\n" +
-	"\x05event\"\xdb\x01\n" +
+	"\x05event\"\xf9\x01\n" +
 	"\rReportRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x06R\asession\x12;\n" +
 	"\tadvertise\x18\x02 \x01(\v2\x1d.overlayd.coord.v1.PrefixListR\tadvertise\x12=\n" +
 	"\battached\x18\x03 \x01(\v2!.overlayd.coord.v1.AttachmentListR\battached\x124\n" +
-	"\aapplied\x18\x04 \x01(\v2\x1a.overlayd.coord.v1.AppliedR\aapplied\"G\n" +
+	"\aapplied\x18\x04 \x01(\v2\x1a.overlayd.coord.v1.AppliedR\aapplied\x12\x1c\n" +
+	"\twireguard\x18\x05 \x01(\fR\twireguard\"G\n" +
 	"\aApplied\x12\x1f\n" +
 	"\vmap_version\x18\x01 \x01(\x04R\n" +
 	"mapVersion\x12\x1b\n" +
@@ -7655,181 +7683,183 @@ var file_coord_proto_depIdxs = []int32{
 	1,   // 0: overlayd.coord.v1.Member.routes:type_name -> overlayd.coord.v1.Route
 	3,   // 1: overlayd.coord.v1.Member.attached:type_name -> overlayd.coord.v1.Attachment
 	120, // 2: overlayd.coord.v1.Member.expires_at:type_name -> google.protobuf.Timestamp
-	120, // 3: overlayd.coord.v1.Pass.not_after:type_name -> google.protobuf.Timestamp
-	2,   // 4: overlayd.coord.v1.Map.self:type_name -> overlayd.coord.v1.Member
-	2,   // 5: overlayd.coord.v1.Map.peers:type_name -> overlayd.coord.v1.Member
-	4,   // 6: overlayd.coord.v1.Map.relays:type_name -> overlayd.coord.v1.Relay
-	7,   // 7: overlayd.coord.v1.Map.passes:type_name -> overlayd.coord.v1.Pass
-	6,   // 8: overlayd.coord.v1.Map.revoked:type_name -> overlayd.coord.v1.Revocation
-	2,   // 9: overlayd.coord.v1.Map.hosted:type_name -> overlayd.coord.v1.Member
-	10,  // 10: overlayd.coord.v1.Map.roll:type_name -> overlayd.coord.v1.SignedRoll
-	4,   // 11: overlayd.coord.v1.RelayList.relays:type_name -> overlayd.coord.v1.Relay
-	6,   // 12: overlayd.coord.v1.RevocationList.revoked:type_name -> overlayd.coord.v1.Revocation
-	7,   // 13: overlayd.coord.v1.PassList.passes:type_name -> overlayd.coord.v1.Pass
-	2,   // 14: overlayd.coord.v1.Delta.self:type_name -> overlayd.coord.v1.Member
-	2,   // 15: overlayd.coord.v1.Delta.peers:type_name -> overlayd.coord.v1.Member
-	11,  // 16: overlayd.coord.v1.Delta.relays:type_name -> overlayd.coord.v1.RelayList
-	13,  // 17: overlayd.coord.v1.Delta.passes:type_name -> overlayd.coord.v1.PassList
-	12,  // 18: overlayd.coord.v1.Delta.revoked:type_name -> overlayd.coord.v1.RevocationList
-	2,   // 19: overlayd.coord.v1.Delta.hosted:type_name -> overlayd.coord.v1.Member
-	10,  // 20: overlayd.coord.v1.Delta.roll:type_name -> overlayd.coord.v1.SignedRoll
-	3,   // 21: overlayd.coord.v1.AttachmentList.attached:type_name -> overlayd.coord.v1.Attachment
-	5,   // 22: overlayd.coord.v1.EnrollRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
-	5,   // 23: overlayd.coord.v1.WatchRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
-	8,   // 24: overlayd.coord.v1.WatchResponse.map:type_name -> overlayd.coord.v1.Map
-	14,  // 25: overlayd.coord.v1.WatchResponse.delta:type_name -> overlayd.coord.v1.Delta
-	15,  // 26: overlayd.coord.v1.WatchResponse.heartbeat:type_name -> overlayd.coord.v1.Heartbeat
-	16,  // 27: overlayd.coord.v1.ReportRequest.advertise:type_name -> overlayd.coord.v1.PrefixList
-	17,  // 28: overlayd.coord.v1.ReportRequest.attached:type_name -> overlayd.coord.v1.AttachmentList
-	23,  // 29: overlayd.coord.v1.ReportRequest.applied:type_name -> overlayd.coord.v1.Applied
-	27,  // 30: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
-	120, // 31: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
-	120, // 32: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
-	27,  // 33: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
-	2,   // 34: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
-	120, // 35: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
-	120, // 36: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
-	32,  // 37: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
-	32,  // 38: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	32,  // 39: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	39,  // 40: overlayd.coord.v1.ListRoutesResponse.routes:type_name -> overlayd.coord.v1.RouteInfo
-	39,  // 41: overlayd.coord.v1.ApproveRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
-	39,  // 42: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
-	32,  // 43: overlayd.coord.v1.UpdateNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	32,  // 44: overlayd.coord.v1.RenewNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	120, // 45: overlayd.coord.v1.UserInfo.created_at:type_name -> google.protobuf.Timestamp
-	50,  // 46: overlayd.coord.v1.ListUsersResponse.users:type_name -> overlayd.coord.v1.UserInfo
-	50,  // 47: overlayd.coord.v1.AddUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	50,  // 48: overlayd.coord.v1.UpdateUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	50,  // 49: overlayd.coord.v1.RemoveUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	59,  // 50: overlayd.coord.v1.ListGroupsResponse.groups:type_name -> overlayd.coord.v1.GroupInfo
-	59,  // 51: overlayd.coord.v1.AddGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	59,  // 52: overlayd.coord.v1.UpdateGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	59,  // 53: overlayd.coord.v1.RemoveGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	120, // 54: overlayd.coord.v1.PolicyInfo.at:type_name -> google.protobuf.Timestamp
-	68,  // 55: overlayd.coord.v1.GetPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
-	68,  // 56: overlayd.coord.v1.GetPolicyResponse.versions:type_name -> overlayd.coord.v1.PolicyInfo
-	68,  // 57: overlayd.coord.v1.ApplyPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
-	120, // 58: overlayd.coord.v1.GrantInfo.not_before:type_name -> google.protobuf.Timestamp
-	120, // 59: overlayd.coord.v1.GrantInfo.until:type_name -> google.protobuf.Timestamp
-	120, // 60: overlayd.coord.v1.GrantInfo.created_at:type_name -> google.protobuf.Timestamp
-	75,  // 61: overlayd.coord.v1.AddGrantResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
-	75,  // 62: overlayd.coord.v1.ListGrantsResponse.grants:type_name -> overlayd.coord.v1.GrantInfo
-	120, // 63: overlayd.coord.v1.AccessRequest.created_at:type_name -> google.protobuf.Timestamp
-	80,  // 64: overlayd.coord.v1.RequestAccessResponse.request:type_name -> overlayd.coord.v1.AccessRequest
-	80,  // 65: overlayd.coord.v1.ListRequestsResponse.requests:type_name -> overlayd.coord.v1.AccessRequest
-	75,  // 66: overlayd.coord.v1.ApproveRequestResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
-	91,  // 67: overlayd.coord.v1.RevokeResponse.nodes:type_name -> overlayd.coord.v1.NodeAck
-	120, // 68: overlayd.coord.v1.KeyInfo.created_at:type_name -> google.protobuf.Timestamp
-	92,  // 69: overlayd.coord.v1.AddKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
-	92,  // 70: overlayd.coord.v1.ListKeysResponse.keys:type_name -> overlayd.coord.v1.KeyInfo
-	92,  // 71: overlayd.coord.v1.RemoveKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
-	50,  // 72: overlayd.coord.v1.SetPasswordResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	50,  // 73: overlayd.coord.v1.MakeSeedResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	120, // 74: overlayd.coord.v1.Exposure.created_at:type_name -> google.protobuf.Timestamp
-	120, // 75: overlayd.coord.v1.Exposure.until:type_name -> google.protobuf.Timestamp
-	103, // 76: overlayd.coord.v1.AddExposureRequest.exposure:type_name -> overlayd.coord.v1.Exposure
-	103, // 77: overlayd.coord.v1.AddExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
-	103, // 78: overlayd.coord.v1.ListExposuresResponse.exposures:type_name -> overlayd.coord.v1.Exposure
-	103, // 79: overlayd.coord.v1.RemoveExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
-	120, // 80: overlayd.coord.v1.ListAccessRequest.at:type_name -> google.protobuf.Timestamp
-	112, // 81: overlayd.coord.v1.ListAccessResponse.access:type_name -> overlayd.coord.v1.AccessInfo
-	120, // 82: overlayd.coord.v1.ListAccessResponse.at:type_name -> google.protobuf.Timestamp
-	115, // 83: overlayd.coord.v1.ExplainResponse.steps:type_name -> overlayd.coord.v1.Step
-	32,  // 84: overlayd.coord.v1.AddDeviceResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	18,  // 85: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
-	20,  // 86: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
-	22,  // 87: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
-	25,  // 88: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
-	28,  // 89: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
-	30,  // 90: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
-	33,  // 91: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
-	35,  // 92: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
-	37,  // 93: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
-	40,  // 94: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
-	42,  // 95: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
-	44,  // 96: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
-	46,  // 97: overlayd.coord.v1.Admin.UpdateNode:input_type -> overlayd.coord.v1.UpdateNodeRequest
-	48,  // 98: overlayd.coord.v1.Admin.RenewNode:input_type -> overlayd.coord.v1.RenewNodeRequest
-	118, // 99: overlayd.coord.v1.Admin.AddDevice:input_type -> overlayd.coord.v1.AddDeviceRequest
-	51,  // 100: overlayd.coord.v1.Admin.ListUsers:input_type -> overlayd.coord.v1.ListUsersRequest
-	53,  // 101: overlayd.coord.v1.Admin.AddUser:input_type -> overlayd.coord.v1.AddUserRequest
-	55,  // 102: overlayd.coord.v1.Admin.UpdateUser:input_type -> overlayd.coord.v1.UpdateUserRequest
-	57,  // 103: overlayd.coord.v1.Admin.RemoveUser:input_type -> overlayd.coord.v1.RemoveUserRequest
-	60,  // 104: overlayd.coord.v1.Admin.ListGroups:input_type -> overlayd.coord.v1.ListGroupsRequest
-	62,  // 105: overlayd.coord.v1.Admin.AddGroup:input_type -> overlayd.coord.v1.AddGroupRequest
-	64,  // 106: overlayd.coord.v1.Admin.UpdateGroup:input_type -> overlayd.coord.v1.UpdateGroupRequest
-	66,  // 107: overlayd.coord.v1.Admin.RemoveGroup:input_type -> overlayd.coord.v1.RemoveGroupRequest
-	69,  // 108: overlayd.coord.v1.Admin.GetPolicy:input_type -> overlayd.coord.v1.GetPolicyRequest
-	71,  // 109: overlayd.coord.v1.Admin.TryPolicy:input_type -> overlayd.coord.v1.TryPolicyRequest
-	73,  // 110: overlayd.coord.v1.Admin.ApplyPolicy:input_type -> overlayd.coord.v1.ApplyPolicyRequest
-	76,  // 111: overlayd.coord.v1.Admin.AddGrant:input_type -> overlayd.coord.v1.AddGrantRequest
-	78,  // 112: overlayd.coord.v1.Admin.ListGrants:input_type -> overlayd.coord.v1.ListGrantsRequest
-	81,  // 113: overlayd.coord.v1.Admin.RequestAccess:input_type -> overlayd.coord.v1.RequestAccessRequest
-	83,  // 114: overlayd.coord.v1.Admin.ListRequests:input_type -> overlayd.coord.v1.ListRequestsRequest
-	85,  // 115: overlayd.coord.v1.Admin.ApproveRequest:input_type -> overlayd.coord.v1.ApproveRequestRequest
-	87,  // 116: overlayd.coord.v1.Admin.DenyRequest:input_type -> overlayd.coord.v1.DenyRequestRequest
-	93,  // 117: overlayd.coord.v1.Admin.AddKey:input_type -> overlayd.coord.v1.AddKeyRequest
-	95,  // 118: overlayd.coord.v1.Admin.ListKeys:input_type -> overlayd.coord.v1.ListKeysRequest
-	97,  // 119: overlayd.coord.v1.Admin.RemoveKey:input_type -> overlayd.coord.v1.RemoveKeyRequest
-	99,  // 120: overlayd.coord.v1.Admin.SetPassword:input_type -> overlayd.coord.v1.SetPasswordRequest
-	101, // 121: overlayd.coord.v1.Admin.MakeSeed:input_type -> overlayd.coord.v1.MakeSeedRequest
-	104, // 122: overlayd.coord.v1.Admin.AddExposure:input_type -> overlayd.coord.v1.AddExposureRequest
-	106, // 123: overlayd.coord.v1.Admin.ListExposures:input_type -> overlayd.coord.v1.ListExposuresRequest
-	108, // 124: overlayd.coord.v1.Admin.RemoveExposure:input_type -> overlayd.coord.v1.RemoveExposureRequest
-	89,  // 125: overlayd.coord.v1.Admin.Revoke:input_type -> overlayd.coord.v1.RevokeRequest
-	110, // 126: overlayd.coord.v1.Admin.ListAccess:input_type -> overlayd.coord.v1.ListAccessRequest
-	113, // 127: overlayd.coord.v1.Admin.Explain:input_type -> overlayd.coord.v1.ExplainRequest
-	116, // 128: overlayd.coord.v1.Admin.VerifyRecord:input_type -> overlayd.coord.v1.VerifyRecordRequest
-	19,  // 129: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
-	21,  // 130: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
-	24,  // 131: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
-	26,  // 132: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
-	29,  // 133: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
-	31,  // 134: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
-	34,  // 135: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
-	36,  // 136: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
-	38,  // 137: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
-	41,  // 138: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
-	43,  // 139: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
-	45,  // 140: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
-	47,  // 141: overlayd.coord.v1.Admin.UpdateNode:output_type -> overlayd.coord.v1.UpdateNodeResponse
-	49,  // 142: overlayd.coord.v1.Admin.RenewNode:output_type -> overlayd.coord.v1.RenewNodeResponse
-	119, // 143: overlayd.coord.v1.Admin.AddDevice:output_type -> overlayd.coord.v1.AddDeviceResponse
-	52,  // 144: overlayd.coord.v1.Admin.ListUsers:output_type -> overlayd.coord.v1.ListUsersResponse
-	54,  // 145: overlayd.coord.v1.Admin.AddUser:output_type -> overlayd.coord.v1.AddUserResponse
-	56,  // 146: overlayd.coord.v1.Admin.UpdateUser:output_type -> overlayd.coord.v1.UpdateUserResponse
-	58,  // 147: overlayd.coord.v1.Admin.RemoveUser:output_type -> overlayd.coord.v1.RemoveUserResponse
-	61,  // 148: overlayd.coord.v1.Admin.ListGroups:output_type -> overlayd.coord.v1.ListGroupsResponse
-	63,  // 149: overlayd.coord.v1.Admin.AddGroup:output_type -> overlayd.coord.v1.AddGroupResponse
-	65,  // 150: overlayd.coord.v1.Admin.UpdateGroup:output_type -> overlayd.coord.v1.UpdateGroupResponse
-	67,  // 151: overlayd.coord.v1.Admin.RemoveGroup:output_type -> overlayd.coord.v1.RemoveGroupResponse
-	70,  // 152: overlayd.coord.v1.Admin.GetPolicy:output_type -> overlayd.coord.v1.GetPolicyResponse
-	72,  // 153: overlayd.coord.v1.Admin.TryPolicy:output_type -> overlayd.coord.v1.TryPolicyResponse
-	74,  // 154: overlayd.coord.v1.Admin.ApplyPolicy:output_type -> overlayd.coord.v1.ApplyPolicyResponse
-	77,  // 155: overlayd.coord.v1.Admin.AddGrant:output_type -> overlayd.coord.v1.AddGrantResponse
-	79,  // 156: overlayd.coord.v1.Admin.ListGrants:output_type -> overlayd.coord.v1.ListGrantsResponse
-	82,  // 157: overlayd.coord.v1.Admin.RequestAccess:output_type -> overlayd.coord.v1.RequestAccessResponse
-	84,  // 158: overlayd.coord.v1.Admin.ListRequests:output_type -> overlayd.coord.v1.ListRequestsResponse
-	86,  // 159: overlayd.coord.v1.Admin.ApproveRequest:output_type -> overlayd.coord.v1.ApproveRequestResponse
-	88,  // 160: overlayd.coord.v1.Admin.DenyRequest:output_type -> overlayd.coord.v1.DenyRequestResponse
-	94,  // 161: overlayd.coord.v1.Admin.AddKey:output_type -> overlayd.coord.v1.AddKeyResponse
-	96,  // 162: overlayd.coord.v1.Admin.ListKeys:output_type -> overlayd.coord.v1.ListKeysResponse
-	98,  // 163: overlayd.coord.v1.Admin.RemoveKey:output_type -> overlayd.coord.v1.RemoveKeyResponse
-	100, // 164: overlayd.coord.v1.Admin.SetPassword:output_type -> overlayd.coord.v1.SetPasswordResponse
-	102, // 165: overlayd.coord.v1.Admin.MakeSeed:output_type -> overlayd.coord.v1.MakeSeedResponse
-	105, // 166: overlayd.coord.v1.Admin.AddExposure:output_type -> overlayd.coord.v1.AddExposureResponse
-	107, // 167: overlayd.coord.v1.Admin.ListExposures:output_type -> overlayd.coord.v1.ListExposuresResponse
-	109, // 168: overlayd.coord.v1.Admin.RemoveExposure:output_type -> overlayd.coord.v1.RemoveExposureResponse
-	90,  // 169: overlayd.coord.v1.Admin.Revoke:output_type -> overlayd.coord.v1.RevokeResponse
-	111, // 170: overlayd.coord.v1.Admin.ListAccess:output_type -> overlayd.coord.v1.ListAccessResponse
-	114, // 171: overlayd.coord.v1.Admin.Explain:output_type -> overlayd.coord.v1.ExplainResponse
-	117, // 172: overlayd.coord.v1.Admin.VerifyRecord:output_type -> overlayd.coord.v1.VerifyRecordResponse
-	129, // [129:173] is the sub-list for method output_type
-	85,  // [85:129] is the sub-list for method input_type
-	85,  // [85:85] is the sub-list for extension type_name
-	85,  // [85:85] is the sub-list for extension extendee
-	0,   // [0:85] is the sub-list for field type_name
+	120, // 3: overlayd.coord.v1.Member.keyed_at:type_name -> google.protobuf.Timestamp
+	120, // 4: overlayd.coord.v1.Member.renewed_at:type_name -> google.protobuf.Timestamp
+	120, // 5: overlayd.coord.v1.Pass.not_after:type_name -> google.protobuf.Timestamp
+	2,   // 6: overlayd.coord.v1.Map.self:type_name -> overlayd.coord.v1.Member
+	2,   // 7: overlayd.coord.v1.Map.peers:type_name -> overlayd.coord.v1.Member
+	4,   // 8: overlayd.coord.v1.Map.relays:type_name -> overlayd.coord.v1.Relay
+	7,   // 9: overlayd.coord.v1.Map.passes:type_name -> overlayd.coord.v1.Pass
+	6,   // 10: overlayd.coord.v1.Map.revoked:type_name -> overlayd.coord.v1.Revocation
+	2,   // 11: overlayd.coord.v1.Map.hosted:type_name -> overlayd.coord.v1.Member
+	10,  // 12: overlayd.coord.v1.Map.roll:type_name -> overlayd.coord.v1.SignedRoll
+	4,   // 13: overlayd.coord.v1.RelayList.relays:type_name -> overlayd.coord.v1.Relay
+	6,   // 14: overlayd.coord.v1.RevocationList.revoked:type_name -> overlayd.coord.v1.Revocation
+	7,   // 15: overlayd.coord.v1.PassList.passes:type_name -> overlayd.coord.v1.Pass
+	2,   // 16: overlayd.coord.v1.Delta.self:type_name -> overlayd.coord.v1.Member
+	2,   // 17: overlayd.coord.v1.Delta.peers:type_name -> overlayd.coord.v1.Member
+	11,  // 18: overlayd.coord.v1.Delta.relays:type_name -> overlayd.coord.v1.RelayList
+	13,  // 19: overlayd.coord.v1.Delta.passes:type_name -> overlayd.coord.v1.PassList
+	12,  // 20: overlayd.coord.v1.Delta.revoked:type_name -> overlayd.coord.v1.RevocationList
+	2,   // 21: overlayd.coord.v1.Delta.hosted:type_name -> overlayd.coord.v1.Member
+	10,  // 22: overlayd.coord.v1.Delta.roll:type_name -> overlayd.coord.v1.SignedRoll
+	3,   // 23: overlayd.coord.v1.AttachmentList.attached:type_name -> overlayd.coord.v1.Attachment
+	5,   // 24: overlayd.coord.v1.EnrollRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
+	5,   // 25: overlayd.coord.v1.WatchRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
+	8,   // 26: overlayd.coord.v1.WatchResponse.map:type_name -> overlayd.coord.v1.Map
+	14,  // 27: overlayd.coord.v1.WatchResponse.delta:type_name -> overlayd.coord.v1.Delta
+	15,  // 28: overlayd.coord.v1.WatchResponse.heartbeat:type_name -> overlayd.coord.v1.Heartbeat
+	16,  // 29: overlayd.coord.v1.ReportRequest.advertise:type_name -> overlayd.coord.v1.PrefixList
+	17,  // 30: overlayd.coord.v1.ReportRequest.attached:type_name -> overlayd.coord.v1.AttachmentList
+	23,  // 31: overlayd.coord.v1.ReportRequest.applied:type_name -> overlayd.coord.v1.Applied
+	27,  // 32: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
+	120, // 33: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
+	120, // 34: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
+	27,  // 35: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
+	2,   // 36: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
+	120, // 37: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
+	120, // 38: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
+	32,  // 39: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
+	32,  // 40: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	32,  // 41: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	39,  // 42: overlayd.coord.v1.ListRoutesResponse.routes:type_name -> overlayd.coord.v1.RouteInfo
+	39,  // 43: overlayd.coord.v1.ApproveRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
+	39,  // 44: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
+	32,  // 45: overlayd.coord.v1.UpdateNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	32,  // 46: overlayd.coord.v1.RenewNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	120, // 47: overlayd.coord.v1.UserInfo.created_at:type_name -> google.protobuf.Timestamp
+	50,  // 48: overlayd.coord.v1.ListUsersResponse.users:type_name -> overlayd.coord.v1.UserInfo
+	50,  // 49: overlayd.coord.v1.AddUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	50,  // 50: overlayd.coord.v1.UpdateUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	50,  // 51: overlayd.coord.v1.RemoveUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	59,  // 52: overlayd.coord.v1.ListGroupsResponse.groups:type_name -> overlayd.coord.v1.GroupInfo
+	59,  // 53: overlayd.coord.v1.AddGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	59,  // 54: overlayd.coord.v1.UpdateGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	59,  // 55: overlayd.coord.v1.RemoveGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	120, // 56: overlayd.coord.v1.PolicyInfo.at:type_name -> google.protobuf.Timestamp
+	68,  // 57: overlayd.coord.v1.GetPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
+	68,  // 58: overlayd.coord.v1.GetPolicyResponse.versions:type_name -> overlayd.coord.v1.PolicyInfo
+	68,  // 59: overlayd.coord.v1.ApplyPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
+	120, // 60: overlayd.coord.v1.GrantInfo.not_before:type_name -> google.protobuf.Timestamp
+	120, // 61: overlayd.coord.v1.GrantInfo.until:type_name -> google.protobuf.Timestamp
+	120, // 62: overlayd.coord.v1.GrantInfo.created_at:type_name -> google.protobuf.Timestamp
+	75,  // 63: overlayd.coord.v1.AddGrantResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
+	75,  // 64: overlayd.coord.v1.ListGrantsResponse.grants:type_name -> overlayd.coord.v1.GrantInfo
+	120, // 65: overlayd.coord.v1.AccessRequest.created_at:type_name -> google.protobuf.Timestamp
+	80,  // 66: overlayd.coord.v1.RequestAccessResponse.request:type_name -> overlayd.coord.v1.AccessRequest
+	80,  // 67: overlayd.coord.v1.ListRequestsResponse.requests:type_name -> overlayd.coord.v1.AccessRequest
+	75,  // 68: overlayd.coord.v1.ApproveRequestResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
+	91,  // 69: overlayd.coord.v1.RevokeResponse.nodes:type_name -> overlayd.coord.v1.NodeAck
+	120, // 70: overlayd.coord.v1.KeyInfo.created_at:type_name -> google.protobuf.Timestamp
+	92,  // 71: overlayd.coord.v1.AddKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
+	92,  // 72: overlayd.coord.v1.ListKeysResponse.keys:type_name -> overlayd.coord.v1.KeyInfo
+	92,  // 73: overlayd.coord.v1.RemoveKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
+	50,  // 74: overlayd.coord.v1.SetPasswordResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	50,  // 75: overlayd.coord.v1.MakeSeedResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	120, // 76: overlayd.coord.v1.Exposure.created_at:type_name -> google.protobuf.Timestamp
+	120, // 77: overlayd.coord.v1.Exposure.until:type_name -> google.protobuf.Timestamp
+	103, // 78: overlayd.coord.v1.AddExposureRequest.exposure:type_name -> overlayd.coord.v1.Exposure
+	103, // 79: overlayd.coord.v1.AddExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
+	103, // 80: overlayd.coord.v1.ListExposuresResponse.exposures:type_name -> overlayd.coord.v1.Exposure
+	103, // 81: overlayd.coord.v1.RemoveExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
+	120, // 82: overlayd.coord.v1.ListAccessRequest.at:type_name -> google.protobuf.Timestamp
+	112, // 83: overlayd.coord.v1.ListAccessResponse.access:type_name -> overlayd.coord.v1.AccessInfo
+	120, // 84: overlayd.coord.v1.ListAccessResponse.at:type_name -> google.protobuf.Timestamp
+	115, // 85: overlayd.coord.v1.ExplainResponse.steps:type_name -> overlayd.coord.v1.Step
+	32,  // 86: overlayd.coord.v1.AddDeviceResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	18,  // 87: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
+	20,  // 88: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
+	22,  // 89: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
+	25,  // 90: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
+	28,  // 91: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
+	30,  // 92: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
+	33,  // 93: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
+	35,  // 94: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
+	37,  // 95: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
+	40,  // 96: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
+	42,  // 97: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
+	44,  // 98: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
+	46,  // 99: overlayd.coord.v1.Admin.UpdateNode:input_type -> overlayd.coord.v1.UpdateNodeRequest
+	48,  // 100: overlayd.coord.v1.Admin.RenewNode:input_type -> overlayd.coord.v1.RenewNodeRequest
+	118, // 101: overlayd.coord.v1.Admin.AddDevice:input_type -> overlayd.coord.v1.AddDeviceRequest
+	51,  // 102: overlayd.coord.v1.Admin.ListUsers:input_type -> overlayd.coord.v1.ListUsersRequest
+	53,  // 103: overlayd.coord.v1.Admin.AddUser:input_type -> overlayd.coord.v1.AddUserRequest
+	55,  // 104: overlayd.coord.v1.Admin.UpdateUser:input_type -> overlayd.coord.v1.UpdateUserRequest
+	57,  // 105: overlayd.coord.v1.Admin.RemoveUser:input_type -> overlayd.coord.v1.RemoveUserRequest
+	60,  // 106: overlayd.coord.v1.Admin.ListGroups:input_type -> overlayd.coord.v1.ListGroupsRequest
+	62,  // 107: overlayd.coord.v1.Admin.AddGroup:input_type -> overlayd.coord.v1.AddGroupRequest
+	64,  // 108: overlayd.coord.v1.Admin.UpdateGroup:input_type -> overlayd.coord.v1.UpdateGroupRequest
+	66,  // 109: overlayd.coord.v1.Admin.RemoveGroup:input_type -> overlayd.coord.v1.RemoveGroupRequest
+	69,  // 110: overlayd.coord.v1.Admin.GetPolicy:input_type -> overlayd.coord.v1.GetPolicyRequest
+	71,  // 111: overlayd.coord.v1.Admin.TryPolicy:input_type -> overlayd.coord.v1.TryPolicyRequest
+	73,  // 112: overlayd.coord.v1.Admin.ApplyPolicy:input_type -> overlayd.coord.v1.ApplyPolicyRequest
+	76,  // 113: overlayd.coord.v1.Admin.AddGrant:input_type -> overlayd.coord.v1.AddGrantRequest
+	78,  // 114: overlayd.coord.v1.Admin.ListGrants:input_type -> overlayd.coord.v1.ListGrantsRequest
+	81,  // 115: overlayd.coord.v1.Admin.RequestAccess:input_type -> overlayd.coord.v1.RequestAccessRequest
+	83,  // 116: overlayd.coord.v1.Admin.ListRequests:input_type -> overlayd.coord.v1.ListRequestsRequest
+	85,  // 117: overlayd.coord.v1.Admin.ApproveRequest:input_type -> overlayd.coord.v1.ApproveRequestRequest
+	87,  // 118: overlayd.coord.v1.Admin.DenyRequest:input_type -> overlayd.coord.v1.DenyRequestRequest
+	93,  // 119: overlayd.coord.v1.Admin.AddKey:input_type -> overlayd.coord.v1.AddKeyRequest
+	95,  // 120: overlayd.coord.v1.Admin.ListKeys:input_type -> overlayd.coord.v1.ListKeysRequest
+	97,  // 121: overlayd.coord.v1.Admin.RemoveKey:input_type -> overlayd.coord.v1.RemoveKeyRequest
+	99,  // 122: overlayd.coord.v1.Admin.SetPassword:input_type -> overlayd.coord.v1.SetPasswordRequest
+	101, // 123: overlayd.coord.v1.Admin.MakeSeed:input_type -> overlayd.coord.v1.MakeSeedRequest
+	104, // 124: overlayd.coord.v1.Admin.AddExposure:input_type -> overlayd.coord.v1.AddExposureRequest
+	106, // 125: overlayd.coord.v1.Admin.ListExposures:input_type -> overlayd.coord.v1.ListExposuresRequest
+	108, // 126: overlayd.coord.v1.Admin.RemoveExposure:input_type -> overlayd.coord.v1.RemoveExposureRequest
+	89,  // 127: overlayd.coord.v1.Admin.Revoke:input_type -> overlayd.coord.v1.RevokeRequest
+	110, // 128: overlayd.coord.v1.Admin.ListAccess:input_type -> overlayd.coord.v1.ListAccessRequest
+	113, // 129: overlayd.coord.v1.Admin.Explain:input_type -> overlayd.coord.v1.ExplainRequest
+	116, // 130: overlayd.coord.v1.Admin.VerifyRecord:input_type -> overlayd.coord.v1.VerifyRecordRequest
+	19,  // 131: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
+	21,  // 132: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
+	24,  // 133: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
+	26,  // 134: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
+	29,  // 135: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
+	31,  // 136: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
+	34,  // 137: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
+	36,  // 138: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
+	38,  // 139: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
+	41,  // 140: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
+	43,  // 141: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
+	45,  // 142: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
+	47,  // 143: overlayd.coord.v1.Admin.UpdateNode:output_type -> overlayd.coord.v1.UpdateNodeResponse
+	49,  // 144: overlayd.coord.v1.Admin.RenewNode:output_type -> overlayd.coord.v1.RenewNodeResponse
+	119, // 145: overlayd.coord.v1.Admin.AddDevice:output_type -> overlayd.coord.v1.AddDeviceResponse
+	52,  // 146: overlayd.coord.v1.Admin.ListUsers:output_type -> overlayd.coord.v1.ListUsersResponse
+	54,  // 147: overlayd.coord.v1.Admin.AddUser:output_type -> overlayd.coord.v1.AddUserResponse
+	56,  // 148: overlayd.coord.v1.Admin.UpdateUser:output_type -> overlayd.coord.v1.UpdateUserResponse
+	58,  // 149: overlayd.coord.v1.Admin.RemoveUser:output_type -> overlayd.coord.v1.RemoveUserResponse
+	61,  // 150: overlayd.coord.v1.Admin.ListGroups:output_type -> overlayd.coord.v1.ListGroupsResponse
+	63,  // 151: overlayd.coord.v1.Admin.AddGroup:output_type -> overlayd.coord.v1.AddGroupResponse
+	65,  // 152: overlayd.coord.v1.Admin.UpdateGroup:output_type -> overlayd.coord.v1.UpdateGroupResponse
+	67,  // 153: overlayd.coord.v1.Admin.RemoveGroup:output_type -> overlayd.coord.v1.RemoveGroupResponse
+	70,  // 154: overlayd.coord.v1.Admin.GetPolicy:output_type -> overlayd.coord.v1.GetPolicyResponse
+	72,  // 155: overlayd.coord.v1.Admin.TryPolicy:output_type -> overlayd.coord.v1.TryPolicyResponse
+	74,  // 156: overlayd.coord.v1.Admin.ApplyPolicy:output_type -> overlayd.coord.v1.ApplyPolicyResponse
+	77,  // 157: overlayd.coord.v1.Admin.AddGrant:output_type -> overlayd.coord.v1.AddGrantResponse
+	79,  // 158: overlayd.coord.v1.Admin.ListGrants:output_type -> overlayd.coord.v1.ListGrantsResponse
+	82,  // 159: overlayd.coord.v1.Admin.RequestAccess:output_type -> overlayd.coord.v1.RequestAccessResponse
+	84,  // 160: overlayd.coord.v1.Admin.ListRequests:output_type -> overlayd.coord.v1.ListRequestsResponse
+	86,  // 161: overlayd.coord.v1.Admin.ApproveRequest:output_type -> overlayd.coord.v1.ApproveRequestResponse
+	88,  // 162: overlayd.coord.v1.Admin.DenyRequest:output_type -> overlayd.coord.v1.DenyRequestResponse
+	94,  // 163: overlayd.coord.v1.Admin.AddKey:output_type -> overlayd.coord.v1.AddKeyResponse
+	96,  // 164: overlayd.coord.v1.Admin.ListKeys:output_type -> overlayd.coord.v1.ListKeysResponse
+	98,  // 165: overlayd.coord.v1.Admin.RemoveKey:output_type -> overlayd.coord.v1.RemoveKeyResponse
+	100, // 166: overlayd.coord.v1.Admin.SetPassword:output_type -> overlayd.coord.v1.SetPasswordResponse
+	102, // 167: overlayd.coord.v1.Admin.MakeSeed:output_type -> overlayd.coord.v1.MakeSeedResponse
+	105, // 168: overlayd.coord.v1.Admin.AddExposure:output_type -> overlayd.coord.v1.AddExposureResponse
+	107, // 169: overlayd.coord.v1.Admin.ListExposures:output_type -> overlayd.coord.v1.ListExposuresResponse
+	109, // 170: overlayd.coord.v1.Admin.RemoveExposure:output_type -> overlayd.coord.v1.RemoveExposureResponse
+	90,  // 171: overlayd.coord.v1.Admin.Revoke:output_type -> overlayd.coord.v1.RevokeResponse
+	111, // 172: overlayd.coord.v1.Admin.ListAccess:output_type -> overlayd.coord.v1.ListAccessResponse
+	114, // 173: overlayd.coord.v1.Admin.Explain:output_type -> overlayd.coord.v1.ExplainResponse
+	117, // 174: overlayd.coord.v1.Admin.VerifyRecord:output_type -> overlayd.coord.v1.VerifyRecordResponse
+	131, // [131:175] is the sub-list for method output_type
+	87,  // [87:131] is the sub-list for method input_type
+	87,  // [87:87] is the sub-list for extension type_name
+	87,  // [87:87] is the sub-list for extension extendee
+	0,   // [0:87] is the sub-list for field type_name
 }
 
 func init() { file_coord_proto_init() }
