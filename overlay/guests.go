@@ -53,6 +53,9 @@ func (h *Hub) newGuests() (*guests, error) {
 		Dial: g.dialPublished, Cache: h.dir.file(acmeDir), Own: h.listen, Log: h.log,
 		Login: func(ctx context.Context, from netip.Addr, name, password, code string) (string, error) {
 			id, _, err := h.coord.Login(ctx, from, name, password, code)
+			if p, ok := coord.AsProblem(err); ok && errors.Is(err, coord.ErrTooMany) {
+				err = fmt.Errorf("%w: %s", publish.ErrWait, p.Hint)
+			}
 			return id, err
 		},
 		Holds: func(id string, at time.Time) (string, bool) { return h.coord.LoginHolds(id, at) },
@@ -375,7 +378,10 @@ func (c *guestConn) line(event string) FlowLine {
 
 // note records something of a guest.
 func (g *guests) note(c *guestConn, l FlowLine) {
-	l.At, l.User, l.Node, l.Via, l.Client = time.Now().UTC(), c.name, g.h.node.id.Name, c.via, c.client.String()
+	l.At, l.User, l.Via, l.Client = time.Now().UTC(), c.name, c.via, c.client.String()
+	if m := g.h.node.look().m; m != nil { // else the node has not joined yet
+		l.Node = m.Self.Name
+	}
 	if l.BeganAt.IsZero() {
 		l.BeganAt = l.At
 	}

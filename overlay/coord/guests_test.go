@@ -10,11 +10,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
+	"overlayd/internal/limit"
 	"overlayd/overlay/coord/api"
 	"overlayd/overlay/login"
 )
@@ -261,6 +263,36 @@ func TestLoginIsLimited(t *testing.T) {
 	}
 	if len(d.late) > maxTried {
 		t.Errorf("%d names are remembered", len(d.late))
+	}
+}
+
+// TestLoginsTogether: who sends his guesses all at once has no more of them.
+func TestLoginsTogether(t *testing.T) {
+	n := newNetwork(t)
+	d := n.server.doorman
+	for range hashesAtOnce {
+		d.busy <- struct{}{} // so that all are there before the first is tried
+	}
+	var guessing sync.WaitGroup
+	var tried atomic.Int32
+	const guesses = 3 * limit.Burst
+	for range guesses {
+		guessing.Go(func() {
+			_, _, err := n.server.Login(t.Context(), somewhere, "nobody", "guess", "123456")
+			if !errors.Is(err, ErrTooMany) {
+				tried.Add(1)
+			}
+			if p, ok := AsProblem(err); !ok || p.Kind != KindDenied {
+				t.Errorf("refused with %v", err)
+			}
+		})
+	}
+	for range hashesAtOnce {
+		<-d.busy
+	}
+	guessing.Wait()
+	if got := tried.Load(); got < limit.Burst || got > limit.Burst+hashesAtOnce {
+		t.Errorf("%d of %d guesses were tried, want %d", got, guesses, limit.Burst)
 	}
 }
 

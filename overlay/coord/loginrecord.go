@@ -2,6 +2,7 @@ package coord
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 	"time"
@@ -93,9 +94,20 @@ var nobodysHash = sync.OnceValue(func() login.Hash { return login.NewHash(login.
 // errLogin does not say which of the three was wrong.
 var errLogin = problem(KindDenied, "", "the name, the password or the code is wrong")
 
+// ErrTooMany says that somebody has to wait, whether or not he is right now.
+var ErrTooMany = errors.New("too many wrong logins")
+
 func errTooMany(wait time.Duration) error {
-	return problem(KindDenied, "wait "+wait.Round(time.Second).String(), "too many wrong logins")
+	return tooMany{problem(KindDenied, "wait "+wait.Round(time.Second).String(), "%v", ErrTooMany)}
 }
+
+type tooMany struct{ *Problem }
+
+// Unwrap gives the problem, which Is alone does not find.
+func (e tooMany) Unwrap() error { return e.Problem }
+
+// Is makes it ErrTooMany.
+func (tooMany) Is(target error) bool { return target == ErrTooMany }
 
 // Login returns whose password and code these are: the user's id and name.
 func (s *Server) Login(ctx context.Context, from netip.Addr, name, password, code string) (id, user string, err error) {
@@ -108,6 +120,10 @@ func (s *Server) Login(ctx context.Context, from netip.Addr, name, password, cod
 		defer func() { <-d.busy }()
 	case <-ctx.Done():
 		return "", "", ctx.Err()
+	}
+	// Those that came together have all been let to here, whatever they guess.
+	if wait := d.wait(from, name, s.o.Now()); wait > 0 {
+		return "", "", errTooMany(wait)
 	}
 	snap := s.ledger.now()
 	u := snap.userByName[name]

@@ -166,16 +166,25 @@ func hostOf(s string) string {
 func (w *website) rewrite(pr *httputil.ProxyRequest) {
 	pr.SetURL(&url.URL{Scheme: "http", Host: w.p.e.Target})
 	pr.Out.Host = pr.In.Host
-	pr.SetXForwarded()
 	h := pr.Out.Header
-	for _, name := range []string{"X-Real-Ip", "X-Forwarded-User", "X-Forwarded-Port", "X-Forwarded-Server"} {
-		h.Del(name)
+	for name := range h {
+		if isOurs(name) {
+			delete(h, name)
+		}
 	}
+	pr.SetXForwarded()
 	h.Set("X-Real-Ip", w.guest(pr.In).Client.Addr().String())
 	if v := whoOf(pr.In); v.id != "" {
 		h.Set("X-Forwarded-User", v.name)
 	}
 	w.hideCookie(pr.Out)
+}
+
+// isOurs reports whether a header is one that only this machine may say, or that
+// many a target takes for one: CGI and its heirs read _ as -.
+func isOurs(name string) bool {
+	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
+	return name == "x-real-ip" || name == "forwarded" || strings.HasPrefix(name, "x-forwarded-")
 }
 
 // localize makes a redirection to the target's own address one to here.
@@ -189,11 +198,15 @@ func (w *website) localize(resp *http.Response) error {
 		host = net.JoinHostPort(at.Hostname(), "80")
 	}
 	if at.Scheme == "http" && strings.EqualFold(host, w.p.e.Target) {
-		at.Scheme, at.Host = "", ""
-		if at.Path == "" {
-			at.Path = "/"
+		// A path that begins with // would be another host.
+		here := "/" + strings.TrimLeft(at.EscapedPath(), "/")
+		if at.ForceQuery || at.RawQuery != "" {
+			here += "?" + at.RawQuery
 		}
-		resp.Header.Set("Location", at.String())
+		if f := at.EscapedFragment(); f != "" {
+			here += "#" + f
+		}
+		resp.Header.Set("Location", here)
 	}
 	return nil
 }

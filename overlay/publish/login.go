@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -160,6 +161,10 @@ func (w *website) login(rw http.ResponseWriter, r *http.Request) {
 		form.Name, form.Wrong = name, err.Error()
 		if len(name) > 64 {
 			form.Name = ""
+		}
+		if errors.Is(err, ErrWait) { // nothing was tried, and any number can come: they would push all else out of the record
+			writePage(rw, http.StatusTooManyRequests, form)
+			return
 		}
 		w.p.s.o.Log.Info("login refused", "exposure", w.p.e.ID, "addr", g.Client, "err", err)
 		w.p.s.o.Refused(form.Name, g, err.Error())

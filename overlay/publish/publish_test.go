@@ -44,6 +44,7 @@ type publisher struct {
 	mu     sync.Mutex // guards what follows
 	fail   error      // what dialing ends with
 	guests []Guest
+	tried  int             // logins that were refused
 	gone   map[string]bool // users whose logins count no more
 }
 
@@ -67,7 +68,15 @@ func newPublisher(t *testing.T) *publisher {
 			if name == "alice" && password == "right" && code == "123456" {
 				return "u1", nil
 			}
+			if password == "too often" {
+				return "", fmt.Errorf("%w: wait a while", ErrWait)
+			}
 			return "", errors.New("the name, the password or the code is wrong")
+		},
+		Refused: func(string, Guest, string) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.tried++
 		},
 		Holds: func(id string, _ time.Time) (string, bool) {
 			p.mu.Lock()
@@ -321,6 +330,9 @@ func target(t *testing.T) (host string, asked func() *http.Request) {
 		switch r.URL.Path {
 		case "/away":
 			http.Redirect(w, r, "http://"+r.Context().Value(http.LocalAddrContextKey).(net.Addr).String()+"/there?x=1", http.StatusFound)
+		case "/elsewhere":
+			w.Header().Set("Location", "http://"+r.Context().Value(http.LocalAddrContextKey).(net.Addr).String()+"//evil.example/x")
+			w.WriteHeader(http.StatusFound)
 		case "/ws":
 			c, rw, err := w.(http.Hijacker).Hijack()
 			if err != nil {
@@ -382,7 +394,8 @@ func TestHTTP(t *testing.T) {
 	host, asked := target(t)
 	at := p.expose(Exposure{Target: host, Protocol: HTTP, Host: "nas.example.org"})
 	web, base := browser(t), "http://"+at.String()
-	resp, body := get(t, web, base+"/x?y=1", "Host", "nas.example.org", "X-Forwarded-For", "6.6.6.6", "X-Forwarded-User", "root", "X-Real-IP", "6.6.6.6", "Forwarded", "for=6.6.6.6")
+	resp, body := get(t, web, base+"/x?y=1", "Host", "nas.example.org", "X-Forwarded-For", "6.6.6.6", "X-Forwarded-User", "root", "X-Real-IP", "6.6.6.6", "Forwarded", "for=6.6.6.6",
+		"X_Forwarded_User", "root", "X-Forwarded_For", "6.6.6.6")
 	if resp.StatusCode != 200 || body != "the page" {
 		t.Fatalf("%s %q", resp.Status, body)
 	}
@@ -394,6 +407,11 @@ func TestHTTP(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
+	for name := range asked().Header {
+		if strings.Contains(name, "_") {
+			t.Errorf("the target gets %s", name)
+		}
+	}
 	if r := asked(); r.Host != "nas.example.org" || r.URL.RequestURI() != "/x?y=1" {
 		t.Errorf("asked for %s %s", r.Host, r.URL)
 	}
@@ -401,6 +419,9 @@ func TestHTTP(t *testing.T) {
 		t.Errorf("another name: %s", resp.Status)
 	}
 	if resp, _ := get(t, web, base+"/away", "Host", "nas.example.org"); resp.Header.Get("Location") != "/there?x=1" {
+		t.Errorf("a redirection to the target's address leads to %s", resp.Header.Get("Location"))
+	}
+	if resp, _ := get(t, web, base+"/elsewhere", "Host", "nas.example.org"); resp.Header.Get("Location") != "/evil.example/x" {
 		t.Errorf("a redirection to the target's address leads to %s", resp.Header.Get("Location"))
 	}
 	for err, want := range map[error]int{
@@ -494,6 +515,13 @@ func TestLoginPage(t *testing.T) {
 	if resp := post("wrong", "/files", base); resp.StatusCode != 403 || len(resp.Cookies()) != 0 {
 		t.Errorf("a wrong password: %s", resp.Status)
 	}
+	if resp := post("too often", "/files", base); resp.StatusCode != 429 || len(resp.Cookies()) != 0 {
+		t.Errorf("one too many: %s", resp.Status)
+	}
+	if p.mu.Lock(); p.tried != 1 {
+		t.Errorf("%d refusals are recorded, want that of the wrong password", p.tried)
+	}
+	p.mu.Unlock()
 	if resp := post("right", "/files", "https://evil.example"); resp.StatusCode != 403 || len(resp.Cookies()) != 0 {
 		t.Errorf("another site's form: %s", resp.Status)
 	}

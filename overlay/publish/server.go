@@ -47,6 +47,9 @@ type Guest struct {
 	Own      bool   // User is the exposure's, and nobody who logged in
 }
 
+// ErrWait says that somebody has to wait before a login is looked at.
+var ErrWait = errors.New("too many wrong logins")
+
 // The protocols.
 const (
 	TCP  = "tcp"
@@ -67,7 +70,7 @@ type Options struct {
 	// policy refuses it.
 	Dial func(ctx context.Context, g Guest, network, target string) (net.Conn, error) // required
 	// Login returns whose name, password and code these are. Its errors are for
-	// the person.
+	// the person; one that is ErrWait was not about these.
 	Login func(ctx context.Context, from netip.Addr, name, password, code string) (id string, err error)
 	// Holds returns the name of a user whose login at a time still counts.
 	Holds func(id string, at time.Time) (name string, ok bool)
