@@ -25,7 +25,7 @@ export ONLY          ?=
 # How often everything happens in bench-recovery.
 export ROUNDS        ?= 10
 
-.PHONY: help build demo lab test lint cross race bench bench-recovery pgo fuzz clean bin/overlayd bin/lab bin/bench bin/wireguard-go
+.PHONY: help build demo lab test lint cross race bench bench-recovery bench-entries pgo fuzz clean bin/overlayd bin/lab bin/bench bin/wireguard-go
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -66,6 +66,10 @@ bench: bin/overlayd bin/bench bin/wireguard-go ## speed, beside wireguard-go and
 bench-recovery: bin/overlayd bin/bench ## how soon packets flow again after what can happen (ROUNDS, ONLY=roam,relay-restart,...)
 	@examples/lab/install.sh bench
 	@$(SUDO) bin/bench recovery
+
+bench-entries: bin/overlayd bin/bench ## proxy, forwards and nc, beside plain packets (BENCH_SECONDS, BENCH_ROUNDS)
+	@examples/lab/install.sh bench
+	@$(SUDO) bin/bench entries -seconds $(BENCH_SECONDS) -rounds $(BENCH_ROUNDS)
 
 pgo: bin/bench bin/wireguard-go ## measure where overlayd spends its time, for the compiler: cmd/overlayd/default.pgo
 	@examples/lab/install.sh bench

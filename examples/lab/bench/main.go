@@ -28,6 +28,9 @@ func main() {
 	if len(args) > 0 && args[0] == "ways" {
 		do, args = runWays, args[1:]
 	}
+	if len(args) > 0 && args[0] == "entries" {
+		do, args = runEntries, args[1:]
+	}
 	if err := do(ctx, args); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
