@@ -22,9 +22,9 @@ const (
 	sourcePort = 5001 // of the LAN host: sends as long as anybody reads
 	echoPort   = 5002
 
-	entryProxy   = "127.0.0.1:1080"
-	entrySource  = "127.0.0.1:5001" // a forward
-	entryEcho    = "127.0.0.1:5002"
+	entryProxy  = "127.0.0.1:1080"
+	entrySource = "127.0.0.1:5001" // a forward
+	entryEcho   = "127.0.0.1:5002"
 	manyClients = 16  // that make connections at the same time
 	manyIdle    = 500 // connections, to see what one takes
 )
