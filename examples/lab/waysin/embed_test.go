@@ -28,6 +28,11 @@ func TestEmbed(t *testing.T) {
 	if n := strings.Count(string(source), "\n"); n >= 60 {
 		t.Errorf("the example has %d lines", n)
 	}
+	program := filepath.Join(filepath.Dir(labtest.Overlayd(t)), "embed")
+	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", program, "overlayd/examples/embed")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	ctx, n := newNetwork(t)
 	if _, err := n.admin.ApplyPolicy(ctx, "rules: [{name: everything, src: \"*\", dst: \"*\"}]\n"); err != nil {
 		t.Fatal(err)
@@ -45,11 +50,6 @@ func TestEmbed(t *testing.T) {
 	defer func() { server.Close(); <-served }()
 
 	alice := newPerson(t, n.Laptop)
-	program := filepath.Join(filepath.Dir(alice.binary), "embed")
-	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", program, "overlayd/examples/embed")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
 	args := append(append([]string{}, alice.unit[1:]...), program, filepath.Join(alice.home, "embed"), "http://"+lab.HostAddr+"/", n.link(ctx, t, "alice-1"))
 	p, err := n.Laptop.Start(alice.unit[0], args...)
 	if err != nil {
