@@ -62,22 +62,29 @@ type guestReceiver struct {
 	src   []netip.AddrPort
 	seed  maphash.Seed
 	known [guestsKnown]*guest
-	mac   hash.Hash // MAC1 of a message to this device; nil: there is no key
+	own   *ownKey   // whose mac is; nil: nobody's
+	mac   hash.Hash // MAC1 of a message to this device
 	sum   [blake2s.Size128]byte
 }
 
 func newGuestReceiver(b *Bind, p *relay.Port) *guestReceiver {
-	r := &guestReceiver{b: b, port: p, src: make([]netip.AddrPort, batchSize), seed: maphash.MakeSeed()}
-	if b.sealing {
-		public := b.o.Key.Public()
-		key := blake2s.Sum256(append([]byte("mac1----"), public.Bytes()...)) // the paper's section 5.4.4
-		mac, err := blake2s.New128(key[:])
-		if err != nil {
-			panic("internal error: a key of 32 bytes is too long: " + err.Error())
-		}
-		r.mac = mac
+	return &guestReceiver{b: b, port: p, src: make([]netip.AddrPort, batchSize), seed: maphash.MakeSeed()}
+}
+
+// heed makes mac that of the key that this machine's device has now; false: it
+// has none.
+func (r *guestReceiver) heed() bool {
+	own := r.b.own.Load()
+	if own == nil || own == r.own {
+		return own != nil
 	}
-	return r
+	key := blake2s.Sum256(append([]byte("mac1----"), own.public.Bytes()...)) // the paper's section 5.4.4
+	mac, err := blake2s.New128(key[:])
+	if err != nil {
+		panic("internal error: a key of 32 bytes is too long: " + err.Error())
+	}
+	r.own, r.mac = own, mac
+	return true
 }
 
 // receive is a conn.ReceiveFunc.
@@ -112,7 +119,7 @@ const (
 
 // addressed reports whether an initiation is for this machine's device.
 func (r *guestReceiver) addressed(b []byte) bool {
-	if r.mac == nil || len(b) != initiationSize {
+	if len(b) != initiationSize || !r.heed() {
 		return false
 	}
 	r.mac.Reset()
