@@ -132,14 +132,12 @@ func (n *Node) keyed(k key.Public) {
 	if !n.id.rotates() || n.id.Next.Public() != k {
 		return
 	}
-	next := *n.id
-	next.WireGuard, next.Next = n.id.Next, key.Private{}
-	if err := n.dir.saveIdentity(&next); err != nil {
-		n.log.Error("the new WireGuard key is in use and not saved as such; the next start does it", "err", err)
-	}
-	n.id.WireGuard, n.id.Next = next.WireGuard, next.Next
+	n.id.WireGuard, n.id.Next = n.id.Next, key.Private{}
 	if live := n.look().live; live != nil {
-		n.setKey(live)
+		n.setKey(live) // before the disk: the peers begin sessions any moment
+	}
+	if err := n.dir.saveIdentity(n.id); err != nil {
+		n.log.Error("the new WireGuard key is in use and not saved as such; the next start does it", "err", err)
 	}
 	n.log.Info("the WireGuard key was replaced", "key", k.Short())
 }

@@ -8,8 +8,10 @@ import (
 )
 
 // Resolved is a policy with its grants, applied to a world: every name looked
-// up, every set of nodes known. It answers for all nodes, and is read-only.
-// Names that the world does not know stand for nothing.
+// up, every set of nodes known. It answers for all nodes. For and Peers change
+// nothing and may be called by many at once; Reaches remembers what it had to
+// look up, and is for one at a time. Names that the world does not know stand for
+// nothing.
 type Resolved struct {
 	policy *Policy
 	users  map[string]*User
