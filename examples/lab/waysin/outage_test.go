@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,9 @@ import (
 // Then alice is revoked under live connections of every kind.
 func TestOutages(t *testing.T) {
 	for _, mode := range modes(t) {
+		if mode == "both" && os.Getenv("LAB_LONG") == "" {
+			continue
+		}
 		t.Run(mode, func(t *testing.T) {
 			ctx, w := newWorld(t, mode)
 			w.overlayd(ctx, t, "proxy")

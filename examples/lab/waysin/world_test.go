@@ -40,7 +40,7 @@ rules:
 // ssh, echo and the LAN's names.
 type world struct {
 	*lab.Lab
-	mode                  string // of the laptop: tun, or userspace
+	mode                  string // tun; userspace, of the laptop; both: of the gateway, too
 	admin                 *coord.Admin
 	relay, gateway, alice *lab.Process
 	home                  string // alice's home directory
@@ -54,7 +54,7 @@ func modes(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	if bytes.Contains(out, []byte("--userspace")) {
-		return []string{"tun", "userspace"}
+		return []string{"tun", "userspace", "both"}
 	}
 	return []string{"tun"}
 }
@@ -85,7 +85,7 @@ func newWorld(t *testing.T, mode string) (context.Context, *world) {
 
 func (w *world) upArgs(link ...string) []string {
 	args := append([]string{"up"}, link...)
-	if w.mode == "userspace" {
+	if w.mode != "tun" {
 		args = append(args, "--userspace")
 	}
 	return args
@@ -100,6 +100,9 @@ func (w *world) startGateway(ctx context.Context, t *testing.T, link ...string) 
 		t.Fatal(err)
 	}
 	args := append([]string{"-c", `mount --bind "$1" /etc/resolv.conf && shift && exec "$0" gateway "$@"`, w.Options.Overlayd, resolv}, link...)
+	if w.mode == "both" {
+		args = append(args, "--userspace")
+	}
 	w.gateway = must[*lab.Process](t)(w.Gateway.Start("sh", args...))
 	if err := w.Gateway.Ready(ctx, w.gateway); err != nil {
 		t.Fatal(err)
