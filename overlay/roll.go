@@ -87,13 +87,11 @@ func (n *Node) narrow(signed coord.SignedRoll, from string) error {
 		return err
 	}
 	next := v.m.Narrow(roll)
-	if next == v.m {
-		return nil
+	if next != v.m {
+		n.log.Warn("the coordinator has taken access away meanwhile, as a relay knows", "relay", from, "peers", len(v.m.Peers)-len(next.Peers))
 	}
-	if next.Self.Role == coord.RoleRelay {
-		next.Roll = signed // to hand on
+	if next = next.HandOn(signed); next != v.m {
+		n.replace(next, func(*view) {})
 	}
-	n.log.Warn("the coordinator has taken access away meanwhile, as a relay knows", "relay", from, "peers", len(v.m.Peers)-len(next.Peers))
-	n.replace(next, func(*view) {})
 	return nil
 }

@@ -109,6 +109,22 @@ func (m *Map) Narrow(r *Roll) *Map {
 	})
 }
 
+// HandOn returns a relay's map with a roll to hand on to others, or the map itself
+// when it has one that is as new: an older one would give back what was taken away
+// since.
+func (m *Map) HandOn(s SignedRoll) *Map {
+	r, err := s.Open(m.Signer, m.Network)
+	if err != nil || m.Self.Role != RoleRelay || r.Version <= m.Version {
+		return m
+	}
+	if have, err := m.Roll.Open(m.Signer, m.Network); err == nil && r.Version <= have.Version {
+		return m
+	}
+	next := *m
+	next.Roll = s
+	return &next
+}
+
 // without returns the map without some of the peers and rules, or the map itself
 // when it has none of those. over nil: all rules stay.
 func (m *Map) without(left func(Node) bool, over func(ruleID string) bool) *Map {

@@ -103,6 +103,37 @@ func TestNarrow(t *testing.T) {
 	}
 }
 
+// TestHandOn: a relay hands on the newest roll that it heard of, in whatever order
+// it hears of them, and whether or not it tells the relay itself anything.
+func TestHandOn(t *testing.T) {
+	k, m := key.NewMachine(), testMap()
+	m.Signer, m.Self.Role = k.Public(), RoleRelay
+	at := func(version uint64) SignedRoll {
+		r := testRoll(m)
+		r.Version = version
+		return r.sign(k)
+	}
+	for _, step := range []struct {
+		version, want uint64 // 0: none
+	}{{m.Version, 0}, {m.Version + 2, m.Version + 2}, {m.Version + 1, m.Version + 2}, {m.Version + 3, m.Version + 3}} {
+		m = m.HandOn(at(step.version))
+		r, err := m.Roll.Open(k.Public(), m.Network)
+		if step.want == 0 {
+			if err == nil {
+				t.Errorf("the roll of version %d is taken by a map of %d", step.version, m.Version)
+			}
+		} else if err != nil || r.Version != step.want {
+			t.Errorf("after version %d: %+v, %v", step.version, r, err)
+		}
+	}
+	if again := m.HandOn(testRoll(m).sign(key.NewMachine())); again != m {
+		t.Error("a forged roll is handed on")
+	}
+	if m.Self.Role = RoleMember; m.HandOn(at(m.Version+9)) != m {
+		t.Error("somebody who is no relay hands on")
+	}
+}
+
 // What is taken away, the relays' roll does not have any more; and
 // nobody but relays gets one.
 func TestRelaysKnowTheRoll(t *testing.T) {
