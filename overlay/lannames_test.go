@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -23,6 +24,8 @@ type lanSockets struct {
 	fakeSockets
 	lans  map[string]map[string][]string
 	delay map[string]time.Duration
+
+	mu    sync.Mutex // guards asked: gateways are asked at once
 	asked []string
 }
 
@@ -30,7 +33,9 @@ func (l *lanSockets) Dial(ctx context.Context, network string, from netip.Addr, 
 	if to.Port() != 5053 {
 		return l.fakeSockets.Dial(ctx, network, from, to)
 	}
+	l.mu.Lock()
 	l.asked = append(l.asked, to.Addr().String())
+	l.mu.Unlock()
 	lan, ok := l.lans[to.Addr().String()]
 	if !ok {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.EHOSTUNREACH}

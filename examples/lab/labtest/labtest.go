@@ -80,10 +80,11 @@ func Overlayd(t testing.TB) string {
 // test's daemons are shown first. The context ends after Patience.
 func New(t testing.TB, o lab.Options) (context.Context, *lab.Lab) {
 	t.Helper()
-	return newFor(t, Patience, o)
+	return NewFor(t, Patience, o)
 }
 
-func newFor(t testing.TB, patience time.Duration, o lab.Options) (context.Context, *lab.Lab) {
+// NewFor is New with another patience.
+func NewFor(t testing.TB, patience time.Duration, o lab.Options) (context.Context, *lab.Lab) {
 	t.Helper()
 	NeedRoot(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -114,7 +115,7 @@ func JoinedFor(t testing.TB, patience time.Duration, o lab.Options) (context.Con
 	t.Helper()
 	NeedRoot(t)
 	o.Overlayd = Overlayd(t)
-	ctx, l := newFor(t, patience, o)
+	ctx, l := NewFor(t, patience, o)
 	j, err := l.Join(ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -219,7 +219,7 @@ func (w *world) trySSH(ctx context.Context, t *testing.T) {
 		t.Errorf("overlayd ssh: %q", got)
 	}
 	size := 16 << 20
-	if os.Getenv("LAB_LONG") == "1" {
+	if long() {
 		size = 1 << 30
 	}
 	data := filepath.Join(w.Dir, "data")
