@@ -20,7 +20,7 @@ func Cleanup(ctx context.Context, o Options) (done []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := needRoot(); err != nil {
+	if err := needRoot(sudo); err != nil {
 		return nil, err
 	}
 	dir := stateDir{o.StateDir}

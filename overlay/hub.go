@@ -92,7 +92,7 @@ func (h *Hub) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer unlock()
-	if err := preflight(false); err != nil {
+	if err := preflight(false, sudo); err != nil {
 		return err
 	}
 	joined, err := h.joins()

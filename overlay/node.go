@@ -142,7 +142,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 // runLocked is Run for a caller that holds the state directory.
 func (n *Node) runLocked(ctx context.Context) (err error) {
 	if !n.o.Userspace {
-		if err := preflight(n.o.Role == coord.RoleGateway); err != nil {
+		if err := preflight(n.o.Role == coord.RoleGateway, sudo+", or without root with --userspace"); err != nil {
 			return err
 		}
 	}

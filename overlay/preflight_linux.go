@@ -14,9 +14,9 @@ import (
 )
 
 // preflight checks what a node needs of its machine before anything is asked of
-// the coordinator or changed.
-func preflight(gateway bool) error {
-	if err := needRoot(); err != nil {
+// the coordinator or changed. The hint is for who is not root.
+func preflight(gateway bool, hint string) error {
+	if err := needRoot(hint); err != nil {
 		return err
 	}
 	if _, err := os.Stat("/dev/net/tun"); errors.Is(err, fs.ErrNotExist) {
@@ -31,11 +31,14 @@ func preflight(gateway bool) error {
 	return nil
 }
 
-func needRoot() error {
+// sudo is the hint for who is not root and has no other way.
+const sudo = "run it with sudo"
+
+func needRoot(hint string) error {
 	if os.Geteuid() == 0 {
 		return nil
 	}
-	return fault(ExitPermission, "run it with sudo, or without root with --userspace", "overlayd makes a network interface and routes: it needs root")
+	return fault(ExitPermission, hint, "overlayd makes a network interface and routes: it needs root")
 }
 
 // controlMSS is the most that a segment to or from the coordinator carries:

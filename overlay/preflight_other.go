@@ -9,11 +9,14 @@ import (
 )
 
 // preflight says what this system lacks: package routing knows Linux only.
-func preflight(bool) error {
+func preflight(bool, string) error {
 	return fault(ExitFailure, "run it with --userspace, or on Linux", "overlayd cannot change routes on %s", runtime.GOOS)
 }
 
-func needRoot() error { return preflight(false) }
+// sudo is the hint for who is not root.
+const sudo = "run it as administrator"
+
+func needRoot(hint string) error { return preflight(false, hint) }
 
 // markedDialer: there are no marks where there are no policy rules.
 func markedDialer(bool) *net.Dialer { return new(net.Dialer) }
