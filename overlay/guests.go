@@ -136,10 +136,29 @@ func (g *guests) run(ctx context.Context) error {
 	var running errgroup.Group
 	g.heed() // what is to be published from the start
 	running.Go(func() error { return g.ports.Run(ctx) })
+	running.Go(func() error { return g.look(ctx) })
 	if g.ssh != nil {
 		running.Go(func() error { return g.ssh.Serve(ctx, g.sshLn) })
 	}
 	return running.Wait()
+}
+
+// guestsEvery is how late a connection to this very machine ends at most when the
+// time of what allowed it is over.
+const guestsEvery = 500 * time.Millisecond
+
+// look ends what may go on no more because time passes, until ctx ends.
+func (g *guests) look(ctx context.Context) error {
+	tick := time.NewTicker(guestsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			g.cut(g.h.coord)
+		}
+	}
 }
 
 // heed ends what may go on no more, and opens and closes ports, after a change of
@@ -160,21 +179,20 @@ func (g *guests) heed() (ended int) {
 	return ended + g.cut(c)
 }
 
-// cut ends the connections of whoever may do nothing any more. Those of a
-// session or a port that was just ended end with it, and were counted there.
+// cut ends the connections of whoever may do nothing any more, and those to this
+// very machine that the policy allows no more: no other node's filter ends those.
+// What ends with a session or a port that was just ended was counted there.
 func (g *guests) cut(c *coordinator) (ended int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for conn := range g.conns {
-		if conn.user == "" {
+		why := conn.over(c)
+		if why == "" || !conn.why.CompareAndSwap(nil, &why) { // it may go on, or is on its way out
 			continue
 		}
-		if _, ok := c.ActiveUser(conn.user); !ok {
-			conn.why.Store(new("revoked"))
-			conn.reset()
-			if !conn.within { // else its session or its port was counted
-				ended++
-			}
+		conn.reset()
+		if !conn.within || why != whyRevoked {
+			ended++
 		}
 	}
 	return ended
@@ -269,14 +287,14 @@ func (g *guests) reach(ctx context.Context, c *guestConn, network, target string
 		}
 		addr = addrs[0]
 	}
-	to := netip.AddrPortFrom(addr, port)
-	if c.rule, err = g.h.coord.Reach(c.name, network, to); err != nil {
+	c.to = netip.AddrPortFrom(addr, port)
+	if c.rule, err = g.h.coord.Reach(c.name, network, c.to); err != nil {
 		return nil, err
 	}
 	if c.user == "" {
-		return g.h.node.DialContext(ctx, network, to.String())
+		return g.h.node.DialContext(ctx, network, c.to.String())
 	}
-	return g.h.dialAs(ctx, c.user, network, to.String())
+	return g.h.dialAs(ctx, c.user, network, c.to.String())
 }
 
 // guestConn is a guest's connection to its target.
@@ -289,6 +307,7 @@ type guestConn struct {
 	client  netip.AddrPort
 	within  bool // it is a part of something that is counted when it ends
 	network string
+	to      netip.AddrPort // what it was asked to lead to
 	rule    string
 	began   time.Time
 
@@ -358,6 +377,28 @@ func (c *guestConn) Close() error {
 		c.g.note(c, c.line(EventFlowEnded))
 	})
 	return err
+}
+
+// Why a connection is ended here.
+const (
+	whyRevoked = "revoked"
+	whyPolicy  = "policy"
+)
+
+// over says why a connection may go on no more; "": it may.
+func (c *guestConn) over(by *coordinator) (why string) {
+	if c.user != "" {
+		if _, ok := by.ActiveUser(c.user); !ok {
+			return whyRevoked
+		}
+	}
+	if m := c.g.h.node.look().m; m != nil && carriedHere(m, c.to.Addr()) {
+		_, err := by.Reach(c.name, c.network, c.to)
+		if p, ok := coord.AsProblem(err); ok && (p.Kind == coord.KindDenied || p.Kind == coord.KindNotFound) {
+			return whyPolicy
+		}
+	}
+	return ""
 }
 
 // line is what the record says of the connection.

@@ -8,10 +8,12 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"overlayd/overlay/coord"
+	"overlayd/overlay/jump"
 )
 
 // TestDialAs: what somebody does by the hub's machine comes from that person's
@@ -91,6 +93,28 @@ func TestDialAs(t *testing.T) {
 	}
 	if _, err := h.dialAs(ctx, "alice", "tcp", netip.AddrPortFrom(seat, 7000).String()); !isReason(err, ReasonPolicy) {
 		t.Errorf("alice to her own seat: %v", err)
+	}
+	// What leads to this very machine ends when the policy allows it no more.
+	users, err := admin.Users(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := users[slices.IndexFunc(users, func(u coord.User) bool { return u.Name == "alice" })].ID
+	guest, err := h.guest.dialJump(ctx, jump.Guest{ID: id, Name: "alice"}, "172.18.0.10", 7000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer guest.Close()
+	if _, err := admin.ApplyPolicy(ctx, "rules: []\n"); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	guest.SetReadDeadline(began.Add(10 * time.Second))
+	if _, err := guest.Read(make([]byte, 1)); err == nil {
+		t.Error("the connection goes on")
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it ended after %s", took)
 	}
 	if s, err := l.Status(ctx); err != nil || len(s.Hosted) != 2 || s.Hosted[0].Kind != "seat" || s.Hosted[0].Host != "vps" {
 		t.Errorf("status: %+v, %v", s.Hosted, err)
