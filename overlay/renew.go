@@ -26,7 +26,7 @@ func expiryHealth(m *coord.Map, now time.Time) []HealthItem {
 		return nil
 	}
 	left := m.Self.Expires.Sub(now)
-	item := HealthItem{ID: "key_expires", Severity: SeverityWarning, Fix: renewFix(m.Self)}
+	item := HealthItem{ID: "key_expires", Severity: SeverityWarning, Fix: renewFix(m.Self) + "; nothing is interrupted"}
 	at := m.Self.Expires.UTC().Format(time.RFC3339)
 	switch {
 	case left > remindAhead:
@@ -34,7 +34,7 @@ func expiryHealth(m *coord.Map, now time.Time) []HealthItem {
 	case left <= 0: // the coordinator's clock counts, and it will say so
 		item.Title = "the key of this machine expires now, at " + at
 	case left <= lastDay:
-		item.Title = fmt.Sprintf("the key of this machine expires in %s, at %s", left.Round(time.Minute), at)
+		item.Title = fmt.Sprintf("the key of this machine expires in %s, at %s", left.Round(time.Second), at)
 	default:
 		if left > warnAhead {
 			item.Severity = SeverityInfo
@@ -46,7 +46,7 @@ func expiryHealth(m *coord.Map, now time.Time) []HealthItem {
 
 // renewFix is what to do about a key that has expired, or is about to.
 func renewFix(self coord.Node) string {
-	return fmt.Sprintf("an admin says `overlayd nodes renew %s`, or `overlayd invite --user %s` and this machine `overlayd renew LINK`; nothing is interrupted",
+	return fmt.Sprintf("an admin says `overlayd nodes renew %s`, or `overlayd invite --user %s` and this machine `overlayd renew LINK`",
 		self.Name, self.User)
 }
 
