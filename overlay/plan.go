@@ -276,6 +276,7 @@ func (p *Plan) planHosted(m *coord.Map, carried map[uint32][]netip.Prefix) {
 		if h.Host == m.Self.ID {
 			if h.Seat {
 				p.Routing.Addrs = append(p.Routing.Addrs, hostPrefixes(h.Addrs)...)
+				p.Routing.Seats = append(p.Routing.Seats, h.Addrs...)
 			} else if !h.WireGuard.IsZero() {
 				p.Peers = append(p.Peers, PlanPeer{Name: h.Name, Key: h.WireGuard, AllowedIPs: hostPrefixes(h.Addrs), Device: true})
 			}

@@ -11,7 +11,8 @@ import (
 
 // A seat is a user's own address on the coordinator's machine: what somebody
 // does by this machine leaves from there, so that the nodes that receive judge
-// and record that person, and a revocation ends it.
+// and record that person, and a revocation ends it. The kernel lets no other user of
+// this machine send from there (routing.State.Seats).
 
 // caller is on whose behalf a connection is made. The zero value is this node.
 type caller struct {

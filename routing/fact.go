@@ -3,6 +3,7 @@ package routing
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 )
 
@@ -17,10 +18,12 @@ const (
 	Table = 7350
 )
 
-// Priorities of our rules, before main's 32766. The first is there for each of
-// our routes: main's routes to the same place win, its default route does not.
-// The second, which our own marked packets pass by, leads to our table.
+// Priorities of our rules, before main's 32766. The first is there for each seat:
+// only this program's user sends from there. The second is there for each of our
+// routes: main's routes to the same place win, its default route does not. The
+// third, which our own marked packets pass by, leads to our table.
 const (
+	prefSeat = 5330
 	prefMain = 5335
 	prefOurs = 5340
 )
@@ -61,6 +64,7 @@ type (
 		priority int
 		v6       bool
 		dst      netip.Prefix // of prefMain
+		src      netip.Prefix // of prefSeat
 	}
 	// route is a route in our table.
 	route struct {
@@ -105,6 +109,9 @@ func (f rule) line(op string) string {
 	if f.v6 {
 		family = "-6 "
 	}
+	if f.priority == prefSeat {
+		return fmt.Sprintf("%srule %s pref %d from %s uidrange %d-%d prohibit", family, op, f.priority, f.src, firstStranger(), lastStranger)
+	}
 	if f.priority == prefMain {
 		return fmt.Sprintf("%srule %s pref %d to %s lookup main suppress_prefixlength 0", family, op, f.priority, f.dst)
 	}
@@ -118,6 +125,13 @@ func (f route) line(op string) string {
 	}
 	return s
 }
+
+// lastStranger is the highest user id: one more stands for none.
+const lastStranger = 1<<32 - 2
+
+// firstStranger is the lowest user id that may not use a seat: above that of this
+// program, which is root's as a rule.
+func firstStranger() uint32 { return uint32(max(os.Geteuid(), 0)) + 1 }
 
 // forwardKey is the switch that makes a machine a router. The kernel turns a
 // number of others with it, see turnForward.

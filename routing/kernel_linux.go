@@ -274,6 +274,10 @@ func (f rule) netlink() *netlink.Rule {
 		r.Family = netlink.FAMILY_V6
 	}
 	switch f.priority {
+	case prefSeat:
+		r.Src = ipNet(f.src)
+		r.UIDRange = netlink.NewRuleUIDRange(firstStranger(), lastStranger)
+		r.Type = unix.RTN_PROHIBIT
 	case prefMain:
 		r.Dst = ipNet(f.dst)
 		r.Table = unix.RT_TABLE_MAIN
@@ -299,12 +303,20 @@ func toRule(r netlink.Rule, family int) (rule, bool) {
 		}
 		f.dst = dst
 	}
+	if r.Priority == prefSeat {
+		src, ok := toPrefix(r.Src)
+		if !ok {
+			return rule{}, false
+		}
+		f.src = src
+	}
 	w := f.netlink()
 	same := r.Table == w.Table && r.Invert == w.Invert && r.Mark == w.Mark && r.SuppressPrefixlen == w.SuppressPrefixlen &&
 		(r.Mask == nil) == (w.Mask == nil) && (r.Mask == nil || *r.Mask == *w.Mask) &&
-		(r.Dst == nil) == (w.Dst == nil) && r.Src == nil && r.IifName == "" && r.OifName == "" &&
+		(r.Dst == nil) == (w.Dst == nil) && (r.Src == nil) == (w.Src == nil) && r.IifName == "" &&
+		(r.UIDRange == nil) == (w.UIDRange == nil) && (r.UIDRange == nil || *r.UIDRange == *w.UIDRange) && r.OifName == "" &&
 		(r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_UNSPEC) // before Linux 4.17: not told
-	return f, same && (f.priority == prefMain || f.priority == prefOurs)
+	return f, same && (f.priority == prefSeat || f.priority == prefMain || f.priority == prefOurs)
 }
 
 // toRoute reads a route of our table.

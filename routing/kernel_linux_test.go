@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -167,6 +169,43 @@ func TestWhoWins(t *testing.T) {
 			if got := netnstest.Run(t, "ip route get "+tt.to); !strings.Contains(got, "dev "+tt.dev+" ") {
 				t.Errorf("to %s: %s", tt.to, got)
 			}
+		}
+	})
+}
+
+// TestSeats: from where people begin connections on this machine only this program
+// does, and no program of another user's.
+func TestSeats(t *testing.T) {
+	netnstest.In(t, func(t *testing.T) {
+		machine(t)
+		tun(t)
+		seat := netip.MustParseAddr("172.18.0.77")
+		want := gateway
+		want.Addrs, want.Seats = append(slices.Clone(want.Addrs), netip.PrefixFrom(seat, 32)), []netip.Addr{seat}
+		k := newKernel(t, &memory{})
+		for range 2 {
+			if err := k.Apply(t.Context(), want); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if rules := netnstest.Run(t, "ip rule show"); strings.Count(rules, "from 172.18.0.77") != 1 {
+			t.Errorf("the rules are\n%s", rules)
+		}
+		own := want.Addrs[0].Addr().String()
+		for _, tt := range []struct {
+			from, user string
+			want       bool
+		}{{seat.String(), "0", true}, {seat.String(), "1000", false}, {seat.String(), "65534", false}, {own, "1000", true}} {
+			out, err := exec.Command("ip", "route", "get", "172.18.0.11", "from", tt.from, "uid", tt.user).CombinedOutput()
+			if sends := err == nil && strings.Contains(string(out), "dev ovl0"); sends != tt.want {
+				t.Errorf("from %s as %s: %s", tt.from, tt.user, out)
+			}
+		}
+		if err := k.Apply(t.Context(), gateway); err != nil {
+			t.Fatal(err)
+		}
+		if rules := netnstest.Run(t, "ip rule show"); strings.Contains(rules, "172.18.0.77") {
+			t.Errorf("afterwards the rules are\n%s", rules)
 		}
 	})
 }

@@ -17,6 +17,10 @@ type State struct {
 	Addrs  []netip.Prefix // own addresses, each with the length of the overlay prefix
 	Routes []netip.Prefix // to reach through Link, besides the overlay prefixes of Addrs
 
+	// Seats are those of Addrs that stand for people, whom this program serves: no
+	// other user's program on this machine may send from there.
+	Seats []netip.Addr
+
 	Forward bool     // pass packets on between Link and LANs
 	LANs    []string // interfaces that packets are forwarded to
 
@@ -47,6 +51,9 @@ func (s State) Facts() []Fact {
 		facts = append(facts, linkGSO{s.Link, s.GSO})
 	}
 	facts = append(facts, linkUp{s.Link})
+	for _, a := range s.Seats { // before the address is there
+		facts = append(facts, rule{priority: prefSeat, v6: a.Is6(), src: hostPrefix(a)})
+	}
 	for _, a := range s.Addrs {
 		facts = append(facts, addr{s.Link, hostPrefix(a.Addr())})
 	}
