@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/net/publicsuffix"
 )
 
 const (
@@ -184,8 +185,16 @@ func (a *answer) parseRecord(p *dnsmessage.Parser, q question) error {
 func (a *answer) addDomains(words []string) {
 	for _, w := range words {
 		w = strings.ToLower(strings.Trim(w, "."))
-		if hostname(w+".") && len(a.domains) < mostDomains {
+		if hostname(w+".") && ofOne(w) && len(a.domains) < mostDomains {
 			a.domains = append(a.domains, w)
 		}
 	}
+}
+
+// ofOne reports whether a domain may be one LAN's own: not the whole of com, or of
+// co.uk, and not this machine. What lies in a LAN's domain is asked for there, so a
+// gateway that claims too much would be asked for the world's names.
+func ofOne(domain string) bool {
+	suffix, public := publicsuffix.PublicSuffix(domain)
+	return !(public && suffix == domain) && domain != "localhost" && !strings.HasSuffix(domain, ".localhost")
 }

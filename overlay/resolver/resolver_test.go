@@ -79,7 +79,7 @@ func testServer() *Server {
 		Allowed: func() []netip.Prefix {
 			return []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24"), netip.MustParsePrefix("fd01::/64")}
 		},
-		Domains: func() []string { return []string{"lab", "not a domain", "two.lab."} },
+		Domains: func() []string { return []string{"lab", "not a domain", "com", "co.uk", "localhost", "two.lab."} },
 	}
 }
 
