@@ -216,6 +216,21 @@ func TestLogin(t *testing.T) {
 	if err := try("alice", "a password of my own", code()); err != nil {
 		t.Errorf("the new password, the old codes: %v", err)
 	}
+	at = n.now.Now()
+	n.now.add(time.Minute)
+	if _, err := n.admin.Revoke(ctx, "alice"); err != nil {
+		t.Fatal(err)
+	}
+	n.now.add(time.Minute)
+	if _, err := n.admin.UpdateUser(ctx, "alice", UserUpdate{Disabled: ptr(false)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := n.server.LoginHolds(alice.ID, at); ok {
+		t.Error("a login from before a revocation holds again")
+	}
+	if err := try("alice", "a password of my own", code()); err != nil {
+		t.Errorf("a new login after a revocation: %v", err)
+	}
 	_, _, err := n.admin.SetPassword(ctx, "alice", "short")
 	wantKind(t, err, KindInvalid, "shorter")
 	if _, err := n.admin.RemovePassword(ctx, "alice"); err != nil {

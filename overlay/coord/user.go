@@ -148,6 +148,11 @@ func (s *snapshot) updateUser(ref string, up userUpdate, now time.Time) (userRec
 		for _, n := range s.nodesOf(u.ID) {
 			changes = append(changes, putNode(n.barred(now)))
 		}
+		if l := s.logins[u.ID]; l != nil { // what was proved before counts no more, also once enabled again
+			barred := *l
+			barred.Changed = now
+			changes = append(changes, putLogin(barred))
+		}
 	}
 	return u, changes, nil
 }
