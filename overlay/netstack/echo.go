@@ -178,18 +178,7 @@ func (e *echoes) answer(b []byte) {
 // tell passes on what the host was told.
 func (e *echoes) tell(err error) {
 	k := e.flow.key
-	q := quoteEcho(k, uint16(e.last.Load()))
-	switch {
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EHOSTDOWN):
-		e.s.count.unreachable.Add(1)
-		e.s.unreachable(e.s.own(), k.src.Addr(), header.ICMPv4HostUnreachable, q)
-	case errors.Is(err, syscall.ENETUNREACH):
-		e.s.count.unreachable.Add(1)
-		e.s.unreachable(e.s.own(), k.src.Addr(), header.ICMPv4NetUnreachable, q)
-	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		e.s.count.forbidden.Add(1)
-		e.s.unreachable(e.s.own(), k.src.Addr(), header.ICMPv4AdminProhibited, q)
-	}
+	e.s.tell(k, err, quoteEcho(k, uint16(e.last.Load())))
 }
 
 // probe finds out by TCP whether the target is there, and answers for it if it

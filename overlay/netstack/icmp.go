@@ -2,8 +2,10 @@ package netstack
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"slices"
+	"syscall"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -54,6 +56,25 @@ func quote(k flowKey, transport int) []byte {
 	binary.BigEndian.PutUint16(b[20:], k.src.Port())
 	binary.BigEndian.PutUint16(b[22:], k.dst.Port())
 	return b
+}
+
+// tell passes on to the sender of a flow, whose packet is quoted, what the host was
+// told of the way there, and reports whether that was anything.
+func (s *Stack) tell(k flowKey, err error, quote []byte) bool {
+	switch {
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EHOSTDOWN):
+		s.count.unreachable.Add(1)
+		s.unreachable(s.own(), k.src.Addr(), header.ICMPv4HostUnreachable, quote)
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
+		s.count.unreachable.Add(1)
+		s.unreachable(s.own(), k.src.Addr(), header.ICMPv4NetUnreachable, quote)
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		s.count.forbidden.Add(1)
+		s.unreachable(s.own(), k.src.Addr(), header.ICMPv4AdminProhibited, quote)
+	default:
+		return false
+	}
+	return true
 }
 
 // unreachable tells to why a packet of his went nowhere.

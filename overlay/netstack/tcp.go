@@ -193,23 +193,13 @@ func dialHost(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
 
 // declineTCP says to who asked what the host was told.
 func (s *Stack) declineTCP(r *tcp.ForwarderRequest, k flowKey, seq uint32, err error) {
-	quote := quoteTCP(k, seq)
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET):
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) {
 		s.count.refused.Add(1)
 		r.Complete(true)
 		return
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EHOSTDOWN):
-		s.count.unreachable.Add(1)
-		s.unreachable(s.own(), k.src.Addr(), header.ICMPv4HostUnreachable, quote)
-	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
-		s.count.unreachable.Add(1)
-		s.unreachable(s.own(), k.src.Addr(), header.ICMPv4NetUnreachable, quote)
-	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		s.count.forbidden.Add(1)
-		s.unreachable(s.own(), k.src.Addr(), header.ICMPv4AdminProhibited, quote)
-	default: // nobody answered the host either
-		s.count.unanswered.Add(1)
+	}
+	if !s.tell(k, err, quoteTCP(k, seq)) {
+		s.count.unanswered.Add(1) // nobody answered the host either
 	}
 	r.Complete(false)
 }

@@ -51,14 +51,12 @@ func (s *Stack) exchange(r *udp.ForwarderRequest) {
 		s.count.full.Add(1)
 		return
 	}
-	d := net.Dialer{Control: hearErrors}
-	conn, err := d.DialContext(s.ctx, "udp4", netip.AddrPortFrom(to, k.dst.Port()).String())
+	host, err := dialDatagrams(s.ctx, netip.AddrPortFrom(to, k.dst.Port()))
 	if err != nil {
 		s.flows.remove(x.flow)
 		x.tell(err)
 		return
 	}
-	host := conn.(*net.UDPConn)
 	ep, terr := r.CreateEndpoint(&x.wq)
 	if terr != nil {
 		s.flows.remove(x.flow)
@@ -169,27 +167,20 @@ func (x *talk) outward() {
 // tell passes on what the host was told of a datagram.
 func (x *talk) tell(err error) {
 	k := x.flow.key
-	quote := quoteUDP(k)
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED): // the target itself said so
+	if errors.Is(err, syscall.ECONNREFUSED) { // the target itself said so
 		x.s.count.refused.Add(1)
-		x.s.unreachable(k.dst.Addr(), k.src.Addr(), header.ICMPv4PortUnreachable, quote)
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EHOSTDOWN):
-		x.s.count.unreachable.Add(1)
-		x.s.unreachable(x.s.own(), k.src.Addr(), header.ICMPv4HostUnreachable, quote)
-	case errors.Is(err, syscall.ENETUNREACH):
-		x.s.count.unreachable.Add(1)
-		x.s.unreachable(x.s.own(), k.src.Addr(), header.ICMPv4NetUnreachable, quote)
-	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		x.s.count.forbidden.Add(1)
-		x.s.unreachable(x.s.own(), k.src.Addr(), header.ICMPv4AdminProhibited, quote)
+		x.s.unreachable(k.dst.Addr(), k.src.Addr(), header.ICMPv4PortUnreachable, quoteUDP(k))
+		return
 	}
+	x.s.tell(k, err, quoteUDP(k))
 }
 
-// dialDatagrams opens a socket of the host. Go lets sockets send to a whole
-// network; a router does not pass such datagrams on.
+// dialDatagrams opens a socket of the host, which hears of errors. Go lets sockets
+// send to a whole network; a router does not pass such datagrams on.
 func dialDatagrams(ctx context.Context, to netip.AddrPort) (*net.UDPConn, error) {
-	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error { return noBroadcast(c) }}
+	d := net.Dialer{Control: func(network, address string, c syscall.RawConn) error {
+		return errors.Join(hearErrors(network, address, c), noBroadcast(c))
+	}}
 	c, err := d.DialContext(ctx, "udp4", to.String())
 	if err != nil {
 		return nil, err
