@@ -35,7 +35,7 @@ var reaches = map[string][]string{
 	"overlayd/overlay/coord/storetest": {"internal/limit", "overlay/login", "overlay/key", "overlay/coord", "overlay/coord/api", "overlay/policy", "overlay/record"},
 	"overlayd/overlay/local":           {},
 	"overlayd/overlay/jump":            {"internal/limit", "overlay/splice"},
-	"overlayd/overlay/publish":         {"overlay/splice"},
+	"overlayd/overlay/publish":         {"internal/limit", "overlay/splice"},
 	"overlayd/overlay/netsim":          {},
 	"overlayd/overlay/filter":          {},
 	"overlayd/overlay/policy":          {},

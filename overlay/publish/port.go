@@ -10,12 +10,15 @@ import (
 	"sync"
 	"time"
 
+	"overlayd/internal/limit"
 	"overlayd/overlay/splice"
 )
 
 const (
-	// maxConns of one port: some 100 KB each.
-	maxConns = 2048
+	// maxConns of one port: some 100 KB each; maxConnsOf of one source, so that
+	// nobody alone keeps the others out.
+	maxConns   = 2048
+	maxConnsOf = maxConns / 2
 	// clientIdle is after how long the kernel asks whether a silent client is
 	// there; a phone that left is gone a few minutes later.
 	clientIdle = time.Minute
@@ -38,12 +41,13 @@ type port struct {
 
 	mu    sync.Mutex // guards what follows
 	conns map[net.Conn]bool
+	of    map[netip.Prefix]int     // how many of them each source has
 	flows map[netip.AddrPort]*flow // of udp
 	over  bool
 }
 
 func newPort(s *Server, e Exposure) *port {
-	return &port{s: s, e: e, conns: map[net.Conn]bool{}, flows: map[netip.AddrPort]*flow{}}
+	return &port{s: s, e: e, conns: map[net.Conn]bool{}, of: map[netip.Prefix]int{}, flows: map[netip.AddrPort]*flow{}}
 }
 
 // errClosed ends the connections of a port that is closed.
@@ -133,18 +137,30 @@ func (p *port) count() int {
 func (p *port) enter(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.over || len(p.conns) >= maxConns {
+	src := sourceOf(c)
+	if p.over || len(p.conns) >= maxConns || p.of[src] >= maxConnsOf {
 		return false
 	}
 	p.conns[c] = true
+	p.of[src]++
 	return true
 }
 
 func (p *port) leave(c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !p.conns[c] {
+		return
+	}
 	delete(p.conns, c)
+	src := sourceOf(c)
+	if p.of[src]--; p.of[src] == 0 {
+		delete(p.of, src)
+	}
 }
+
+// sourceOf is whose a connection is, as far as an address tells.
+func sourceOf(c net.Conn) netip.Prefix { return limit.Source(addrOf(c.RemoteAddr()).Addr()) }
 
 // addrOf is an address of package net as one of package netip.
 func addrOf(a net.Addr) netip.AddrPort {
