@@ -94,7 +94,23 @@ func TestDialAs(t *testing.T) {
 	if _, err := h.dialAs(ctx, "alice", "tcp", netip.AddrPortFrom(seat, 7000).String()); !isReason(err, ReasonPolicy) {
 		t.Errorf("alice to her own seat: %v", err)
 	}
-	// What leads to this very machine ends when the policy allows it no more.
+	endsWithPolicy(ctx, t, h, admin)
+	if s, err := l.Status(ctx); err != nil || len(s.Hosted) != 2 || s.Hosted[0].Kind != "seat" || s.Hosted[0].Host != "vps" {
+		t.Errorf("status: %+v, %v", s.Hosted, err)
+	}
+	if _, err := admin.Revoke(ctx, "alice"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = h.dialAs(ctx, "alice", "tcp", "172.18.0.10:7000")
+	if p, ok := coord.AsProblem(err); !ok || p.Kind != coord.KindDenied {
+		t.Errorf("alice, revoked: %v", err)
+	}
+}
+
+// endsWithPolicy: what leads to this very machine ends when the policy allows it no
+// more.
+func endsWithPolicy(ctx context.Context, t *testing.T, h *Hub, admin *coord.Admin) {
+	t.Helper()
 	users, err := admin.Users(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -115,16 +131,6 @@ func TestDialAs(t *testing.T) {
 	}
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("it ended after %s", took)
-	}
-	if s, err := l.Status(ctx); err != nil || len(s.Hosted) != 2 || s.Hosted[0].Kind != "seat" || s.Hosted[0].Host != "vps" {
-		t.Errorf("status: %+v, %v", s.Hosted, err)
-	}
-	if _, err := admin.Revoke(ctx, "alice"); err != nil {
-		t.Fatal(err)
-	}
-	_, err = h.dialAs(ctx, "alice", "tcp", "172.18.0.10:7000")
-	if p, ok := coord.AsProblem(err); !ok || p.Kind != coord.KindDenied {
-		t.Errorf("alice, revoked: %v", err)
 	}
 }
 
