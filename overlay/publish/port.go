@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -108,12 +110,13 @@ func (p *port) close() (ended int) {
 		return 0
 	}
 	p.unlisten()
-	p.cancel(errClosed)
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.mu.Lock() // to count before they leave by themselves
 	p.over = true
 	ended = len(p.conns) + len(p.flows)
-	for c := range p.conns {
+	conns := slices.Collect(maps.Keys(p.conns))
+	p.mu.Unlock()
+	p.cancel(errClosed)
+	for _, c := range conns {
 		reset(c)
 	}
 	return ended
