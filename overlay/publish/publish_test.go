@@ -22,6 +22,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -106,6 +107,13 @@ func (p *publisher) running() context.Context {
 	p.server.mu.Lock()
 	defer p.server.mu.Unlock()
 	return p.server.ctx
+}
+
+// dialed are those for whom the target was dialed.
+func (p *publisher) dialed() []Guest {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.guests)
 }
 
 func (p *publisher) refuse(err error) {
@@ -193,7 +201,7 @@ func TestTCP(t *testing.T) {
 	if b, err := io.ReadAll(c); err != nil || string(b) != "hello" {
 		t.Errorf("%q, %v", b, err)
 	}
-	if g := p.guests[0]; g.User != "u9" || g.Exposure != "e1" || !g.Own || !g.Client.Addr().IsLoopback() {
+	if g := p.dialed()[0]; g.User != "u9" || g.Exposure != "e1" || !g.Own || !g.Client.Addr().IsLoopback() {
 		t.Errorf("the guest is %+v", g)
 	}
 	live := dial(t, at)
@@ -235,7 +243,7 @@ func TestAllow(t *testing.T) {
 	if err := refusal(t, at); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("a stranger is told %v", err)
 	}
-	if len(p.guests) != 0 {
+	if len(p.dialed()) != 0 {
 		t.Error("and was connected")
 	}
 }
