@@ -7,7 +7,7 @@ lab=(ip:iproute2 iptables:iptables ethtool:ethtool sysctl:procps ping:iputils-pi
 demo=(curl:curl ssh-keyscan:openssh-client sshd:openssh-server)
 case "${1:-}" in
 demo) want=("${lab[@]}" "${demo[@]}") ;;
-test) want=("${lab[@]}" "${demo[@]}" rsync:rsync traceroute:traceroute tc:iproute2 conntrack:conntrack nft:nftables miniupnpd:miniupnpd-nftables wg:wireguard-tools wireguard-go:wireguard-go) ;;
+test) want=("${lab[@]}" "${demo[@]}" rsync:rsync traceroute:traceroute tc:iproute2 conntrack:conntrack nft:nftables miniupnpd:miniupnpd-nftables wg:wireguard-tools wireguard-go:wireguard-go pebble:pebble) ;;
 bench) want=("${lab[@]}" iperf3:iperf3 wg:wireguard-tools conntrack:conntrack) ;;
 *)
 	echo "usage: install.sh demo|test|bench" >&2
