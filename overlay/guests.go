@@ -50,7 +50,7 @@ func (h *Hub) newGuests() (*guests, error) {
 	g := &guests{h: h, conns: map[*guestConn]bool{}}
 	var err error
 	g.ports, err = publish.New(publish.Options{
-		Dial: g.dialPublished, Cache: h.dir.file(acmeDir), Own: h.listen, Log: h.log,
+		Dial: g.dialPublished, May: g.mayPublished, Cache: h.dir.file(acmeDir), Own: h.listen, Log: h.log,
 		Login: func(ctx context.Context, from netip.Addr, name, password, code string) (string, error) {
 			id, _, err := h.coord.Login(ctx, from, name, password, code)
 			if p, ok := coord.AsProblem(err); ok && errors.Is(err, coord.ErrTooMany) {
@@ -237,8 +237,38 @@ func (g *guests) dialJump(ctx context.Context, who jump.Guest, host string, port
 }
 
 func (g *guests) dialPublished(ctx context.Context, who publish.Guest, network, target string) (net.Conn, error) {
-	return g.dial(ctx, &guestConn{g: g, user: who.User, via: "expose " + who.Exposure, client: who.Client, within: who.Own}, network, target)
+	return g.dial(ctx, &guestConn{g: g, user: who.User, via: "expose " + who.Exposure, client: who.Client, within: who.Own, web: who.Web}, network, target)
 }
+
+// mayPublished says why a target cannot be reached, as far as that is known here.
+func (g *guests) mayPublished(who publish.Guest, network, target string) error {
+	name := ""
+	if who.User != "" {
+		var ok bool
+		if name, ok = g.h.coord.ActiveUser(who.User); !ok {
+			return errForbidden{errors.New("the user is disabled")}
+		}
+	}
+	host, port, err := splitTarget(context.Background(), network, target)
+	if err != nil {
+		return err
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		if addr, err = g.h.coord.HostAddr(host); err != nil {
+			return nil // a name of the LAN: whoever dials asks there
+		}
+	}
+	_, err = g.h.coord.Reach(name, network, netip.AddrPortFrom(addr, port))
+	if p, ok := coord.AsProblem(err); ok && p.Kind == coord.KindDenied {
+		return errForbidden{err}
+	}
+	return err
+}
+
+// webTimeout is after how long a target that acknowledges nothing is taken for
+// dead, where the next request can have another connection.
+const webTimeout = 20 * time.Second
 
 // dial connects to a target for c, which is filled.
 func (g *guests) dial(ctx context.Context, c *guestConn, network, target string) (net.Conn, error) {
@@ -257,6 +287,9 @@ func (g *guests) dial(ctx context.Context, c *guestConn, network, target string)
 			err = errForbidden{err}
 		}
 		return nil, err
+	}
+	if c.web {
+		giveUpAfter(conn, webTimeout)
 	}
 	c.Conn, c.began, c.network = conn, time.Now(), network
 	g.mu.Lock()
@@ -281,7 +314,7 @@ func (g *guests) reach(ctx context.Context, c *guestConn, network, target string
 	}
 	addr, err := g.h.coord.HostAddr(host)
 	if err != nil {
-		addrs, err := g.h.node.Resolve(ctx, host)
+		addrs, err := g.h.node.Resolve(ctx, host) // an address, or a name of the LAN
 		if err != nil {
 			return nil, err
 		}
@@ -305,6 +338,7 @@ type guestConn struct {
 	name    string // of the user
 	via     string // ssh, expose ID
 	client  netip.AddrPort
+	web     bool // see publish.Guest
 	within  bool // it is a part of something that is counted when it ends
 	network string
 	to      netip.AddrPort // what it was asked to lead to

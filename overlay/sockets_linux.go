@@ -2,7 +2,9 @@ package overlay
 
 import (
 	"errors"
+	"net"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +15,19 @@ func bindTo(link string) func(string, string, syscall.RawConn) error {
 		var err error
 		cerr := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), link) })
 		return errors.Join(cerr, err)
+	}
+}
+
+// giveUpAfter ends a TCP connection whose peer acknowledges nothing for so long.
+func giveUpAfter(c net.Conn, d time.Duration) {
+	t, ok := c.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	if raw, err := t.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { // where it cannot be set, the kernel's own patience counts
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+		})
 	}
 }
 

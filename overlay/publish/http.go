@@ -122,7 +122,7 @@ func whoOf(r *http.Request) who {
 
 // guest is on whose behalf a request goes to the target.
 func (w *website) guest(r *http.Request) Guest {
-	g := Guest{User: w.p.e.User, Exposure: w.p.e.ID, Own: true}
+	g := Guest{User: w.p.e.User, Exposure: w.p.e.ID, Own: true, Web: true}
 	if v := whoOf(r); v.id != "" {
 		g.User, g.Own = v.id, false
 	}
@@ -218,7 +218,11 @@ func (w *website) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !ok {
 		return nil, errors.New("the client's connection is not known")
 	}
-	return c.transport(w, w.guest(r)).RoundTrip(r)
+	g := w.guest(r)
+	if err := w.p.s.o.May(g, "tcp", w.p.e.Target); err != nil {
+		return nil, err
+	}
+	return c.transport(w, g).RoundTrip(r)
 }
 
 func (c *client) transport(w *website, g Guest) *http.Transport {

@@ -130,6 +130,14 @@ func (w *website) hideCookie(r *http.Request) {
 // crossOrigin refuses forms that another site sends.
 var crossOrigin = http.NewCrossOriginProtection()
 
+// sentence makes an error's text one for a page.
+func sentence(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:] + "."
+}
+
 // login shows the form, and takes it.
 func (w *website) login(rw http.ResponseWriter, r *http.Request) {
 	to := r.URL.Query().Get("to")
@@ -158,7 +166,7 @@ func (w *website) login(rw http.ResponseWriter, r *http.Request) {
 	}
 	id, err := w.p.s.o.Login(r.Context(), g.Client.Addr(), name, r.PostForm.Get("password"), r.PostForm.Get("code"))
 	if err != nil {
-		form.Name, form.Wrong = name, err.Error()
+		form.Name, form.Wrong = name, sentence(err.Error())
 		if len(name) > 64 {
 			form.Name = ""
 		}

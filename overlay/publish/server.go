@@ -45,6 +45,7 @@ type Guest struct {
 	Client   netip.AddrPort
 	Exposure string // its id
 	Own      bool   // User is the exposure's, and nobody who logged in
+	Web      bool   // it is for requests, of which a later one may find it dead
 }
 
 // ErrWait says that somebody has to wait before a login is looked at.
@@ -69,6 +70,9 @@ type Options struct {
 	// Dial connects to a target. An error that is fs.ErrPermission says that
 	// policy refuses it.
 	Dial func(ctx context.Context, g Guest, network, target string) (net.Conn, error) // required
+	// May says why a target could not be reached now, as Dial would; nil: ask Dial.
+	// It is asked before a request goes over a connection that there is already.
+	May func(g Guest, network, target string) error
 	// Login returns whose name, password and code these are. Its errors are for
 	// the person; one that is ErrWait was not about these.
 	Login func(ctx context.Context, from netip.Addr, name, password, code string) (id string, err error)
@@ -105,6 +109,9 @@ func New(o Options) (*Server, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.May == nil {
+		o.May = func(Guest, string, string) error { return nil }
 	}
 	if o.Refused == nil {
 		o.Refused = func(string, Guest, string) {}
