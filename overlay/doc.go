@@ -91,6 +91,16 @@
 // so the node waits for such peers, for a week at most. Who carries phones, which
 // have its key in their files, keeps it.
 //
+// # Guests
+//
+// On the coordinator's machine people come in without overlayd: by the jump host
+// (package jump) and by published ports (package publish). guests dials for both,
+// each time from the seat of the person whose connection it is, after it has asked
+// the policy and whether the receiver is there; the receiver's filter has the last
+// word. It records what was made with the address that it came from, and ends what
+// the coordinator's latest commit allows no more, before that commit returns to
+// who asked for it.
+//
 // # When the world changes
 //
 // Nothing that was proved before counts when this machine's addresses or default
@@ -108,7 +118,8 @@
 // journal.json (what the machine had before we changed it), flows.jsonl (who came
 // in), ways.json (proxy and forwards, with a hash of the proxy's password), lock
 // (flock: one daemon per directory) and, on a relay's machine, hub.json (the
-// relay's keys), on the coordinator's coord.db and control.jsonl (who changed
-// what). Every file but the records is written to a temporary name, synced and
+// relay's keys), on the coordinator's coord.db, control.jsonl (who changed what),
+// ssh_host_ed25519_key (the jump host's) and acme (a directory of certificates). Every
+// file but the records is written to a temporary name, synced and
 // renamed.
 package overlay

@@ -219,10 +219,20 @@ func (w *website) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, errors.New("the client's connection is not known")
 	}
 	g := w.guest(r)
-	if err := w.p.s.o.May(g, "tcp", w.p.e.Target); err != nil {
-		return nil, err
+	if w.p.s.o.May(g, "tcp", w.p.e.Target) != nil {
+		c.forget(g.User) // a new connection says why
 	}
 	return c.transport(w, g).RoundTrip(r)
+}
+
+// forget leaves a user's connections that wait for a request to their end.
+func (c *client) forget(user string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.far[user]; t != nil {
+		t.CloseIdleConnections()
+		delete(c.far, user)
+	}
 }
 
 func (c *client) transport(w *website, g Guest) *http.Transport {

@@ -65,6 +65,11 @@ func newPublisher(t *testing.T) *publisher {
 			}
 			return new(net.Dialer).DialContext(ctx, network, target)
 		},
+		May: func(Guest, string, string) error {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.fail
+		},
 		Login: func(_ context.Context, _ netip.Addr, name, password, code string) (string, error) {
 			if name == "alice" && password == "right" && code == "123456" {
 				return "u1", nil
@@ -435,8 +440,7 @@ func TestHTTP(t *testing.T) {
 	for err, want := range map[error]int{
 		fs.ErrPermission: 403, syscall.ECONNREFUSED: 502, errors.New("lab-gw is offline"): 503,
 	} {
-		p.refuse(err)
-		web := browser(t)
+		p.refuse(err) // the connection of the requests before is still there
 		if resp, body := get(t, web, base, "Host", "nas.example.org"); resp.StatusCode != want || !strings.Contains(body, "<h1>") {
 			t.Errorf("%v: %s", err, resp.Status)
 		}

@@ -71,7 +71,8 @@ type Options struct {
 	// policy refuses it.
 	Dial func(ctx context.Context, g Guest, network, target string) (net.Conn, error) // required
 	// May says why a target could not be reached now, as Dial would; nil: ask Dial.
-	// It is asked before a request goes over a connection that there is already.
+	// It is asked before a request goes over a connection that there is already:
+	// a gateway that is gone resets none.
 	May func(g Guest, network, target string) error
 	// Login returns whose name, password and code these are. Its errors are for
 	// the person; one that is ErrWait was not about these.

@@ -189,3 +189,17 @@ func TestBrowser(t *testing.T) {
 	b.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": true})
 	b.keep("login-phone")
 }
+
+// Alice's machine has no interface and no routes. Her browser is given the PAC file,
+// and shows a page of the LAN by a name that only the LAN knows.
+func TestBrowserPAC(t *testing.T) {
+	if os.Getenv("LAB_LONG") == "" {
+		t.Skip("LAB_LONG=1 runs it, and it needs chromium")
+	}
+	ctx, w := newWorld(t, "userspace")
+	w.overlayd(ctx, t, "proxy")
+	b := newBrowser(ctx, t, w.Lab, w.Laptop, "--proxy-pac-url=http://127.0.0.1:1080/proxy.pac")
+	b.call("Page.navigate", map[string]any{"url": "http://nas.lab/"})
+	b.shows(ctx, page)
+	b.keep("pac")
+}
