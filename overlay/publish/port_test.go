@@ -1,8 +1,10 @@
 package publish
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 )
 
@@ -41,5 +43,16 @@ func TestConnsOfOne(t *testing.T) {
 	}
 	if p.leave(from("198.51.100.2", 1)); len(p.of)+len(p.conns) != 0 {
 		t.Errorf("%d sources and %d connections are left", len(p.of), len(p.conns))
+	}
+}
+
+func TestAllow(t *testing.T) {
+	p := newPublisher(t)
+	at := p.expose(Exposure{Target: echo(t), Protocol: TCP, Allow: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}})
+	if err := refusal(t, at); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a stranger is told %v", err)
+	}
+	if len(p.dialed()) != 0 {
+		t.Error("and was connected")
 	}
 }

@@ -242,17 +242,6 @@ func TestTargetAway(t *testing.T) {
 	}
 }
 
-func TestAllow(t *testing.T) {
-	p := newPublisher(t)
-	at := p.expose(Exposure{Target: echo(t), Protocol: TCP, Allow: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}})
-	if err := refusal(t, at); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("a stranger is told %v", err)
-	}
-	if len(p.dialed()) != 0 {
-		t.Error("and was connected")
-	}
-}
-
 func TestTakenPort(t *testing.T) {
 	p := newPublisher(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
