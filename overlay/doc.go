@@ -118,7 +118,8 @@
 // journal.json (what the machine had before we changed it), flows.jsonl (who came
 // in), ways.json (proxy and forwards, with a hash of the proxy's password), lock
 // (flock: one daemon per directory) and, on a relay's machine, hub.json (the
-// relay's keys), on the coordinator's coord.db, control.jsonl (who changed what),
+// relay's keys) and devices.json (where each stock WireGuard last was, which is
+// told of a restart), on the coordinator's coord.db, control.jsonl (who changed what),
 // ssh_host_ed25519_key (the jump host's) and acme (a directory of certificates). Every
 // file but the records is written to a temporary name, synced and
 // renamed.

@@ -185,6 +185,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 	g.Go(func() error { return n.watchFlows(ctx) })
 	g.Go(func() error { return routing.Watch(ctx, func() { wake(n.host) }) })
 	g.Go(func() error { return n.watchEchoes(ctx) })
+	g.Go(func() error { return n.watchDevices(ctx) })
 	g.Go(func() error { return n.serveNames(ctx) })
 	g.Go(func() error { return n.ways.run(ctx) })
 	g.Go(func() error {

@@ -154,6 +154,9 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 			r.live.dev.ExpectHandshake(peer.WireGuard)
 		}
 	}
+	if first && n.hub != nil {
+		n.greetDevices(p, r.live.dev)
+	}
 	r.control = v.control
 	if first && !r.told {
 		r.told = true

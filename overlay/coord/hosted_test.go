@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"overlayd/overlay/key"
+	"overlayd/overlay/policy"
 )
 
 // newHubLab is a lab whose coordinator's own relay has joined.
@@ -196,5 +197,60 @@ func TestHostedGuards(t *testing.T) {
 		if _, err := ParseMap(m.Append(nil)); err == nil {
 			t.Errorf("%s: it is taken", name)
 		}
+	}
+}
+
+// TestDevice: a stock WireGuard is its user's, known with its key by who carries
+// it alone, and neither key nor name is ever two's.
+func TestDevice(t *testing.T) {
+	l, vps, atVPS := newHubLab(t)
+	ctx, k := t.Context(), key.NewPrivate().Public()
+	d, err := l.admin.AddDevice(ctx, "alice", "phone", k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.WireGuard != k || d.User != "alice" || d.Host != vps.NodeID || d.Seat || d.RelayKey != vps.private.Public() || !d.Expires.IsZero() ||
+		!slices.Equal(d.Prefixes, []netip.Prefix{testOverlay, pfx("192.168.1.0/24")}) {
+		t.Errorf("%+v", d)
+	}
+	m := l.g.await("the phone", hosts("phone"))
+	if !m.Hosted[0].WireGuard.IsZero() || m.Hosted[0].Host != vps.NodeID || m.Hosted[0].User != "alice" {
+		t.Errorf("the gateway knows %+v", m.Hosted[0])
+	}
+	m = atVPS.await("the phone and its key", func(m *Map) bool { return hosts("phone")(m) && m.Hosted[0].WireGuard == k })
+	if !slices.ContainsFunc(m.Ruleset.Sources, func(s policy.Source) bool { return s.Node == "phone" && s.User == "alice" }) {
+		t.Errorf("the carrier does not know who sends: %+v", m.Ruleset.Sources)
+	}
+
+	for what, try := range map[string]func() error{
+		"that of the device phone":    func() error { _, err := l.admin.AddDevice(ctx, "bob", "tablet", k); return err },
+		"that of the node laptop":     func() error { _, err := l.admin.AddDevice(ctx, "bob", "tablet", l.alice.private.Public()); return err },
+		"that of the node vps":        func() error { _, err := l.admin.AddDevice(ctx, "bob", "tablet", vps.private.Public()); return err },
+		"is taken by a device":        func() error { _, err := l.admin.AddDevice(ctx, "bob", "phone", key.NewPrivate().Public()); return err },
+		"is taken by the node":        func() error { _, err := l.admin.AddDevice(ctx, "bob", "laptop", key.NewPrivate().Public()); return err },
+		"belongs to the device phone": func() error { s := l.stranger(); _, err := s.c.Enroll(ctx, EnrollRequest{WireGuard: k}); return err },
+	} {
+		wantKind(t, try(), KindConflict, what)
+	}
+	_, err = l.admin.AddDevice(ctx, "bob", "tablet", key.Public{})
+	wantKind(t, err, KindInvalid, "empty")
+	_, err = l.admin.AddDevice(ctx, "nobody", "tablet", key.NewPrivate().Public())
+	wantKind(t, err, KindNotFound, "no user")
+	_, err = l.adminOf(l.alice).AddDevice(ctx, "alice", "tablet", key.NewPrivate().Public())
+	wantKind(t, err, KindDenied, "admin")
+
+	// It is another user's from one moment to the next, and nobody's after that.
+	if _, err := l.admin.UpdateNode(ctx, "phone", NodeUpdate{User: ptr("bob")}); err != nil {
+		t.Fatal(err)
+	}
+	l.g.await("bob's phone", func(m *Map) bool { return hosts("phone")(m) && m.Hosted[0].User == "bob" })
+	r, err := l.admin.Revoke(ctx, "node:"+d.ID)
+	if err != nil || len(r.Nodes) != 2 || !r.Nodes[0].Applied || !r.Nodes[1].Applied {
+		t.Errorf("%+v, %v", r, err)
+	}
+	l.g.await("no phone", hosts())
+	atVPS.await("no phone", hosts())
+	if _, err := l.admin.AddDevice(ctx, "alice", "phone", k); err != nil {
+		t.Errorf("the key of a removed device: %v", err)
 	}
 }

@@ -125,6 +125,25 @@ func (d *Device) config() (config, error) {
 // session from before it was made.
 func (d *Device) Handshake(k key.Public) { d.nudge.want(k, false) }
 
+// Greet begins a new session with a device where it last was: after our own
+// restart, of which it would notice late. It goes on roaming from there.
+func (d *Device) Greet(k key.Public, at string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	have, err := d.config()
+	if err != nil {
+		return err
+	}
+	if p, ok := have.peers[k]; !ok || p.Endpoint != "" { // gone, or heard of since
+		return nil
+	}
+	if err := d.dev.IpcSet(fmt.Sprintf("public_key=%s\nupdate_only=true\nendpoint=%s\n", k.Hex(), at)); err != nil {
+		return fmt.Errorf("set a device's endpoint: %w", err)
+	}
+	d.Handshake(k)
+	return nil
+}
+
 // ExpectHandshake leaves the beginning to the peer, which was restarted, and
 // begins only if nothing comes: two that begin in the same moment spoil each
 // other's handshake, and WireGuard tries again after five seconds only.

@@ -30,6 +30,7 @@ type Peer struct {
 type Stat struct {
 	RxBytes, TxBytes uint64
 	LastHandshake    time.Time // zero: never
+	Endpoint         string    // as the Bind names it; "": there is none
 }
 
 // config is what a device has.
@@ -62,7 +63,7 @@ func parseConfig(text string) (config, error) {
 			p, s, sec, nsec = Peer{}, Stat{}, 0, 0
 			p.Key, err = key.ParsePublicHex(value)
 		case "endpoint":
-			p.Endpoint = value
+			p.Endpoint, s.Endpoint = value, value
 		case "allowed_ip":
 			var prefix netip.Prefix
 			prefix, err = netip.ParsePrefix(value)

@@ -76,7 +76,7 @@ func TestParseConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := c.stats[k], (Stat{RxBytes: 8, TxBytes: 7, LastHandshake: time.Unix(5, 6)}); got != want {
+	if got, want := c.stats[k], (Stat{RxBytes: 8, TxBytes: 7, LastHandshake: time.Unix(5, 6), Endpoint: "e"}); got != want {
 		t.Errorf("stat %+v, want %+v", got, want)
 	}
 	p := c.peers[k]

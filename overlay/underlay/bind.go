@@ -213,8 +213,12 @@ const batchSize = 64
 func (b *Bind) BatchSize() int { return batchSize }
 
 // ParseEndpoint takes a string that Endpoint returned. The peer need not be in
-// the map yet.
+// the map yet. On a relay's own machine it also takes the address of a stock
+// WireGuard.
 func (b *Bind) ParseEndpoint(s string) (conn.Endpoint, error) {
+	if at, err := netip.ParseAddrPort(s); err == nil && b.o.Own != nil {
+		return newGuest(at), nil
+	}
 	k, err := key.ParsePublicHex(s)
 	if err != nil {
 		return nil, err
