@@ -187,6 +187,7 @@ func (s adminService) AddDevice(ctx context.Context, req *connect.Request[api.Ad
 		resp.Prefixes = prefixesToWire(snap.within(u))
 	}
 	s.o.Log.Info("device added", "node", n.Name, "user", snap.userOf(&n), "addr", addrOf(s.Overlay(), n.Label))
+	s.introduce(ctx, snap, &n)
 	return connect.NewResponse(resp), nil
 }
 
@@ -213,7 +214,13 @@ func (a *Admin) AddDevice(ctx context.Context, user, name string, k key.Public) 
 	return d, errors.Join(errs[:]...)
 }
 
-// seatWait is how long a new seat waits for the nodes that it may reach: two
+// introduce returns when the nodes that are to let a new hosted member in, and who
+// carries it, know of it, or after a while.
+func (s *Server) introduce(ctx context.Context, snap *snapshot, n *nodeRecord) {
+	s.presence.await(ctx, snap.witnesses(revocation{nodes: []*nodeRecord{n}}), snap.rev, seatWait)
+}
+
+// seatWait is how long a new hosted member waits for the nodes that it may reach: two
 // round trips of a bad line and a busy machine, well below a user's patience.
 const seatWait = 2 * time.Second
 
@@ -236,7 +243,7 @@ func (s *Server) Seat(ctx context.Context, user string) (netip.Addr, error) {
 	snap = s.ledger.now()
 	if made := snap.nodes[n.ID]; made != nil {
 		s.o.Log.Info("seat made", "node", n.Name, "user", snap.userOf(made), "addr", addrOf(snap.network.Overlay, n.Label))
-		s.presence.await(ctx, snap.witnesses(revocation{nodes: []*nodeRecord{made}}), snap.rev, seatWait)
+		s.introduce(ctx, snap, made)
 	}
 	return addrOf(snap.network.Overlay, n.Label), ctx.Err()
 }
