@@ -30,8 +30,10 @@ func TestAddressed(t *testing.T) {
 	own := key.NewPrivate()
 	r := newGuestReceiver(New(Options{Key: own}), nil)
 	good := initiation(own.Public())
-	if !r.addressed(good) || !r.addressed(good) {
-		t.Error("one that shows the key is refused")
+	for range 2 { // nothing is left of the one before
+		if !r.addressed(good) {
+			t.Error("one that shows the key is refused")
+		}
 	}
 	if r.addressed(initiation(key.NewPrivate().Public())) {
 		t.Error("one for another machine is taken")
