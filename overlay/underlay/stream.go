@@ -132,11 +132,13 @@ func (l *leg) target() Relay {
 // call makes a leg's TLS connection, and moves what comes by it until it ends.
 func (b *Bind) call(ctx context.Context, l *leg) {
 	st, err := b.o.Dial(ctx, l.target())
+	if err == nil {
+		defer st.Wait()
+		defer st.Close()
+	}
 	if !b.called(ctx, l, st, err) {
 		return
 	}
-	defer st.Wait()
-	defer st.Close()
 	in := &inlet{leg: l, done: make(chan struct{}, 1)}
 	for {
 		trains, err := st.Read()
@@ -161,7 +163,7 @@ func (b *Bind) call(ctx context.Context, l *leg) {
 	}
 }
 
-// called takes note of a dial's result; false: there is no stream to be read.
+// called takes note of a dial's result; false: no stream is to be read.
 func (b *Bind) called(ctx context.Context, l *leg, st *relay.Stream, err error) bool {
 	defer b.wake()
 	l.mu.Lock()
@@ -179,7 +181,6 @@ func (b *Bind) called(ctx context.Context, l *leg, st *relay.Stream, err error) 
 		return false
 	}
 	if l.session == nil || len(b.lines.Load().all()) == 0 || ctx.Err() != nil { // not wanted any more
-		st.Close()
 		return false
 	}
 	l.tls.obstacle = nil

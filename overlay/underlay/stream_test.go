@@ -111,19 +111,6 @@ func web(t *testing.T, h http.Handler) (dial func(context.Context, Relay) (*rela
 	}
 }
 
-// waitRelay waits until the first relay is as wanted.
-func (h *host) waitRelay(ok func(RelayStatus) bool) {
-	h.t.Helper()
-	for end := time.Now().Add(deadline); ; time.Sleep(time.Millisecond) {
-		if r := h.Relays(); len(r) > 0 && ok(r[0]) {
-			return
-		}
-		if time.Now().After(end) {
-			h.t.Fatalf("relays %+v", h.Relays())
-		}
-	}
-}
-
 func onTLS(r RelayStatus) bool {
 	return r.State == "up" && r.Transport == TransportTLS && r.Reason == ReasonUDPBlocked
 }

@@ -159,14 +159,30 @@ func (h *host) next() packet {
 // waitFor waits until the first relay's state is as wanted.
 func (h *host) waitFor(state string) {
 	h.t.Helper()
+	h.waitRelay(func(r RelayStatus) bool { return r.State == state })
+}
+
+// waitRelay waits until the first relay is as wanted, and the ways by it too:
+// they are made a moment after its session has changed.
+func (h *host) waitRelay(ok func(RelayStatus) bool) {
+	h.t.Helper()
 	for end := time.Now().Add(deadline); ; time.Sleep(time.Millisecond) {
-		if r := h.Relays(); len(r) > 0 && r[0].State == state {
+		if r := h.Relays(); len(r) > 0 && ok(r[0]) && h.waysFollow(r[0]) {
 			return
 		}
 		if time.Now().After(end) {
 			h.t.Fatalf("relays %+v", h.Relays())
 		}
 	}
+}
+
+// waysFollow reports whether the ways by the first relay are what its status says.
+func (h *host) waysFollow(s RelayStatus) bool {
+	h.mu.Lock() // whoever makes ways holds it
+	defer h.mu.Unlock()
+	r := h.roads.Load()
+	up := len(r.reaches) > 0 && r.reaches[0].carrier != nil
+	return up == (s.State == relay.Up.String()) && (!up || r.reaches[0].transport == s.Transport)
 }
 
 // data makes a WireGuard data message of n bytes.
