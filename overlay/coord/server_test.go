@@ -13,29 +13,31 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"overlayd/internal/limit"
 	"overlayd/overlay/key"
 )
 
-// TestOneTimeInvite lets a thousand machines use one invite at once.
+// TestOneTimeInvite lets a thousand machines race for one invite.
 func TestOneTimeInvite(t *testing.T) {
 	n := newNetwork(t)
 	link := n.invite(Invite{})
 	var (
-		wg       sync.WaitGroup
+		wg       errgroup.Group
 		mu       sync.Mutex
 		admitted []string
 	)
+	wg.SetLimit(atOnce)
 	count := 1000
-	if raceEnabled { // ten times as slow: the last would not be answered in time
+	if raceEnabled {
 		count = 200
 	}
 	for range count {
 		nd := n.stranger()
-		wg.Go(func() {
-			err := nd.enroll(link, "n")
+		wg.Go(func() error {
+			err := nd.enrollSoon(link, "n")
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {
@@ -43,6 +45,7 @@ func TestOneTimeInvite(t *testing.T) {
 			} else {
 				wantKind(t, err, KindDenied, "used up")
 			}
+			return nil
 		})
 	}
 	wg.Wait()
@@ -63,25 +66,21 @@ func TestFiveHundred(t *testing.T) {
 	link := n.invite(Invite{Uses: count})
 	began := time.Now()
 	nodes, follows := make([]*node, count), make([]*following, count)
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, 16)
+	var joining errgroup.Group
+	joining.SetLimit(atOnce)
 	for i := range count {
 		nodes[i] = n.stranger()
-		wg.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			if err := nodes[i].enroll(link, "n"); err != nil {
-				t.Error(err)
-			}
-		})
+		joining.Go(func() error { return nodes[i].enrollSoon(link, "n") })
 	}
-	wg.Wait()
-	if t.Failed() {
-		return
+	if err := joining.Wait(); err != nil {
+		t.Fatal(err)
 	}
 	t.Logf("%d nodes joined in %s", count, time.Since(began).Round(time.Millisecond))
 	for i, nd := range nodes {
 		follows[i] = n.follow(nd, FollowOptions{BootID: uint64(i + 1)})
+		if i >= atOnce {
+			follows[i-atOnce].await("the first map", func(*Map) bool { return true })
+		}
 	}
 	for _, f := range follows {
 		f.await("all peers online", func(m *Map) bool {
