@@ -95,15 +95,3 @@ func PlanText(ctx context.Context, o Options) (string, error) {
 		Userspace: o.Userspace, HostPorts: o.HostPorts,
 	}).String(), nil
 }
-
-// wishedName is the name a node asks for when its invite has none.
-func wishedName(name string) string {
-	if name != "" {
-		return name
-	}
-	host, err := os.Hostname()
-	if err != nil {
-		return "node"
-	}
-	return host
-}

@@ -56,7 +56,7 @@ func TestJoinAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return n.join(t.Context())
+		return n.joiner().join(t.Context())
 	}
 	invite := func() string {
 		l, err := server.Invite(t.Context(), coord.Invite{})

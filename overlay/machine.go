@@ -30,7 +30,7 @@ type machine struct {
 	bind   *underlay.Bind
 	mapper *portmap.Mapper // nil: the router is not asked for a port
 	dev    *tunnel.Device
-	key    key.Private // that dev has; guarded by the node's keying once it is up
+	key    key.Private // that dev has; guarded by the node's keys once they are attached
 	peered bool        // dev's peers are those of the plan
 
 	sockets sockets // for connections into the overlay

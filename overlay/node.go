@@ -3,13 +3,10 @@ package overlay
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
@@ -54,12 +51,12 @@ type Node struct {
 	woke    chan time.Duration // buffered 1: this process stood still for so long
 	unsaved chan struct{}      // buffered 1: the map is another than the one on disk
 
-	id    *identity     // set by Run before its goroutines start, then read-only
+	id    *identity     // set by Run before its goroutines start, then read-only but for keys
+	keys  *ownKeys      // set likewise
 	coord *coord.Client // likewise
 
 	offer *coord.RelayOffer // what a relay serves that joined; set before Run
 
-	keying sync.Mutex // guards id's WireGuard and Next after the start
 	taking sync.Mutex // held while a map takes another's place, before mu
 
 	mu    sync.Mutex // guards view, moved and quit
@@ -70,6 +67,7 @@ type Node struct {
 
 // view is what the goroutines of a node know, for status and for each other.
 type view struct {
+	joined  bool // the node's id, keys and coord are set
 	m       *coord.Map
 	fresh   bool // m has come since the start
 	asked   bool // the relays whether m still holds, since the start
@@ -146,7 +144,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if n.id, err = n.join(ctx); err != nil {
+	if n.id, err = n.joiner().join(ctx); err != nil {
 		return err
 	}
 	if n.coord, err = n.client(n.id); err != nil {
@@ -157,10 +155,11 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 		return err
 	}
 	n.id.promote(cached)
+	n.keys = newOwnKeys(n.log, n.dir, n.id)
 	if cached != nil {
 		n.heed(cached)
-		n.update(func(v *view) { v.m = cached })
 	}
+	n.update(func(v *view) { v.joined, v.m = true, cached })
 	host, err := n.openHost()
 	if err != nil {
 		return err
@@ -250,155 +249,12 @@ func (n *Node) lookMoved() (view, <-chan struct{}) {
 	return n.view, n.moved
 }
 
-// join returns the node's identity, and enrols it first if it has none. On a
-// refusal everything is as it was.
-func (n *Node) join(ctx context.Context) (*identity, error) {
-	id, err := n.dir.identity()
-	if err != nil {
-		return nil, err
-	}
-	if n.o.Link == "" {
-		if id == nil || !id.joined() {
-			return nil, fault(ExitNotJoined,
-				"make an invite on the relay with `overlayd invite` and give its link to this command",
-				"this machine has not joined a network")
-		}
-		return n.rejoin(id)
-	}
-	link, err := coord.ParseLink(n.o.Link)
-	if err != nil {
-		return nil, err
-	}
-	if id != nil && id.joined() {
-		if id.Pin != link.Pin || id.Pin.IsZero() && id.Endpoint != link.Endpoint {
-			return nil, fault(ExitConflict,
-				"run it without the link to use that network, or choose another --state-dir for this one",
-				"this machine is already a member of another network, %s", networkOf(id.Endpoint))
-		}
-		if _, err := os.Stat(n.dir.file(mapFile)); errors.Is(err, fs.ErrNotExist) {
-			return n.joinAgain(ctx, id, link)
-		}
-		return n.joinedWith(ctx, id, link)
-	}
-	fresh := id == nil
-	if fresh {
-		id = &identity{Machine: key.NewMachine(), WireGuard: key.NewPrivate()}
-	}
-	// The keys are saved before they are sent: should the answer get lost,
-	// the next try is the same node and the invite still good.
-	if err := n.dir.saveIdentity(id); err != nil {
-		return nil, err
-	}
-	if err := n.enroll(ctx, id, link); err != nil {
-		if p, ok := coord.AsProblem(err); fresh && ok && p.Kind != coord.KindUnreachable && p.Kind != coord.KindInternal {
-			n.dir.forget(identityFile) // refused: these keys will never be anybody's
-		}
-		return nil, err
-	}
-	return id, nil
-}
-
-// joinedWith is the start, with a link, of a node that is a member: the link is
-// for its key, if that is due, and else not used.
-func (n *Node) joinedWith(ctx context.Context, id *identity, link coord.Link) (*identity, error) {
-	m, err := n.dir.cachedMap()
-	if err != nil {
-		return nil, err
-	}
-	if !dueForRenewal(m, time.Now()) {
-		n.log.Info("already joined, so the link is not used", "name", id.Name, "coordinator", id.Endpoint)
-		return n.rejoin(id)
-	}
-	c, err := n.client(id)
-	if err != nil {
-		return nil, err
-	}
-	if err := renewAt(ctx, c, id, id.WireGuard, link); err != nil {
-		return nil, err
-	}
-	n.log.Info("the key was renewed", "name", id.Name)
-	return n.rejoin(id)
-}
-
-// joinAgain is the start, with a link, of a node without a map: it may have been
-// removed, and the link is then for its return. A node that still is a member
-// stays what it is, and the link keeps its use.
-func (n *Node) joinAgain(ctx context.Context, id *identity, link coord.Link) (*identity, error) {
-	next := *id
-	err := n.enroll(ctx, &next, link)
-	if p, ok := coord.AsProblem(err); ok && p.Kind == coord.KindUnreachable {
-		return n.rejoin(id)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return n.rejoin(&next)
-}
-
-// rejoin is the start of a node that is a member already.
-func (n *Node) rejoin(id *identity) (*identity, error) {
-	if id.Role != n.o.Role {
-		return nil, fault(ExitConflict,
-			fmt.Sprintf("start it with `%s`; to change its role, remove it with `overlayd nodes remove %s` and invite it anew",
-				verbOf(id.Role), id.Name),
-			"this machine joined as %s, not as %s", id.Role, n.o.Role)
-	}
-	if n.o.Advertise != nil {
-		if err := n.checkOverlaps(n.o.Advertise); err != nil {
-			return nil, err
-		}
-		id.Advertise = n.o.Advertise
-		return id, n.dir.saveIdentity(id)
-	}
-	return id, nil
-}
-
-// checkOverlaps refuses prefixes that the coordinator would refuse: those that
-// overlap the overlay, as far as it is known here.
-func (n *Node) checkOverlaps(prefixes []netip.Prefix) error {
-	m, err := n.dir.cachedMap()
-	if err != nil || m == nil {
-		return err
-	}
-	for _, p := range prefixes {
-		if p.Overlaps(m.Overlay) {
-			return fault(ExitUsage, "advertise the networks behind this gateway, e.g. 192.168.1.0/24",
-				"advertise %s: it overlaps the overlay %s", p, m.Overlay)
-		}
-	}
-	return nil
-}
-
 // outerDialer makes TCP connections to coordinator and relays.
 func (n *Node) outerDialer() *net.Dialer { return markedDialer(!n.o.Userspace) }
 
-func verbOf(r coord.Role) string {
-	switch r {
-	case coord.RoleGateway:
-		return "overlayd gateway"
-	case coord.RoleRelay:
-		return "overlayd relay"
-	}
-	return "overlayd up"
-}
-
-func (n *Node) enroll(ctx context.Context, id *identity, link coord.Link) error {
-	id.Endpoint, id.Pin = link.Endpoint, link.Pin
-	c, err := n.client(id)
-	if err != nil {
-		return err
-	}
-	n.log.Info("joining", "coordinator", link.Endpoint)
-	in, err := c.Enroll(ctx, coord.EnrollRequest{
-		Invite: link.Invite, Secret: link.Secret, Name: wishedName(n.o.Name), Role: n.o.Role,
-		WireGuard: id.WireGuard.Public(), Advertise: n.o.Advertise, Relay: n.offer,
-	})
-	if err != nil {
-		return err
-	}
-	id.NodeID, id.Name, id.Role, id.Advertise = in.NodeID, in.Name, in.Role, n.o.Advertise
-	n.log.Info("joined", "name", in.Name, "addr", joinText(in.Addrs))
-	return n.dir.saveIdentity(id)
+// joiner makes this node a member, or finds that it is one.
+func (n *Node) joiner() joiner {
+	return joiner{o: n.o, log: n.log, dir: n.dir, offer: n.offer, client: n.client}
 }
 
 func (n *Node) client(id *identity) (*coord.Client, error) {
@@ -424,8 +280,8 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 			Relay:     n.offer,
 			Attached:  n.attached,
 			Applied:   n.guard.tells,
-			Key:       n.wishedKey,
-			Keyed:     n.keyed,
+			Key:       n.keys.wished,
+			Keyed:     n.keys.told,
 			Report:    n.guard.report,
 			OnMap: func(m *coord.Map) {
 				n.take(m, func(v *view) { v.fresh = true })
@@ -532,13 +388,4 @@ func (n *Node) ownPort(m *coord.Map) *relay.Port {
 		return nil
 	}
 	return n.hub.relay.Attach(relay.Network(m.Network), relay.Label(m.Self.Label))
-}
-
-// networkOf names a network by its coordinator's address, which is this very
-// machine's where it is a loopback's.
-func networkOf(endpoint string) string {
-	if at, err := netip.ParseAddrPort(endpoint); err == nil && at.Addr().IsLoopback() {
-		return "of which it is the first relay itself"
-	}
-	return "the one of " + endpoint
 }

@@ -41,7 +41,7 @@ type Options struct {
 	StateDir  string           // "": DefaultStateDir
 	Socket    string           // "": DefaultSocket
 	Interface string           // "": DefaultInterface
-	Link      string           // invite; needed until the node has joined, then ignored
+	Link      string           // invite; needed to join, and later to renew the key or to return after a removal
 	Name      string           // wished name; "": the invite's, else the host's
 	Role      coord.Role       // "": RoleMember
 	Advertise []netip.Prefix   // a gateway's prefixes; nil: what the invite approved

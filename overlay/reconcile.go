@@ -113,8 +113,9 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 	first := r.live == nil
 	if first {
 		clear(r.boots) // a new tunnel has no session with anybody
-		r.live, err = bringUp(n.log, r.host, p.Routing, n.wireGuard(), underlay.Options{
-			Log: n.log, Port: n.o.Port, Mark: r.host.mark(), Key: n.wireGuard(), Own: n.ownPort(v.m), OwnID: ownRelay(v.m), Dial: n.dialRelay,
+		k := n.keys.current()
+		r.live, err = bringUp(n.log, r.host, p.Routing, k, underlay.Options{
+			Log: n.log, Port: n.o.Port, Mark: r.host.mark(), Key: k, Own: n.ownPort(v.m), OwnID: ownRelay(v.m), Dial: n.dialRelay,
 		}, n.hub == nil && !n.o.NoPortmap)
 		if err != nil {
 			return 0, err
@@ -130,7 +131,7 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 	}
 	n.update(func(v *view) { v.plan, v.failed, v.live = p, failed, r.live })
 	if first {
-		n.useKey(r.live) // it may have been replaced meanwhile
+		n.keys.attach(r.live) // the key may have been replaced meanwhile
 	}
 
 	if where := whereabouts(host, n.o.Interface); where != r.where {
@@ -236,6 +237,7 @@ func (r *reconciler) close() error {
 	live := r.live
 	r.live = nil
 	r.node.guard.attach(nil)
+	r.node.keys.attach(nil)
 	r.node.update(func(v *view) { v.live = nil })
 	ctx, cancel := context.WithTimeout(context.Background(), clearTimeout)
 	defer cancel()

@@ -59,7 +59,7 @@ func (n *Node) renew(ctx context.Context, text string) error {
 	if n.id.Pin != link.Pin || n.id.Pin.IsZero() && n.id.Endpoint != link.Endpoint {
 		return &coord.Problem{Kind: coord.KindConflict, Message: "the link is for another network", Hint: "ask for a link of this one, " + n.id.Endpoint}
 	}
-	return renewAt(ctx, n.coord, n.id, n.wireGuard(), link)
+	return renewAt(ctx, n.coord, n.id, n.keys.current(), link)
 }
 
 func renewAt(ctx context.Context, c *coord.Client, id *identity, k key.Private, link coord.Link) error {

@@ -89,75 +89,13 @@ func (n *Node) watchKey(ctx context.Context) error {
 	}
 }
 
-// beginRotation makes a new key, which the next report tells the coordinator. It
-// is kept first: whatever happens then, either key is at hand.
+// beginRotation makes a new key, which the next report tells the coordinator.
 func (n *Node) beginRotation() error {
-	n.keying.Lock()
-	defer n.keying.Unlock()
-	if !n.id.rotates() {
-		next := *n.id
-		next.Next = key.NewPrivate()
-		if err := n.dir.saveIdentity(&next); err != nil {
-			return err
-		}
-		n.id.Next = next.Next
+	if err := n.keys.renew(); err != nil {
+		return err
 	}
 	wake(n.guard.report)
 	return nil
-}
-
-// wireGuard returns the key in use.
-func (n *Node) wireGuard() key.Private {
-	n.keying.Lock()
-	defer n.keying.Unlock()
-	return n.id.WireGuard
-}
-
-// wishedKey is the key that the coordinator is told: the new one, if there is
-// one.
-func (n *Node) wishedKey() key.Public {
-	n.keying.Lock()
-	defer n.keying.Unlock()
-	if n.id.rotates() {
-		return n.id.Next.Public()
-	}
-	return n.id.WireGuard.Public()
-}
-
-// keyed is called when the coordinator tells all peers that k is this node's key.
-// If that is the new one it takes the old one's place, before most of them know.
-func (n *Node) keyed(k key.Public) {
-	n.keying.Lock()
-	defer n.keying.Unlock()
-	if !n.id.rotates() || n.id.Next.Public() != k {
-		return
-	}
-	n.id.WireGuard, n.id.Next = n.id.Next, key.Private{}
-	if live := n.look().live; live != nil {
-		n.setKey(live) // before the disk: the peers begin sessions any moment
-	}
-	if err := n.dir.saveIdentity(n.id); err != nil {
-		n.log.Error("the new WireGuard key is in use and not saved as such; the next start does it", "err", err)
-	}
-	n.log.Info("the WireGuard key was replaced", "key", k.Short())
-}
-
-// useKey makes a new tunnel use the key of today.
-func (n *Node) useKey(live *machine) {
-	n.keying.Lock()
-	defer n.keying.Unlock()
-	if !live.key.Equal(n.id.WireGuard) {
-		n.setKey(live)
-	}
-}
-
-// setKey gives a tunnel the key of today; keying is held.
-func (n *Node) setKey(live *machine) {
-	live.key = n.id.WireGuard
-	live.bind.SetKey(live.key)
-	if err := live.dev.SetKey(live.key); err != nil {
-		n.log.Error("the new WireGuard key cannot be used", "err", err)
-	}
 }
 
 // keyring remembers the key of each peer, by id.
@@ -195,14 +133,14 @@ func (n *Node) rotate(ctx context.Context) (key.Public, error) {
 	if v := n.look(); v.m != nil && carriesDevices(v.m) {
 		return key.Public{}, &coord.Problem{Kind: coord.KindConflict, Message: "phones have this machine's key in their WireGuard files", Hint: "remove them first: overlayd nodes; each needs a new file afterwards"}
 	}
-	old := n.wireGuard()
+	old := n.keys.current()
 	if err := n.beginRotation(); err != nil {
 		return key.Public{}, err
 	}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if k := n.wireGuard(); !k.Equal(old) {
+		if k := n.keys.current(); !k.Equal(old) {
 			return k.Public(), nil
 		}
 		select {

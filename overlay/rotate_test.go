@@ -98,16 +98,16 @@ func TestRotationIsKept(t *testing.T) {
 	if err := dir.saveIdentity(id); err != nil {
 		t.Fatal(err)
 	}
-	n := &Node{dir: dir, id: id, guard: newEnforcer(slog.New(slog.DiscardHandler)), log: slog.New(slog.DiscardHandler)}
+	k := newOwnKeys(slog.New(slog.DiscardHandler), dir, id)
 	old := id.WireGuard
-	if err := n.beginRotation(); err != nil {
+	if err := k.renew(); err != nil {
 		t.Fatal(err)
 	}
 	next := id.Next
-	if !id.rotates() || n.wishedKey() != next.Public() || !n.wireGuard().Equal(old) {
-		t.Fatalf("it wishes %v and has %v", n.wishedKey(), n.wireGuard().Public())
+	if !id.rotates() || k.wished() != next.Public() || !k.current().Equal(old) {
+		t.Fatalf("it wishes %v and has %v", k.wished(), k.current().Public())
 	}
-	if err := n.beginRotation(); err != nil || !id.Next.Equal(next) {
+	if err := k.renew(); err != nil || !id.Next.Equal(next) {
 		t.Errorf("asked twice, it has two new keys (%v)", err)
 	}
 	load := func() *identity {
@@ -132,12 +132,12 @@ func TestRotationIsKept(t *testing.T) {
 			t.Errorf("%s: another key", name)
 		}
 	}
-	n.keyed(old.Public()) // an answer to a report from before
-	if !n.wireGuard().Equal(old) {
+	k.told(old.Public()) // an answer to a report from before
+	if !k.current().Equal(old) {
 		t.Error("the new key is used before the coordinator has it")
 	}
-	n.keyed(next.Public())
-	if i := load(); !n.wireGuard().Equal(next) || !i.WireGuard.Equal(next) || i.rotates() || n.wishedKey() != next.Public() {
+	k.told(next.Public())
+	if i := load(); !k.current().Equal(next) || !i.WireGuard.Equal(next) || i.rotates() || k.wished() != next.Public() {
 		t.Error("the new key is not in use, or not kept")
 	}
 }

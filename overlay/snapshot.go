@@ -37,11 +37,12 @@ type snapshot struct {
 	exposures []StatusExposure
 }
 
-// Status tells what this node knows now.
+// Status tells what this node knows now; before Run has joined, next to nothing.
 func (n *Node) Status() Status {
-	s := snapshot{
-		view: n.look(), options: n.o, name: n.id.Name, key: n.wireGuard().Public(),
-		endpoint: n.id.Endpoint, heard: n.coord.Heard(), now: time.Now(),
+	s := snapshot{view: n.look(), options: n.o, now: time.Now()}
+	if s.joined {
+		s.name, s.key = n.id.Name, n.keys.current().Public()
+		s.endpoint, s.heard = n.id.Endpoint, n.coord.Heard()
 	}
 	s.full = s.stackFull(s.now)
 	s.counters, s.guard = n.counters(s.view), n.guard.status(s.m)

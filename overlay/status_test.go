@@ -3,6 +3,7 @@ package overlay
 import (
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -195,5 +196,16 @@ func TestOutage(t *testing.T) {
 	}
 	if o = o.after(coord.ControlState{Phase: coord.PhaseConnected, Since: at}); !o.since.IsZero() {
 		t.Errorf("it goes on although the coordinator is back: %v", o)
+	}
+}
+
+// A program that has a node in it may ask before Run has joined a network.
+func TestStatusBeforeRun(t *testing.T) {
+	n, err := New(Options{StateDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := n.Status(); s.State != StateStarting || s.Node.Name != "" || s.Network.Control.State != string(coord.PhaseConnecting) {
+		t.Errorf("%+v", s)
 	}
 }
