@@ -87,14 +87,14 @@ func NewHub(o HubOptions) (*Hub, error) {
 
 // Run serves the network until ctx ends or the local API is asked to stop.
 func (h *Hub) Run(ctx context.Context) (err error) {
+	if err := preflight(false, sudo); err != nil {
+		return err
+	}
 	unlock, err := h.dir.open()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := preflight(false, sudo); err != nil {
-		return err
-	}
 	joined, err := h.joins()
 	if err != nil {
 		return err

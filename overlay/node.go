@@ -129,6 +129,11 @@ func New(o Options) (*Node, error) {
 // Run joins the network if need be, makes this machine match its map until ctx
 // ends or the local API is asked to stop, and leaves the machine as it was.
 func (n *Node) Run(ctx context.Context) (err error) {
+	if !n.o.Userspace {
+		if err := preflight(n.o.Role == coord.RoleGateway, sudo+", or without root with --userspace"); err != nil {
+			return err
+		}
+	}
 	unlock, err := n.dir.open()
 	if err != nil {
 		return err
@@ -137,13 +142,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	return n.runLocked(ctx)
 }
 
-// runLocked is Run for a caller that holds the state directory.
+// runLocked is Run for a caller that has looked at the machine and holds the
+// state directory.
 func (n *Node) runLocked(ctx context.Context) (err error) {
-	if !n.o.Userspace {
-		if err := preflight(n.o.Role == coord.RoleGateway, sudo+", or without root with --userspace"); err != nil {
-			return err
-		}
-	}
 	if n.id, err = n.joiner().join(ctx); err != nil {
 		return err
 	}

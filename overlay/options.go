@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"strings"
 
 	"overlayd/overlay/coord"
 )
@@ -79,10 +80,10 @@ func (o Options) filled() (Options, error) {
 	if o.Ready == nil {
 		o.Ready = func() {}
 	}
-	// 15 is IFNAMSIZ less its terminating zero.
-	if len(o.Interface) > 15 {
-		return o, fault(ExitUsage, "choose a name of at most 15 characters with --interface",
-			"interface name %q is too long", o.Interface)
+	// 15 is IFNAMSIZ less its terminating zero; the rest is what Linux refuses.
+	if len(o.Interface) > 15 || o.Interface == "." || o.Interface == ".." || strings.ContainsAny(o.Interface, "/: \t\n") {
+		return o, fault(ExitUsage, "choose a word of at most 15 characters with --interface, e.g. ovl1",
+			"%q cannot be the name of an interface", o.Interface)
 	}
 	// 107 is what sun_path holds, less its terminating zero.
 	if len(o.Socket) > 107 {

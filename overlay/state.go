@@ -51,6 +51,13 @@ func (i *identity) rotates() bool { return !i.Next.Equal(key.Private{}) }
 
 func (i *identity) joined() bool { return i.NodeID != "" }
 
+// Joined reports whether the machine of a state directory is a member of a
+// network already.
+func Joined(dir string) bool {
+	id, err := stateDir{dir}.identity()
+	return err == nil && id != nil && id.joined()
+}
+
 // identityJSON is identity on disk: the only place where its keys are written.
 type identityJSON struct {
 	Schema    int            `json:"schema"`

@@ -85,7 +85,7 @@ Exit code: 0 no step is wrong, 6 one is.
 ` + targetHelp,
 		Example: `  sudo overlayd explain alice 192.168.1.201:22
   overlayd explain nas:80`,
-		Args: words(1, 2, "USER and TARGET"),
+		Args: words(1, 2, "TARGET, with a USER before it if need be"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			who, target := "", args[len(args)-1]
 			if len(args) == 2 {

@@ -39,9 +39,9 @@ With --json every line is one object, as it stands in the record.`,
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.BoolVarP(&f.follow, "follow", "f", false, "go on with what comes, until Ctrl-C")
-	flags.StringVar(&f.user, "user", "", "only what this user did")
-	flags.StringVar(&f.host, "host", "", "only what went to or came from a node, an address or a prefix")
-	flags.Var(&f.since, "since", "only after a time, or for so long: 2h, 7d, 2026-05-01, 2026-05-01T10:00:00Z")
+	flags.Var(text{&f.user, "USER"}, "user", "only what this user did")
+	flags.Var(text{&f.host, "HOST"}, "host", "only what went to or came from a node, an address or a prefix")
+	flags.Var(&f.since, "since", "only what is younger: 2h, 7d, 2026-05-01, \"2026-05-01 10:00\"")
 	flags.BoolVar(&f.denied, "denied", false, "only what was refused")
 	p.jsonFlag(cmd)
 	cmd.AddCommand(p.verifyRecordCommand())
@@ -161,13 +161,13 @@ func (m *moment) Set(s string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("write a time as %s, or how long ago: 2h, 7d", strings.Join(momentForms[3:], " or "))
+	return fmt.Errorf("%q is not a time like 2026-05-01 or \"2026-05-01 10:00\", nor how long ago: 2h, 7d", s)
 }
 
 func (m *moment) String() string { return m.text }
 
 // Type implements pflag.Value.
-func (m *moment) Type() string { return "time" }
+func (m *moment) Type() string { return "WHEN" }
 
 // before returns the time that is meant; zero: none.
 func (m *moment) before(now time.Time) time.Time {

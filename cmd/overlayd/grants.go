@@ -64,7 +64,8 @@ func newGrantJSON(g coord.Grant) grantJSON {
 func (p *program) grantsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "grants", Short: "list what is open for a time", Args: words(0, 0, ""),
-		Long: "List the grants that are not over.",
+		Long:    "List the grants that are not over. overlayd revoke ends one before its time.",
+		Example: "  sudo overlayd grants\n  sudo overlayd revoke g7f3k2m",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			grants, err := admin(cmd.Context(), p, func(ctx context.Context, c coordinator) ([]coord.Grant, error) { return c.Grants(ctx) })
 			if err != nil {

@@ -208,7 +208,7 @@ func newInviteJSON(i coord.InviteInfo) inviteJSON {
 func (p *program) revokeInviteCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "revoke ID", Short: "make a link worthless",
-		Long:    "Make a link worthless. Machines that joined with it stay members; see overlayd nodes remove.",
+		Long:    "Make a link worthless. Machines that joined with it stay; see overlayd nodes remove.",
 		Example: "  sudo overlayd invite revoke 7f3k2m",
 		Args:    words(1, 1, "one ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -38,6 +38,7 @@ type engine struct {
 	cleanup     func(context.Context, overlay.Options) ([]string, error)
 	planText    func(context.Context, overlay.Options) (string, error)
 	netcheck    func(context.Context, overlay.Options) (overlay.Netcheck, error)
+	joined      func(stateDir string) bool
 }
 
 // runner is a daemon that works until its context ends.
@@ -89,6 +90,7 @@ func realEngine() engine {
 		cleanup:  overlay.Cleanup,
 		planText: overlay.PlanText,
 		netcheck: overlay.NetcheckAlone,
+		joined:   overlay.Joined,
 	}
 }
 

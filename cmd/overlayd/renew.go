@@ -21,7 +21,10 @@ daemon goes on meanwhile, and so does every connection. Ask an admin for the lin
 			if err != nil {
 				return err
 			}
-			if link == "" {
+			switch {
+			case link == "" && file != "":
+				return usage("", "%s is not there, or empty", file)
+			case link == "":
 				return usage("ask an admin for one: overlayd invite --user NAME", "there is no link to renew with")
 			}
 			if err := p.engine.dial(p.common.socket).Renew(cmd.Context(), link); err != nil {

@@ -40,18 +40,21 @@ Admit, on the VPS or as admin
   routes    approve, withdraw      request   ask for access
   admin     who may do all this    requests  list them
   expose    publish a port         approve   say yes to one
-Take away                          explain   why somebody reaches it or not
-  revoke    and see it gone        access    who reaches something
-
-Ask the record                 Get in without routes
-  audit     who did what           proxy     SOCKS5, HTTP and PAC
-  whois     who is behind a        forward   a local port to a host
-            connection             nc        one connection
-                                   ssh       and its configuration
-Look after
-  cleanup   undo what a crash left
-  service   start at boot
-  version, completion
+  wg        phones                 explain   why somebody reaches it or not
+                                   access    who reaches something
+Take away
+  revoke    and see it gone      Get in without routes
+                                   proxy     SOCKS5, HTTP and PAC
+Ask the record                     forward   a local port to a host
+  audit     who did what           nc        one connection
+  whois     who is behind a        ssh       and its configuration
+            connection
+                                 Look after
+                                   service   start at boot
+                                   renew     let this machine's key hold longer
+                                   rotate    its WireGuard key, now
+                                   cleanup   undo what a crash left
+                                   version, completion
 
 Help on one:  overlayd help VERB
 `

@@ -74,17 +74,19 @@ func TestLinkSources(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
-		args  []string
-		env   string
-		stdin string
-		want  string
-		code  int
+		args   []string
+		env    string
+		stdin  string
+		joined bool
+		want   string
+		code   int
 	}{
 		"none":         {},
 		"word":         {args: []string{link}, want: link},
 		"variable":     {env: link, want: link},
 		"file":         {args: []string{"--link-file", file}, want: link},
-		"file gone":    {args: []string{"--link-file", file + "x"}},
+		"file gone":    {args: []string{"--link-file", file + "x"}, joined: true},
+		"no file":      {args: []string{"--link-file", file + "x"}, code: 1},
 		"stdin":        {args: []string{"--link-file", "-"}, stdin: link + "\n", want: link},
 		"dash":         {args: []string{"-"}, stdin: link, want: link},
 		"empty stdin":  {args: []string{"-"}, code: 2},
@@ -92,7 +94,7 @@ func TestLinkSources(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.env["OVERLAYD_LINK"], w.stdin = c.env, c.stdin
+			w.env["OVERLAYD_LINK"], w.stdin, w.joined = c.env, c.stdin, c.joined
 			if code := w.do(append([]string{"up"}, c.args...)...); code != c.code {
 				t.Errorf("exit code %d: %s", code, &w.err)
 			}

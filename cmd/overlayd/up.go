@@ -107,7 +107,7 @@ func (p *program) link(file string, args []string) (string, error) {
 		}
 	case file != "":
 		b, err := os.ReadFile(file)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) && p.engine.joined(p.common.stateDir) {
 			return "", nil // a service's link is there only for its first start
 		}
 		if err != nil {

@@ -253,8 +253,8 @@ func (p *program) adminCommand() *cobra.Command {
 	list := func(cmd *cobra.Command) error { return p.listAdmins(cmd.Context()) }
 	cmd := &cobra.Command{
 		Use:   "admin",
-		Short: "who may administrate from their own machine",
-		Long: `List the users who may administrate the network from their own machines, make one of
+		Short: "who may administer the network from their own machine",
+		Long: `List the users who may administer the network from their own machines, make one of
 a user, or take it back. On the VPS root may always do everything. What an admin does
 is recorded with the name; what others try is refused, and recorded too.
 
