@@ -168,8 +168,8 @@ func (l *Local) Ping(ctx context.Context, target string, count int, interval tim
 	return nil
 }
 
-// Admin returns a client for the coordinator, which answers on this socket on
-// the relay's machine only.
+// Admin returns a client for the coordinator: on the first relay's machine for
+// whoever may open the socket, elsewhere in the name of this node.
 func (l *Local) Admin() *coord.Admin { return coord.NewAdmin(l.http, localURL) }
 
 // fault says why a call failed in words for a person. It is also right for the

@@ -15,17 +15,18 @@ import (
 func (p *program) revokeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "revoke WHAT", Short: "take access away, and see that it is gone",
-		Long: `Take access away from a user, a node, an invite or a grant, and wait until every
-machine that let it in has said that it does so no more.
+		Long: `Take away what lets somebody in, and wait until every machine that let it in has said
+that it does so no more.
 
-  user    is disabled, loses grants and open invites; overlayd users enable undoes it
-  node    is removed; to come back it needs a new invite
-  invite  admits nobody any more; who joined with it stays
-  grant   ends now
+  user      is disabled, loses grants and open invites; overlayd users enable undoes it
+  node      is removed; to come back it needs a new invite
+  invite    admits nobody any more; who joined with it stays
+  grant     ends now
+  exposure  is closed: the port is published no more
 
 Live connections are cut. A machine that is offline applies it on contact, before it
 lets anybody in; a revoked machine that nobody told yet reaches nothing by a relay.
-Write user:NAME, node:NAME, invite:ID or grant:ID when a name means several things.
+Write user:NAME, node:NAME and so on when a name means several things.
 
 Exit code: 0 all machines applied it, 5 one is offline, 7 one is there and did not
 answer in time. In all three cases it is revoked, and stays so.`,
