@@ -188,7 +188,7 @@ func (n *Node) await(ctx context.Context) (view, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return v, fault(ExitNotJoined, "look at `overlayd status`", "%v", errStarting)
+			return v, errStarting
 		case <-moved:
 		}
 	}

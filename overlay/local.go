@@ -190,13 +190,8 @@ func SocketFault(socket string, err error) error {
 		if f := faultIn(c); f != nil {
 			return f
 		}
-		switch c.Code() {
-		case connect.CodeUnimplemented:
+		if c.Code() == connect.CodeUnimplemented {
 			return fault(ExitFailure, "run this command on the first relay", "this machine is not the network's coordinator")
-		case connect.CodeInvalidArgument:
-			return fault(ExitUsage, "", "%s", c.Message())
-		case connect.CodeUnavailable:
-			return fault(ExitNotJoined, "look at `overlayd status`", "%s", c.Message())
 		}
 		return fault(ExitFailure, "", "%s", c.Message())
 	}

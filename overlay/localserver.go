@@ -135,7 +135,7 @@ func (s localService) Status(context.Context, *connect.Request[local.StatusReque
 func (s localService) Plan(context.Context, *connect.Request[local.PlanRequest]) (*connect.Response[local.PlanResponse], error) {
 	v := s.n.look()
 	if v.plan == nil {
-		return nil, connect.NewError(connect.CodeUnavailable, errors.New("no map has come from the coordinator yet"))
+		return nil, faultOut(fault(ExitNotJoined, statusHint, "no map has come from the coordinator yet"))
 	}
 	return connect.NewResponse(&local.PlanResponse{Text: v.plan.String()}), nil
 }
@@ -147,12 +147,14 @@ func (s localService) Down(context.Context, *connect.Request[local.DownRequest])
 }
 
 // errStarting is the answer while there is no tunnel yet.
-var errStarting = errors.New("the node is still starting")
+var errStarting = fault(ExitNotJoined, statusHint, "the node is still starting")
+
+const statusHint = "look at `overlayd status`"
 
 func (s localService) Netcheck(ctx context.Context, _ *connect.Request[local.NetcheckRequest]) (*connect.Response[local.NetcheckResponse], error) {
 	c, err := s.n.Netcheck(ctx)
 	if err != nil {
-		return nil, connect.NewError(connect.CodeUnavailable, err)
+		return nil, faultOut(err)
 	}
 	b, err := json.Marshal(c)
 	if err != nil {
@@ -174,11 +176,8 @@ func (s localService) Audit(ctx context.Context, req *connect.Request[local.Audi
 
 func (s localService) Whois(_ context.Context, req *connect.Request[local.WhoisRequest]) (*connect.Response[local.WhoisResponse], error) {
 	w, err := s.n.whois(req.Msg.Target, time.Now())
-	if f, ok := errors.AsType[*Fault](err); ok && f.Code == ExitUsage {
-		return nil, connect.NewError(connect.CodeInvalidArgument, err)
-	}
 	if err != nil {
-		return nil, err
+		return nil, faultOut(err)
 	}
 	b, err := json.Marshal(w)
 	if err != nil {
@@ -190,15 +189,15 @@ func (s localService) Whois(_ context.Context, req *connect.Request[local.WhoisR
 func (s localService) Ping(ctx context.Context, req *connect.Request[local.PingRequest], stream *connect.ServerStream[local.PingResponse]) error {
 	v := s.n.look()
 	if v.m == nil || v.live == nil || v.plan == nil {
-		return connect.NewError(connect.CodeUnavailable, errStarting)
+		return faultOut(errStarting)
 	}
 	target, err := pingTarget(v.m, req.Msg.Target)
 	if err != nil {
-		return connect.NewError(connect.CodeInvalidArgument, err)
+		return faultOut(err)
 	}
 	last, err := v.pathTo(target)
 	if err != nil {
-		return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("ping %s: %w", target, err))
+		return faultOut(err)
 	}
 	path := func() PongPath {
 		if v := s.n.look(); v.m != nil && v.live != nil && v.plan != nil {

@@ -3,7 +3,6 @@ package overlay
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -77,7 +76,7 @@ func (p PongPath) String() string {
 func pingTarget(m *coord.Map, target string) (netip.Addr, error) {
 	if a, err := netip.ParseAddr(target); err == nil {
 		if !a.Is4() {
-			return a, fmt.Errorf("ping %s: only IPv4 addresses can be pinged", target)
+			return a, fault(ExitUsage, "ping its IPv4 address, or its name", "ping %s: only IPv4 addresses can be pinged", target)
 		}
 		return a, nil
 	}
@@ -86,7 +85,7 @@ func pingTarget(m *coord.Map, target string) (netip.Addr, error) {
 			return n.Addrs[0], nil
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("no node is called %q, and it is no address; `overlayd peers` lists the nodes", target)
+	return netip.Addr{}, fault(ExitUsage, "`overlayd peers` lists the nodes", "no node is called %q, and it is no address", target)
 }
 
 // ping sends ICMP echo requests one after the other until count of them (0: no
@@ -212,9 +211,6 @@ func (p *pinger) refuses(b []byte, seq int) bool {
 	return int(binary.BigEndian.Uint16(echo[4:])) == p.id && int(binary.BigEndian.Uint16(echo[6:])) == seq
 }
 
-// errOutside means that no peer carries an address.
-var errOutside = errors.New("no node carries that address, so no packet would enter the overlay; `overlayd routes` lists what can be reached")
-
 // pathTo says how packets reach an address: the path of the peer that carries it.
 func (v view) pathTo(addr netip.Addr) (PongPath, error) {
 	if slices.Contains(v.m.Self.Addrs, addr) {
@@ -222,7 +218,8 @@ func (v view) pathTo(addr netip.Addr) (PongPath, error) {
 	}
 	peer := v.plan.carrier(addr)
 	if peer == nil {
-		return PongPath{}, errOutside
+		return PongPath{}, fault(ExitUsage, "`overlayd routes` lists what can be reached",
+			"ping %s: no node carries that address, so no packet would enter the overlay", addr)
 	}
 	path := v.live.bind.Path(peer.Key)
 	out := PongPath{Kind: path.Kind, Transport: path.Transport, Endpoint: path.Endpoint, Reason: path.Reason}

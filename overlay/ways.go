@@ -149,9 +149,6 @@ func (w *ways) run(ctx context.Context) error {
 	return nil
 }
 
-// errNotYet means that the node does not run.
-var errNotYet = fault(ExitNotJoined, "look at `overlayd status`", "%v", errStarting)
-
 // save writes down what there is; mu is held.
 func (w *ways) save() error {
 	saved := savedWays{Schema: stateSchema}
@@ -181,7 +178,7 @@ func (w *ways) setProxy(at netip.AddrPort, password string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ctx == nil {
-		return errNotYet
+		return errStarting
 	}
 	old := w.proxy
 	if old != nil && old.saved.Listen == at {
@@ -285,7 +282,7 @@ func (w *ways) addForward(r forward.Rule) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ctx == nil {
-		return errNotYet
+		return errStarting
 	}
 	for _, f := range w.forwards {
 		if f.rule == r {
