@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"overlayd/overlay/record"
@@ -24,7 +26,7 @@ type AuditQuery struct {
 type auditLine struct {
 	At      time.Time `json:"time"`
 	User    string    `json:"user"` // of a flow
-	Who     string    `json:"who"`  // changed something
+	Who     string    `json:"who"`  // changed something: user:NAME, node:NAME or another word
 	Node    string    `json:"node"`
 	Source  string    `json:"source"`
 	Target  string    `json:"target"`
@@ -40,7 +42,7 @@ func (q *AuditQuery) wants(l *auditLine) bool {
 		return false
 	case q.Denied && l.Verdict != "denied" && l.Refused == "":
 		return false
-	case q.User != "" && q.User != l.User && q.User != l.Who:
+	case q.User != "" && q.User != l.User && q.User != strings.TrimPrefix(l.Who, "user:"):
 		return false
 	case q.Host == "" || q.Host == l.Node:
 		return true
@@ -77,6 +79,11 @@ func addrIn(s string) (netip.Addr, error) {
 // looked at for new lines.
 const followEvery = time.Second
 
+// followOverlap is how far back a line of a flow may date that is written now: a
+// busy filter tells of what it saw a while later. Such lines may come twice, out of
+// the file and as they are made.
+const followOverlap = 5 * time.Second
+
 // audit hands the wanted lines to each, the oldest first. The lines are
 // borrowed.
 func (n *Node) audit(ctx context.Context, q AuditQuery, each func(line []byte) error) error {
@@ -96,7 +103,10 @@ func (n *Node) audit(ctx context.Context, q AuditQuery, each func(line []byte) e
 		}
 		names = append(names, eventsName)
 	}
-	a := auditor{dir: n.o.StateDir, query: q, each: each, last: map[string]auditLine{}}
+	a := auditor{dir: n.o.StateDir, query: q, each: each, seen: map[string]uint64{}}
+	if q.Follow {
+		a.recent, a.since = map[string]bool{}, time.Now().Add(-followOverlap)
+	}
 	if err := a.read(names...); err != nil || !q.Follow {
 		return err
 	}
@@ -107,14 +117,14 @@ func (n *Node) audit(ctx context.Context, q AuditQuery, each func(line []byte) e
 		case <-ctx.Done():
 			return nil
 		case l := <-coming:
-			if !l.At.After(a.last[flowsName].At) {
-				continue // it was read already
-			}
 			b, err := json.Marshal(l)
 			if err != nil {
 				return err
 			}
-			if err := a.take(flowsName, b); err != nil {
+			if a.recent[string(b)] {
+				continue // it was read already
+			}
+			if err := a.take("", b); err != nil {
 				return err
 			}
 		case <-tick.C:
@@ -130,16 +140,24 @@ type auditor struct {
 	dir   string
 	query AuditQuery
 	each  func([]byte) error
-	last  map[string]auditLine // by record, the last line that was read
+	seen  map[string]uint64 // by record, the number of the last line that was read
+
+	// recent are the lines of flows since a moment, as they are in the file; nil:
+	// nobody asks.
+	recent map[string]bool
+	since  time.Time
 }
 
-// take hands on a line if it is wanted.
+// take hands on a line of a record, or of none, if it is wanted.
 func (a *auditor) take(name string, line []byte) error {
 	var l auditLine
 	if json.Unmarshal(line, &l) != nil {
 		return nil // it is not ours
 	}
-	a.last[name] = l
+	a.seen[name] = l.Seq
+	if a.recent != nil && name == flowsName && l.At.After(a.since) {
+		a.recent[string(line)] = true
+	}
 	if !a.query.wants(&l) {
 		return nil
 	}
@@ -162,10 +180,7 @@ func (a *auditor) read(names ...string) error {
 			open = append(open, &source{name, next, head})
 		}
 	}
-	seen := map[string]uint64{}
-	for name, l := range a.last {
-		seen[name] = l.Seq
-	}
+	seen := maps.Clone(a.seen)
 	for len(open) > 0 {
 		s := slices.MinFunc(open, func(a, b *source) int { return a.head.at.Compare(b.head.at) })
 		if s.head.err != nil {

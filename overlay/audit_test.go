@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +60,7 @@ func TestAuditor(t *testing.T) {
 	}
 	written(t, dir, eventsName, true,
 		event{testNow.Add(2 * time.Second), "root", "AddUser", ""},
-		event{testNow.Add(4 * time.Second), "alice", "Revoke", "alice is no admin"})
+		event{testNow.Add(4 * time.Second), "user:alice", "Revoke", "alice is no admin"})
 	for _, tt := range []struct {
 		name string
 		q    AuditQuery
@@ -77,7 +78,7 @@ func TestAuditor(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var got []string
-			a := auditor{dir: dir, query: tt.q, last: map[string]auditLine{}, each: func(line []byte) error {
+			a := auditor{dir: dir, query: tt.q, seen: map[string]uint64{}, each: func(line []byte) error {
 				var l auditLine
 				if err := json.Unmarshal(line, &l); err != nil {
 					return err
@@ -98,7 +99,7 @@ func TestAuditor(t *testing.T) {
 		})
 	}
 	broken := errors.New("gone away")
-	a := auditor{dir: dir, last: map[string]auditLine{}, each: func([]byte) error { return broken }}
+	a := auditor{dir: dir, seen: map[string]uint64{}, each: func([]byte) error { return broken }}
 	if err := a.read(flowsName); !errors.Is(err, broken) {
 		t.Errorf("a reader that hung up: %v", err)
 	}
@@ -190,6 +191,63 @@ func TestFlowRecord(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join(dir, flowsName+".jsonl"))
 	if err != nil || strings.Count(string(b), `"event":"flow_denied"`) != 2 {
 		t.Errorf("%s, %v", b, err)
+	}
+}
+
+// TestFollow: what comes is handed on once, however much of it came in one moment,
+// or was on its way into the file when the reading began.
+func TestFollow(t *testing.T) {
+	r := newFlowRecord(slog.New(slog.DiscardHandler), t.TempDir())
+	ctx, cancel := context.WithCancel(t.Context())
+	recording := make(chan error, 1)
+	go func() { recording <- r.run(ctx) }()
+	for open := false; !open; {
+		r.mu.Lock()
+		open = r.out != nil
+		r.mu.Unlock()
+	}
+	at := time.Now()
+	note := func(port uint16, at time.Time) {
+		r.note(&filter.Event{Kind: filter.FlowDenied, At: at, User: "alice", Proto: protoUDP, Why: filter.WhyPolicy,
+			Remote: netip.MustParseAddrPort("172.18.0.11:5"), Local: netip.AddrPortFrom(nasAddr, port)})
+	}
+	note(1, at)
+	var got []string
+	more, following := make(chan string), make(chan error, 1)
+	follow, stop := context.WithCancel(ctx)
+	n := &Node{o: Options{StateDir: r.dir}, flows: r}
+	go func() {
+		following <- n.audit(follow, AuditQuery{Follow: true}, func(line []byte) error {
+			var l FlowLine
+			err := json.Unmarshal(line, &l)
+			more <- l.Target
+			return err
+		})
+	}()
+	note(2, at) // before or after the reading began
+	for range 2 {
+		got = append(got, <-more)
+	}
+	note(3, at.Add(time.Millisecond))
+	note(4, at.Add(time.Millisecond)) // the same batch
+	note(5, at)                       // and what is told late
+	for range 3 {
+		got = append(got, <-more)
+	}
+	stop()
+	if err := <-following; err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-recording; err != nil {
+		t.Error(err)
+	}
+	want := make([]string, 5)
+	for i := range want {
+		want[i] = netip.AddrPortFrom(nasAddr, uint16(i+1)).String()
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("followed %q, want %q", got, want)
 	}
 }
 

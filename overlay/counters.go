@@ -29,7 +29,7 @@ func (n *Node) counters(v view) []Counter {
 			all = append(all, Counter{relayPrefix + name, value})
 		}
 	}
-	all = append(all, n.guard.status(v.m).counters...)
+	all = append(all, n.guard.counters()...)
 	lost, _ := n.flows.status()
 	all = append(all, Counter{"record_lines_lost", lost})
 	slices.SortFunc(all, func(a, b Counter) int { return cmp.Compare(a.Name, b.Name) })

@@ -59,6 +59,9 @@ func (n *Node) dialFor(ctx context.Context, who caller, network, address string)
 	if err != nil {
 		return nil, err
 	}
+	if p := barred(v.m); p != nil {
+		return nil, &DialError{Reason: ReasonBarred, Target: address, barred: p}
+	}
 	addrs, err := n.lookup(ctx, v, host)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"overlayd/overlay/coord"
 )
 
 // DialReason says why there is no connection.
@@ -23,6 +25,7 @@ const (
 	ReasonUnreachable DialReason = "unreachable"      // the node that carries it cannot reach the host
 	ReasonOffline     DialReason = "gateway_offline"  // the node that carries it is away
 	ReasonTimeout     DialReason = "timeout"          // nobody answered
+	ReasonBarred      DialReason = "barred"           // this machine takes no part: its key expired, or it was disabled
 	ReasonFailed      DialReason = "failed"           // this machine could not even try
 )
 
@@ -36,6 +39,8 @@ type DialError struct {
 	why    string   // more than the reason says
 	silent []string // gateways that did not answer
 	err    error    // what the sockets said; nil: they were not asked
+	proto  string   // tcp, udp; "": not known
+	barred *coord.Problem
 }
 
 // Error says what was tried and why it failed, without the hint.
@@ -74,7 +79,7 @@ func (e *DialError) fault() *Fault {
 	case ReasonOutside:
 		return fault(ExitUnreachable, "`overlayd routes` lists what can be reached", "%s%s", about, e.why)
 	case ReasonPolicy:
-		return fault(ExitDenied, "ask for access with overlayd request "+plainTarget(e.Target), "%srefused by the policy that %s enforces", about, e.carrierText())
+		return fault(ExitDenied, "ask for access with overlayd request "+e.wish(), "%srefused by the policy that %s enforces", about, e.carrierText())
 	case ReasonRefused:
 		return fault(ExitUnreachable, "check the port, and that the service runs there", "%srefused by the host: nothing listens on that port", about)
 	case ReasonUnreachable:
@@ -84,7 +89,19 @@ func (e *DialError) fault() *Fault {
 	case ReasonTimeout:
 		return fault(ExitUnreachable, "try `overlayd ping "+plainTarget(e.Target)+"`, which shows the path", "%sno answer in time", about)
 	}
+	if e.Reason == ReasonBarred {
+		return fault(problemCodes[e.barred.Kind], e.barred.Hint, "%s%s", about, e.barred.Message)
+	}
 	return fault(ExitFailure, "look at `overlayd status`", "%s%v", about, e.err)
+}
+
+// wish is the target as overlayd request takes it: no more than what was refused.
+func (e *DialError) wish() string {
+	t, _, _ := strings.Cut(e.Target, " (")
+	if e.proto == "udp" {
+		t += "/udp"
+	}
+	return t
 }
 
 func (e *DialError) carrierText() string {
@@ -124,7 +141,7 @@ func (v view) outside(to target) *DialError {
 // began.
 func (n *Node) explainDial(proto string, to target, began time.Time, err error) error {
 	v := n.look()
-	e := &DialError{Reason: ReasonFailed, Target: to.String(), err: err}
+	e := &DialError{Reason: ReasonFailed, Target: to.String(), err: err, proto: proto}
 	offline := false
 	if v.plan != nil && v.m != nil {
 		e.Via, offline = v.carrierOf(to.at.Addr())

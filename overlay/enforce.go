@@ -19,6 +19,10 @@ import (
 // late, and a second is promised.
 const tickEvery = 250 * time.Millisecond
 
+// tellRefusals is how long status tells of a flow that another node's policy
+// refused: about as long as somebody wonders.
+const tellRefusals = 10 * time.Minute
+
 // settle is how long after the first event those that follow are waited for. By
 // then the kernel has seen a new flow's packet, and knows what it made of it.
 const settle = 20 * time.Millisecond
@@ -211,26 +215,35 @@ func (e *enforcer) drain(events []filter.Event, each func(*filter.Event)) {
 
 // enforced is what status tells of an enforcer.
 type enforced struct {
-	absent   bool  // there is no policy
-	failed   error // why the newest rules are not in force
-	unkept   error // why flows are not recorded
-	counters []Counter
+	absent  bool             // there is no policy
+	failed  error            // why the newest rules are not in force
+	unkept  error            // why flows are not recorded
+	refused []filter.Refusal // by the policies of others, of late; the newest first
 }
 
-func (e *enforcer) status(m *coord.Map) enforced {
+func (e *enforcer) status(m *coord.Map, now time.Time) enforced {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := enforced{absent: m != nil && m.Ruleset == nil, failed: e.failed}
 	if e.filter != nil {
+		s.refused = e.filter.Refusals(now.Add(-tellRefusals))
+	}
+	return s
+}
+
+func (e *enforcer) counters() (all []Counter) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.filter != nil {
 		for _, c := range e.filter.Counters() {
-			s.counters = append(s.counters, Counter{filterPrefix + c.Name, c.Value})
+			all = append(all, Counter{filterPrefix + c.Name, c.Value})
 		}
 	}
 	if e.dev != nil {
-		s.counters = append(s.counters, Counter{filterPrefix + "answers_lost", e.dev.AnswersLost()},
+		all = append(all, Counter{filterPrefix + "answers_lost", e.dev.AnswersLost()},
 			Counter{filterPrefix + "turned_lost", e.dev.TurnedLost()})
 	}
-	return s
+	return all
 }
 
 // flows returns the flows that match.

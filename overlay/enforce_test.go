@@ -97,14 +97,14 @@ func TestEnforcerAcknowledges(t *testing.T) {
 	if got := e.tells(); reported() || got.MapVersion != 4 {
 		t.Errorf("told %+v of rules that cannot be used", got)
 	}
-	if s := e.status(broken); s.failed == nil || len(s.health()) != 1 || s.health()[0].ID != "policy_not_applied" {
+	if s := e.status(broken, now); s.failed == nil || len(s.health()) != 1 || s.health()[0].ID != "policy_not_applied" {
 		t.Errorf("status %+v", s.health())
 	}
 	if v := asks(e, now, 23); v != filter.Pass {
 		t.Errorf("the old rules do not hold any more: %s", v)
 	}
 	e.heed(gatewayMap(6), now)
-	if s := e.status(broken); s.failed != nil {
+	if s := e.status(broken, now); s.failed != nil {
 		t.Error("the failure stays")
 	}
 }
@@ -116,7 +116,7 @@ func TestEnforcerWithoutPolicy(t *testing.T) {
 	m := gatewayMap(1)
 	m.Ruleset = nil
 	e.heed(m, testNow)
-	if s := e.status(m); e.filter != nil || !s.absent || s.health()[0].ID != "policy_absent" {
+	if s := e.status(m, testNow); e.filter != nil || !s.absent || s.health()[0].ID != "policy_absent" {
 		t.Errorf("%+v", s)
 	}
 	m = gatewayMap(2, allowPort(22, nil))

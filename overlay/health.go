@@ -89,6 +89,39 @@ func membershipHealth(m *coord.Map) []HealthItem {
 	return nil
 }
 
+// refusedHealth tells of what a policy refused: nothing is broken, and whoever
+// wonders why something does not work looks here.
+func refusedHealth(refusals []StatusRefusal, now time.Time) []HealthItem {
+	if len(refusals) == 0 {
+		return nil
+	}
+	last := refusals[0]
+	by := "the node in front of it"
+	if last.By != "" {
+		by = last.By
+	}
+	title := fmt.Sprintf("%s was refused by the policy that %s enforces, %s ago", last.Target, by, now.Sub(last.At).Round(time.Second))
+	if n := len(refusals) - 1; n > 0 {
+		title += fmt.Sprintf("; and %d more of late: overlayd status --json", n)
+	}
+	return []HealthItem{{
+		ID: HealthRefused, Severity: SeverityInfo, Title: title,
+		Fix: "ask for access: overlayd request " + last.Target,
+	}}
+}
+
+// barred says why a node takes no part; nil: it does.
+func barred(m *coord.Map) *coord.Problem {
+	for _, h := range membershipHealth(m) {
+		kind := coord.KindDenied
+		if m.Self.State == coord.NodePending {
+			kind = coord.KindPending
+		}
+		return &coord.Problem{Kind: kind, Message: h.Title, Hint: h.Fix}
+	}
+	return nil
+}
+
 // controlHealth lists what is wrong with the coordinator's record of changes.
 func controlHealth(s record.Status) []HealthItem {
 	if s.Err == nil {

@@ -200,7 +200,7 @@ func (n *Node) explainEnd(network, address string, began time.Time, c net.Conn, 
 	}
 	if at, perr := netip.ParseAddrPort(c.RemoteAddr().String()); perr == nil && n.guard.refused(network, at, began) {
 		v := n.look()
-		e := &DialError{Reason: ReasonPolicy, Target: address, err: err}
+		e := &DialError{Reason: ReasonPolicy, Target: address, err: err, proto: network}
 		if v.plan != nil && v.m != nil {
 			e.Via, _ = v.carrierOf(at.Addr())
 		}

@@ -14,6 +14,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"overlayd/overlay/coord"
 	"overlayd/overlay/local"
 )
 
@@ -188,6 +189,9 @@ func (s localService) Whois(_ context.Context, req *connect.Request[local.WhoisR
 
 func (s localService) Ping(ctx context.Context, req *connect.Request[local.PingRequest], stream *connect.ServerStream[local.PingResponse]) error {
 	v := s.n.look()
+	if p := barred(v.m); p != nil {
+		return coord.Refusal(p)
+	}
 	if v.m == nil || v.live == nil || v.plan == nil {
 		return faultOut(errStarting)
 	}

@@ -71,7 +71,7 @@ func (h *Hub) mayReach(user, proto string, to netip.AddrPort) error {
 		return err
 	}
 	if !ok {
-		return &DialError{Reason: ReasonPolicy, Target: to.String(), Via: m.Self.Name}
+		return &DialError{Reason: ReasonPolicy, Target: to.String(), Via: m.Self.Name, proto: proto}
 	}
 	return nil
 }

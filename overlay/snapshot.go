@@ -45,7 +45,7 @@ func (n *Node) Status() Status {
 		s.endpoint, s.heard = n.id.Endpoint, n.coord.Heard()
 	}
 	s.full = s.stackFull(s.now)
-	s.counters, s.guard = n.counters(s.view), n.guard.status(s.m)
+	s.counters, s.guard = n.counters(s.view), n.guard.status(s.m, s.now)
 	_, s.guard.unkept = n.flows.status()
 	if n.hub != nil && n.hub.coord != nil {
 		s.changes = n.hub.coord.events.Status()
@@ -78,6 +78,8 @@ func (s snapshot) status() Status {
 	items = append(items, s.proofs()...)
 	items = append(items, controlHealth(s.changes)...)
 	items = append(items, stackHealth(s.full)...)
+	refusals := s.refusals()
+	items = append(items, refusedHealth(refusals, s.now)...)
 	out := Status{
 		Schema:  StatusSchema,
 		Version: s.options.Version,
@@ -93,6 +95,7 @@ func (s snapshot) status() Status {
 		Health:   items,
 		Hosted:   []StatusHosted{},
 		Counters: nonNil(s.counters),
+		Refusals: refusals,
 
 		SSH: s.ssh, Exposures: nonNil(s.exposures),
 	}
@@ -227,6 +230,34 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 		out.LastHandshakeAt = &at
 	}
 	return out
+}
+
+// refusals are what the policies of others refused of late.
+func (s snapshot) refusals() []StatusRefusal {
+	out := []StatusRefusal{}
+	for _, r := range s.guard.refused {
+		by := ""
+		if s.plan != nil {
+			if p := s.plan.carrier(r.Remote.Addr()); p != nil {
+				by = p.Name
+			}
+		}
+		out = append(out, StatusRefusal{Target: targetText(r.Proto, r.Remote), By: by, At: r.At.UTC()})
+	}
+	return out
+}
+
+// targetText writes a remote end as grants and requests name it.
+func targetText(proto uint8, remote netip.AddrPort) string {
+	switch proto {
+	case protoTCP:
+		return remote.String()
+	case protoUDP:
+		return remote.String() + "/udp"
+	case protoICMP, protoICMP6:
+		return remote.Addr().String() + "/icmp"
+	}
+	return remote.Addr().String()
 }
 
 // statusHosted is a member that another node carries, or this one.

@@ -41,6 +41,16 @@ type Status struct {
 	Exposures []StatusExposure `json:"exposures"` // published ports
 
 	Hosted []StatusHosted `json:"hosted"` // members that others carry, or this node
+
+	Refusals []StatusRefusal `json:"refusals"` // of the last minutes, the newest first
+}
+
+// StatusRefusal is something that this machine tried, and the policy that the node
+// in front of it enforces refused.
+type StatusRefusal struct {
+	Target string    `json:"target"` // as overlayd request takes it: 192.168.1.201:80, 192.168.1.201:53/udp, 192.168.1.201/icmp
+	By     string    `json:"by"`     // the node; "": it is not known any more
+	At     time.Time `json:"at"`     // when it was last tried
 }
 
 // StatusHosted is a member that another node carries: a device with a stock
@@ -163,6 +173,9 @@ type HealthItem struct {
 	Title    string `json:"title"`
 	Fix      string `json:"fix"`
 }
+
+// HealthRefused is the ID of the item about the refusals.
+const HealthRefused = "refused_by_policy"
 
 // The severities of a HealthItem. An error makes the node degraded.
 const (

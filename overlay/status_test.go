@@ -4,11 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"overlayd/overlay/coord"
+	"overlayd/overlay/filter"
 	"overlayd/overlay/key"
 	"overlayd/overlay/relay"
 	"overlayd/overlay/tunnel"
@@ -113,6 +116,9 @@ func TestState(t *testing.T) {
 		{"no relay", func(s *snapshot) { s.relays = nil }, StateDegraded, "relay_unreachable"},
 		{"own relay", func(s *snapshot) { s.relays[0].Transport = underlay.TransportLocal }, StateReady, ""},
 		{"not applied", func(s *snapshot) { s.failed = errors.New("route add: denied") }, StateDegraded, "host_not_applied"},
+		{"refused by a policy", func(s *snapshot) {
+			s.guard.refused = []filter.Refusal{{Proto: protoTCP, Remote: netip.MustParseAddrPort("192.168.1.201:80"), At: testNow.Add(-3 * time.Second)}}
+		}, StateReady, HealthRefused},
 		{"gateway waits", func(s *snapshot) {
 			s.m = testMap(testNode("lab", 200, coord.RoleGateway, true, pending("192.168.1.0/24")))
 			s.plan = testPlan(s.m, testHost("192.168.1.200/24"))
@@ -207,5 +213,64 @@ func TestStatusBeforeRun(t *testing.T) {
 	}
 	if s := n.Status(); s.State != StateStarting || s.Node.Name != "" || s.Network.Control.State != string(coord.PhaseConnecting) {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestStatusRefusals: status says what was refused, by whom, and how to ask for it.
+func TestStatusRefusals(t *testing.T) {
+	s := testSnapshot()
+	for _, r := range []struct {
+		proto  uint8
+		remote string
+	}{{protoUDP, "192.168.1.201:53"}, {protoTCP, "192.168.1.201:80"}, {protoICMP, "192.168.1.201:0"}, {protoTCP, "198.51.100.1:80"}} {
+		s.guard.refused = append(s.guard.refused, filter.Refusal{Proto: r.proto, Remote: netip.MustParseAddrPort(r.remote), At: testNow.Add(-3 * time.Second)})
+	}
+	got := s.status()
+	var list []string
+	for _, r := range got.Refusals {
+		list = append(list, r.Target+" "+r.By)
+	}
+	want := []string{"192.168.1.201:53/udp lab", "192.168.1.201:80 lab", "192.168.1.201/icmp lab", "198.51.100.1:80 "}
+	if !slices.Equal(list, want) {
+		t.Errorf("got %q, want %q", list, want)
+	}
+	h := got.Health[len(got.Health)-1]
+	if h.ID != HealthRefused || h.Severity != SeverityInfo || h.Fix != "ask for access: overlayd request 192.168.1.201:53/udp" ||
+		h.Title != "192.168.1.201:53/udp was refused by the policy that lab enforces, 3s ago; and 3 more of late: overlayd status --json" {
+		t.Errorf("%+v", h)
+	}
+}
+
+// TestBarred: who takes no part is told so, with the code for it, and not that
+// some address is unknown.
+func TestBarred(t *testing.T) {
+	for state, want := range map[coord.NodeState]struct {
+		code int
+		says string
+	}{
+		coord.NodeExpired:  {ExitDenied, "the key of this machine expired"},
+		coord.NodeDisabled: {ExitDenied, "an admin disabled"},
+		coord.NodePending:  {ExitNotJoined, "this machine waits until an admin"},
+	} {
+		m := testSnapshot().m
+		m.Self.State = state
+		p := barred(m)
+		if p == nil {
+			t.Errorf("%s: takes part", state)
+			continue
+		}
+		f := (&DialError{Reason: ReasonBarred, Target: "nas:80", barred: p}).fault()
+		if f.Code != want.code || !strings.HasPrefix(f.Message, "connect to nas:80: "+want.says) || f.Hint == "" {
+			t.Errorf("%s: %+v", state, f)
+		}
+	}
+	n := dialingNode(t, &fakeSockets{})
+	n.look().m.Self.State = coord.NodeExpired
+	_, err := n.DialContext(t.Context(), "tcp", "192.168.1.10:80")
+	if d, ok := errors.AsType[*DialError](err); !ok || d.Reason != ReasonBarred {
+		t.Errorf("a connection from there: %v", err)
+	}
+	if p := barred(testSnapshot().m); p != nil {
+		t.Errorf("an active node: %v", p)
 	}
 }

@@ -414,7 +414,7 @@ func explainToProxy(err error) (proxy.Reason, string) {
 		return proxy.Failed, text
 	}
 	switch d.Reason {
-	case ReasonPolicy, ReasonOutside:
+	case ReasonPolicy, ReasonOutside, ReasonBarred:
 		return proxy.Forbidden, text
 	case ReasonNoName:
 		return proxy.NoName, text

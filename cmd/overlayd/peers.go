@@ -38,7 +38,7 @@ packets take, its round trip, bytes, and when the keys were last renewed.`,
 				fmt.Fprintln(p.stdout)
 				hostedTable(s.Hosted).write(p.stdout)
 			}
-			if lines := whyLines(s.Peers, len(s.Peers)); len(lines) > 0 {
+			if lines := append(whyLines(s.Peers, len(s.Peers)), refusedLines(s)...); len(lines) > 0 {
 				fmt.Fprintln(p.stdout)
 				printLines(p.stdout, lines)
 			}
@@ -47,6 +47,16 @@ packets take, its round trip, bytes, and when the keys were last renewed.`,
 	}
 	p.jsonFlag(cmd)
 	return cmd
+}
+
+// refusedLines are what status says of refusals.
+func refusedLines(s overlay.Status) []string {
+	for _, h := range s.Health {
+		if h.ID == overlay.HealthRefused {
+			return healthLines([]overlay.HealthItem{h}, style{})
+		}
+	}
+	return nil
 }
 
 // hostedTable lists the members that other machines carry.

@@ -33,7 +33,8 @@
 // somebody unknown. Each reason has a name and is counted; see Verdict.
 //
 // A reset that refuses has a window of its own by which the filter of the side
-// that began knows it from a closed port's: Refused tells.
+// that began knows it from a closed port's: Refused tells, and Refusals lists the
+// last ones.
 //
 // Headers must be whole and consistent. IPv4 options that route are refused, and
 // of IPv6's extension headers all but one of hop-by-hop options, destination

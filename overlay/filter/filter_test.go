@@ -286,9 +286,13 @@ func TestMalformed(t *testing.T) {
 		{"bytes after IPv6", append(ssh6(), 0), DropTrailing},
 		{"from loopback", tcpPacket("127.0.0.1", nas, 1, 22, syn, 1, 0, 0), DropSource},
 		{"from multicast", tcpPacket("224.0.0.1", nas, 1, 22, syn, 1, 0, 0), DropSource},
-		{"to multicast", udpPacket(alice, "224.0.0.251", 1, 5353, 0), DropDestination},
-		{"to broadcast", udpPacket(alice, "255.255.255.255", 1, 67, 0), DropDestination},
-		{"to multicast of IPv6", udpPacket(alice6, "ff02::fb", 1, 5353, 0), DropDestination},
+		{"to multicast", udpPacket(alice, "224.0.0.251", 1, 5353, 0), DropMulticast},
+		{"to broadcast", udpPacket(alice, "255.255.255.255", 1, 67, 0), DropMulticast},
+		{"to multicast of IPv6", udpPacket(alice6, "ff02::fb", 1, 5353, 0), DropMulticast},
+		{"of the kernel that looks for its own address", udpPacket("::", "ff02::1:ff00:1", 1, 1, 0), DropMulticast},
+		{"to loopback", udpPacket(alice, "127.0.0.1", 1, 53, 0), DropDestination},
+		{"to nobody", udpPacket(alice, "0.0.0.0", 1, 53, 0), DropDestination},
+		{"to ::1", udpPacket(alice6, "::1", 1, 53, 0), DropDestination},
 		{"from ::1", udpPacket("::1", nas6, 1, 53, 0), DropSource},
 		{"an IPv4 address in IPv6", change(ssh6(), func(b []byte) {
 			copy(b[8:], make([]byte, 10))

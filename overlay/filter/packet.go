@@ -170,9 +170,11 @@ func (p *packet) ipv4(b []byte, quoted bool) (proto uint8, at int, why Verdict) 
 
 func (p *packet) addresses4(src, dst byte) Verdict {
 	switch {
+	case dst >= 224: // the limited broadcast too; its sender may not have an address yet
+		return DropMulticast
 	case src == 0, src == 127, src >= 224:
 		return DropSource
-	case dst == 0, dst == 127, dst >= 224:
+	case dst == 0, dst == 127:
 		return DropDestination
 	}
 	return Pass
@@ -236,9 +238,11 @@ func (p *packet) ipv6(b []byte, quoted bool) (next uint8, at int, why Verdict) {
 func (p *packet) addresses6(src, dst byte) Verdict {
 	low := func(a addr) bool { return a.hi == 0 && a.lo>>32 == 0 } // ::, ::1, and the form that embeds IPv4
 	switch {
+	case dst == 0xff:
+		return DropMulticast
 	case src == 0xff, low(p.src), p.src.is4():
 		return DropSource
-	case dst == 0xff, low(p.dst), p.dst.is4():
+	case low(p.dst), p.dst.is4():
 		return DropDestination
 	}
 	return Pass

@@ -20,17 +20,18 @@ const rememberedRefusals = 64
 // refusals are the last flows of this side that the other side's policy refused.
 type refusals struct {
 	mu   sync.Mutex // guards what follows
-	list [rememberedRefusals]refusal
+	list [rememberedRefusals]Refusal
 	next int
 }
 
-type refusal struct {
-	proto  uint8
-	remote netip.AddrPort
-	at     time.Time
+// Refusal is a flow of this side that the other side's policy refused.
+type Refusal struct {
+	Proto  uint8
+	Remote netip.AddrPort // without a port where the protocol has none
+	At     time.Time
 }
 
-func (r *refusals) note(v refusal) {
+func (r *refusals) note(v Refusal) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.list[r.next] = v
@@ -43,7 +44,7 @@ func (c *cursor) noteReset(f *flow) {
 	if c.out || !f.outward || binary.BigEndian.Uint16(c.raw[c.p.transport+windowAt:]) != refusalWindow {
 		return
 	}
-	c.f.refused.note(refusal{tcp, netip.AddrPortFrom(c.p.src.netip(), c.p.sport), time.Unix(0, c.wall)})
+	c.f.refused.note(Refusal{tcp, netip.AddrPortFrom(c.p.src.netip(), c.p.sport), time.Unix(0, c.wall)})
 }
 
 // refusing4 and refusing6 are the codes of "destination unreachable" by which a
@@ -64,7 +65,11 @@ func (c *cursor) noteError(quoted *packet, f *flow) {
 	if c.out || !f.outward || c.p.icmpType != kind || !slices.Contains(codes, c.p.icmpCode) {
 		return
 	}
-	c.f.refused.note(refusal{quoted.proto, netip.AddrPortFrom(quoted.dst.netip(), quoted.dport), time.Unix(0, c.wall)})
+	port := quoted.dport
+	if quoted.proto != tcp && quoted.proto != udp {
+		port = 0 // of an echo it is the identifier
+	}
+	c.f.refused.note(Refusal{quoted.proto, netip.AddrPortFrom(quoted.dst.netip(), port), time.Unix(0, c.wall)})
 }
 
 // Refused reports whether the policy of the node that carries remote refused a
@@ -73,7 +78,22 @@ func (c *cursor) noteError(quoted *packet, f *flow) {
 func (f *Filter) Refused(proto uint8, remote netip.AddrPort, since time.Time) bool {
 	f.refused.mu.Lock()
 	defer f.refused.mu.Unlock()
-	return slices.ContainsFunc(f.refused.list[:], func(r refusal) bool {
-		return r.proto == proto && r.remote == remote && !r.at.Before(since)
+	return slices.ContainsFunc(f.refused.list[:], func(r Refusal) bool {
+		return r.Proto == proto && r.Remote == remote && !r.At.Before(since)
 	})
+}
+
+// Refusals lists what was refused since a moment, the newest first, each protocol
+// and remote once.
+func (f *Filter) Refusals(since time.Time) (list []Refusal) {
+	f.refused.mu.Lock()
+	defer f.refused.mu.Unlock()
+	for i := range f.refused.list {
+		r := f.refused.list[(f.refused.next+len(f.refused.list)-1-i)%len(f.refused.list)]
+		same := func(o Refusal) bool { return o.Proto == r.Proto && o.Remote == r.Remote }
+		if !r.At.IsZero() && !r.At.Before(since) && !slices.ContainsFunc(list, same) {
+			list = append(list, r)
+		}
+	}
+	return list
 }

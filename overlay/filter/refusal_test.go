@@ -1,7 +1,9 @@
 package filter
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -57,6 +59,40 @@ func TestRefused(t *testing.T) {
 				t.Error("a refusal counts for another port")
 			}
 		})
+	}
+}
+
+// TestRefusals: what was refused is listed once each, the newest first, as long
+// as it is not too old.
+func TestRefusals(t *testing.T) {
+	near := newRig(t, Rules{Self: []netip.Addr{netip.MustParseAddr(alice)}}, Options{})
+	closed := labRules()
+	closed.Rules = nil
+	far := newRig(t, closed, Options{})
+	try := func(sent []byte) {
+		t.Helper()
+		near.out(Pass, sent)
+		near.in(Pass, far.in(DropDenied, sent))
+		near.now, far.now = near.now.Add(time.Second), far.now.Add(time.Second)
+	}
+	began := near.now
+	try(tcpPacket(alice, nas, 50000, 80, syn, 1, 0, 0))
+	try(ping(alice, nas, 7))
+	try(ping(alice, nas, 8))
+	try(udpPacket(alice, nas, 50000, 53, 9))
+	try(tcpPacket(alice, nas, 50001, 80, syn, 1, 0, 0))
+	texts := func(since time.Time) (list []string) {
+		for _, r := range near.f.Refusals(since) {
+			list = append(list, fmt.Sprint(r.Proto, " ", r.Remote, " ", r.At.Sub(began)))
+		}
+		return list
+	}
+	want := []string{"6 " + nas + ":80 4s", "17 " + nas + ":53 3s", "1 " + nas + ":0 2s"}
+	if got := texts(began); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := texts(began.Add(3 * time.Second)); !slices.Equal(got, want[:2]) {
+		t.Errorf("of late %q, want %q", got, want[:2])
 	}
 }
 

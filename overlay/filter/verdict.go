@@ -23,7 +23,8 @@ const (
 	DropFragmentOver   // a fragment that overlaps another
 	DropFragmentLost   // a later fragment whose first has not passed
 	DropSource         // a source no packet may have: loopback, multicast, unspecified
-	DropDestination    // a destination that is nobody's alone
+	DropDestination    // a destination no packet may have: loopback, unspecified
+	DropMulticast      // to many at once: kernels send these by themselves, and nobody carries them
 	DropSpoofed        // from the tunnel, with an address of this side
 	DropStranger       // from the tunnel, with an address that is nobody's
 	DropNotOwn         // to the tunnel, from an address that may only answer
@@ -55,6 +56,7 @@ var verdictNames = [verdicts]string{
 	DropFragmentLost:   "drop_fragment_without_first",
 	DropSource:         "drop_source",
 	DropDestination:    "drop_destination",
+	DropMulticast:      "drop_multicast",
 	DropSpoofed:        "drop_spoofed",
 	DropStranger:       "drop_unknown_source",
 	DropNotOwn:         "drop_not_own_source",
