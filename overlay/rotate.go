@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -44,10 +43,9 @@ func rotationDue(self coord.Node, now time.Time) bool {
 }
 
 // carriesDevices reports whether this node carries stock WireGuards, which have
-// its key in their files: it keeps the key then.
-func carriesDevices(m *coord.Map) bool {
-	return slices.ContainsFunc(m.Hosted, func(h coord.Node) bool { return h.Host == m.Self.ID && !h.Seat })
-}
+// its key in their files: it keeps the key then. Those of somebody who is
+// disabled, and on no map, count too: their files are to work again afterwards.
+func carriesDevices(m *coord.Map) bool { return m.Self.Devices > 0 }
 
 // strands lists the peers that would not hear of a new key: they talk to this
 // node, and not to the coordinator.
@@ -131,7 +129,7 @@ func (n *Node) rotate(ctx context.Context) (key.Public, error) {
 		return key.Public{}, &coord.Problem{Kind: coord.KindUnreachable, Message: "the coordinator cannot be reached, and has to tell the peers", Hint: "try again when overlayd status says connected"}
 	}
 	if v := n.look(); v.m != nil && carriesDevices(v.m) {
-		return key.Public{}, &coord.Problem{Kind: coord.KindConflict, Message: "phones have this machine's key in their WireGuard files", Hint: "remove them first: overlayd nodes; each needs a new file afterwards"}
+		return key.Public{}, &coord.Problem{Kind: coord.KindConflict, Message: "phones have this machine's key in their WireGuard files", Hint: "remove them first: overlayd wg; each needs a new file afterwards"}
 	}
 	old := n.keys.current()
 	if err := n.beginRotation(); err != nil {

@@ -36,24 +36,6 @@ func TestRotationDue(t *testing.T) {
 	}
 }
 
-// Phones have the key of who carries them in their files.
-func TestCarriesDevices(t *testing.T) {
-	self := coord.Node{ID: "vps"}
-	for name, tt := range map[string]struct {
-		hosted []coord.Node
-		want   bool
-	}{
-		"nothing":           {nil, false},
-		"a seat":            {[]coord.Node{{Host: "vps", Seat: true}}, false},
-		"another's phone":   {[]coord.Node{{Host: "other"}}, false},
-		"a seat, and phone": {[]coord.Node{{Host: "vps", Seat: true}, {Host: "vps"}}, true},
-	} {
-		if got := carriesDevices(&coord.Map{Self: self, Hosted: tt.hosted}); got != tt.want {
-			t.Errorf("%s: %v", name, got)
-		}
-	}
-}
-
 // Who talks to this node and would not hear of its new key is waited for.
 func TestStrands(t *testing.T) {
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)

@@ -64,8 +64,9 @@ func newGrantJSON(g coord.Grant) grantJSON {
 func (p *program) grantsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "grants", Short: "list what is open for a time", Args: words(0, 0, ""),
-		Long:    "List the grants that are not over. overlayd revoke ends one before its time.",
-		Example: "  sudo overlayd grants\n  sudo overlayd revoke g7f3k2m",
+		Long: `List the grants that are not over: what is open to whom, on top of the policy, for how
+long still, and who gave it. overlayd revoke GRANT ends one.`,
+		Example: "  sudo overlayd grants\n  sudo overlayd revoke aq7f3k2m9x",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			grants, err := admin(cmd.Context(), p, func(ctx context.Context, c coordinator) ([]coord.Grant, error) { return c.Grants(ctx) })
 			if err != nil {
@@ -127,7 +128,7 @@ type requestJSON struct {
 	User      string     `json:"user"`
 	Node      string     `json:"node"`
 	Target    string     `json:"target"`
-	ForMS     int64      `json:"howLongms"`
+	ForMS     int64      `json:"for_ms"`
 	CreatedAt *time.Time `json:"created_at"`
 }
 
@@ -156,11 +157,15 @@ request is forgotten after a week.`,
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(p.stdout, "denied %s\n", oneLine(args[0]))
-			return nil
+			return p.tell(struct {
+				Schema string `json:"schema"`
+				Denied string `json:"denied"`
+			}{"overlayd.request_denied/v1", args[0]}, "denied %s", oneLine(args[0]))
 		},
+		Example:           "  sudo overlayd requests deny r7f3k2m",
 		ValidArgsFunction: p.completeFirst(p.requestIDs),
 	}
+	p.jsonFlag(deny)
 	return group(cmd, list, p.listVerb("list them", "List the requests; the same as overlayd requests.", list), deny)
 }
 

@@ -17,8 +17,8 @@ func (p *program) nodesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "nodes",
 		Short: "list, approve, tag and remove members",
-		Long: `List, rename, approve, tag, disable and remove the members of the network. On the VPS,
-or on the machine of an admin.
+		Long: `List, add, rename, approve, tag, disable and remove the members of the network. On the
+VPS, or on the machine of an admin.
 
 A NODE is named by its name, its address or its id.`,
 		Example: `  sudo overlayd nodes
@@ -26,19 +26,44 @@ A NODE is named by its name, its address or its id.`,
   sudo overlayd nodes remove laptop`,
 	}
 	p.jsonFlag(cmd)
-	listCmd := &cobra.Command{
-		Use: "list", Short: "list them", Args: words(0, 0, ""),
-		Long: "List the members of the network; the same as overlayd nodes.",
-		RunE: func(cmd *cobra.Command, _ []string) error { return list(cmd) },
-	}
-	p.jsonFlag(listCmd)
-	return group(cmd, list, listCmd, p.renameNodeCommand(), p.removeNodeCommand(),
+	return group(cmd, list, p.listVerb("list them", "List the members of the network; the same as overlayd nodes.", list),
+		p.addNodeCommand(), p.renameNodeCommand(), p.removeNodeCommand(),
 		p.nodeVerb("approve", "let a member in that waits", "approved", coord.NodeUpdate{Approve: true}),
 		p.nodeVerb("disable", "let a member reach nothing, until enabled", "disabled", coord.NodeUpdate{Disabled: yes()}),
 		p.nodeVerb("enable", "undo disable", "enabled", coord.NodeUpdate{Disabled: no()}),
 		p.tagNodeCommand("tag", "give a member tags", func(tags []string) coord.NodeUpdate { return coord.NodeUpdate{AddTags: tags} }),
 		p.tagNodeCommand("untag", "take tags from a member", func(tags []string) coord.NodeUpdate { return coord.NodeUpdate{RemoveTags: tags} }),
 		p.giveNodeCommand(), p.renewNodeCommand())
+}
+
+// addNodeCommand is invite in the words of nodes.
+func (p *program) addNodeCommand() *cobra.Command {
+	var i coord.Invite
+	ttl := span(coord.DefaultInviteTTL)
+	cmd := &cobra.Command{
+		Use: "add NAME", Short: "make a link that admits a machine of that name",
+		Long: `Make a link that admits one machine under a name, and print it alone on standard
+output: the same as overlayd invite --name NAME, which takes more flags. The machine
+is a member when it has run overlayd up LINK.`,
+		Example: "  sudo overlayd nodes add laptop --user alice",
+		Args:    words(1, 1, "one NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var wished name
+			if err := wished.Set(args[0]); err != nil {
+				return valueFault("NAME", err)
+			}
+			i.Name, i.Uses, i.TTL = string(wished), 1, time.Duration(ttl)
+			return p.invite(cmd.Context(), i)
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.Var(text{&i.User, "USER"}, "user", "whose machine it is to be (default: a user of its own)")
+	f.BoolVar(&i.NeedsApproval, "approve-later", false, "the machine waits until it is approved")
+	f.Var(&ttl, "ttl", "for how long the link can be used")
+	p.completeFlag(cmd, "user", p.userNames)
+	p.jsonFlag(cmd)
+	return cmd
 }
 
 func (p *program) renameNodeCommand() *cobra.Command {

@@ -1,6 +1,6 @@
-// Package limit keeps those waiting who failed too often: a bucket of failures
-// for each source, which empties with time. Time is an argument, and the table
-// is bounded.
+// Package limit keeps those waiting who did something too often, which mostly is
+// to fail: a bucket for each source, which empties with time. Time is an
+// argument, and the table is bounded.
 package limit
 
 import (
@@ -20,6 +20,9 @@ const (
 
 // Failures counts the failures of each source.
 type Failures struct {
+	burst int           // at once
+	every time.Duration // gives one back
+
 	mu      sync.Mutex // guards sources
 	sources map[netip.Prefix]debt
 }
@@ -27,8 +30,14 @@ type Failures struct {
 // debt is when a source's last failure will be forgotten.
 type debt time.Time
 
-// NewFailures returns an empty count.
-func NewFailures() *Failures { return &Failures{sources: map[netip.Prefix]debt{}} }
+// NewFailures returns an empty count, of Burst at once.
+func NewFailures() *Failures { return New(Burst, ForgiveEvery) }
+
+// New returns an empty count of something else, of which so many may come at once
+// and one every so often.
+func New(burst int, every time.Duration) *Failures {
+	return &Failures{burst: burst, every: every, sources: map[netip.Prefix]debt{}}
+}
 
 // Source is what an address counts as: an IPv6 customer has a /64 or more.
 func Source(a netip.Addr) netip.Prefix {
@@ -45,7 +54,7 @@ func Source(a netip.Addr) netip.Prefix {
 func (f *Failures) Wait(a netip.Addr, now time.Time) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	free := time.Time(f.sources[Source(a)]).Add(-(Burst - 1) * ForgiveEvery)
+	free := time.Time(f.sources[Source(a)]).Add(-time.Duration(f.burst-1) * f.every)
 	if !free.After(now) { // so it is for a source without failures: Sub of the zero time overflows
 		return 0
 	}
@@ -65,7 +74,7 @@ func (f *Failures) Add(a netip.Addr, now time.Time) {
 	if until.Before(now) {
 		until = now
 	}
-	f.sources[src] = debt(until.Add(ForgiveEvery))
+	f.sources[src] = debt(until.Add(f.every))
 }
 
 func (f *Failures) prune(now time.Time) {

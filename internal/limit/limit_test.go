@@ -6,6 +6,22 @@ import (
 	"time"
 )
 
+func TestOwnPace(t *testing.T) {
+	l, now, a := New(2, time.Hour), time.Unix(1e9, 0), netip.MustParseAddr("203.0.113.5")
+	for range 2 {
+		if w := l.Wait(a, now); w != 0 {
+			t.Fatalf("waits %s within the burst", w)
+		}
+		l.Add(a, now)
+	}
+	if w := l.Wait(a, now.Add(time.Minute)); w != 59*time.Minute {
+		t.Errorf("a minute after the burst: %s", w)
+	}
+	if w := l.Wait(a, now.Add(time.Hour)); w != 0 {
+		t.Errorf("an hour after the burst: %s", w)
+	}
+}
+
 func TestFailures(t *testing.T) {
 	l, now := NewFailures(), time.Unix(1e9, 0)
 	bad, good := netip.MustParseAddr("203.0.113.5"), netip.MustParseAddr("203.0.113.6")

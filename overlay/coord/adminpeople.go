@@ -34,14 +34,16 @@ type UserUpdate struct {
 
 // Group is a name for users.
 type Group struct {
-	ID      string
-	Name    string
-	Members []string
+	ID       string
+	Name     string
+	Members  []string
+	Disabled bool // it stands for nobody
 }
 
 // GroupUpdate is a change of a group. What is nil or empty stays.
 type GroupUpdate struct {
 	Name                      *string
+	Disabled                  *bool
 	AddMembers, RemoveMembers []string
 }
 
@@ -132,7 +134,7 @@ func (a *Admin) AddGroup(ctx context.Context, name string, members []string) (Gr
 // UpdateGroup changes a group, named by name or id.
 func (a *Admin) UpdateGroup(ctx context.Context, group string, up GroupUpdate) (Group, error) {
 	resp, err := a.c.UpdateGroup(ctx, connect.NewRequest(&api.UpdateGroupRequest{
-		Group: group, Name: up.Name, AddMembers: up.AddMembers, RemoveMembers: up.RemoveMembers,
+		Group: group, Name: up.Name, Disabled: up.Disabled, AddMembers: up.AddMembers, RemoveMembers: up.RemoveMembers,
 	}))
 	if err != nil {
 		return Group{}, called("change group", err)
@@ -150,5 +152,5 @@ func (a *Admin) RemoveGroup(ctx context.Context, group string) (Group, error) {
 }
 
 func groupFromWire(w *api.GroupInfo) (Group, error) {
-	return Group{ID: w.GetId(), Name: w.GetName(), Members: w.GetMembers()}, nil
+	return Group{ID: w.GetId(), Name: w.GetName(), Members: w.GetMembers(), Disabled: w.GetDisabled()}, nil
 }

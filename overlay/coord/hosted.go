@@ -26,6 +26,17 @@ func (s *snapshot) hostedBy(host *nodeRecord) (list []*nodeRecord) {
 	return list
 }
 
+// devicesOf counts the devices that a node carries, also those that are disabled,
+// or whose user is.
+func (s *snapshot) devicesOf(host *nodeRecord) (n int) {
+	for _, d := range s.nodes {
+		if d.Host == host.ID && !d.Seat {
+			n++
+		}
+	}
+	return n
+}
+
 // seen is what is known of a node's presence: of a hosted member that of the
 // node that carries it.
 func (s *Server) seen(n *nodeRecord) sighting {

@@ -239,6 +239,20 @@ func TestDevice(t *testing.T) {
 	_, err = l.adminOf(l.alice).AddDevice(ctx, "alice", "tablet", key.NewPrivate().Public())
 	wantKind(t, err, KindDenied, "admin")
 
+	// The carrier knows that the device has its key in a file, also while the
+	// device is nobody's business.
+	if _, err := l.admin.UpdateUser(ctx, "alice", UserUpdate{Disabled: ptr(true)}); err != nil {
+		t.Fatal(err)
+	}
+	m = atVPS.await("no phone of a disabled user", hosts())
+	if m.Self.Devices != 1 {
+		t.Errorf("the carrier knows of %d devices, want that of the disabled user", m.Self.Devices)
+	}
+	if _, err := l.admin.UpdateUser(ctx, "alice", UserUpdate{Disabled: ptr(false)}); err != nil {
+		t.Fatal(err)
+	}
+	atVPS.await("the phone again", hosts("phone"))
+
 	// It is another user's from one moment to the next, and nobody's after that.
 	if _, err := l.admin.UpdateNode(ctx, "phone", NodeUpdate{User: ptr("bob")}); err != nil {
 		t.Fatal(err)
@@ -249,7 +263,9 @@ func TestDevice(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	l.g.await("no phone", hosts())
-	atVPS.await("no phone", hosts())
+	if m := atVPS.await("no phone", hosts()); m.Self.Devices != 0 {
+		t.Errorf("the carrier knows of %d devices, want none", m.Self.Devices)
+	}
 	if _, err := l.admin.AddDevice(ctx, "alice", "phone", k); err != nil {
 		t.Errorf("the key of a removed device: %v", err)
 	}

@@ -61,6 +61,10 @@ type Node struct {
 	// it stands by itself.
 	Host string
 	Seat bool // hosted, with an address of the carrier's own and no key
+
+	// Devices is how many devices a node carries, also those that take no part
+	// now: they have its key in their files. A node knows its own only.
+	Devices int
 }
 
 // NodeState says whether a node may take part.

@@ -115,10 +115,16 @@ func (s nodeService) enrollCaller(ctx context.Context, req *connect.Request[api.
 		return nil, err
 	}
 	var node nodeRecord
-	id, known := newID("n", 11), false
+	id := newID("n", 11)
+	known := s.ledger.now().byMachine[machine]
+	change := s.ledger.change
+	if known != nil && !want.Renew { // else an invite bounds it
+		change = func(ctx context.Context, decide func(*snapshot) ([]Record, error)) error {
+			return s.changeOwn(ctx, known, decide)
+		}
+	}
 	ctx = withAct(ctx, act{who: "invite:" + want.Invite, from: peerAddr(req.Peer().Addr).String(), call: "Enroll"})
-	err = s.ledger.change(ctx, func(snap *snapshot) (changes []Record, err error) {
-		known = snap.byMachine[machine] != nil
+	err = change(ctx, func(snap *snapshot) (changes []Record, err error) {
 		node, changes, err = snap.enroll(machine, want, id, s.o.Now().UTC())
 		if err == nil { // only who is let in learns who else is at an address
 			err = snap.checkOffer(s.o.Relay, machine, want.Relay)
@@ -130,7 +136,7 @@ func (s nodeService) enrollCaller(ctx context.Context, req *connect.Request[api.
 	}
 	network := s.ledger.now().network
 	addr := addrOf(network.Overlay, node.Label)
-	if !known {
+	if known == nil {
 		s.o.Log.Info("node joined", "node", node.Name, "addr", addr, "role", string(node.Role), "invite", node.Invite)
 	}
 	return &api.EnrollResponse{
@@ -178,14 +184,14 @@ func (s nodeService) Report(ctx context.Context, req *connect.Request[api.Report
 	if !s.presence.report(n.ID, req.Msg.Session, s.o.Now()) {
 		return nil, wireError(problem(KindNotFound, "", "there is no such session"))
 	}
+	if a := req.Msg.Applied; a != nil { // first: somebody may be waiting for it
+		s.presence.apply(n.ID, Applied{a.MapVersion, int(a.FlowsCut)})
+	}
 	if a := req.Msg.Advertise; a != nil {
 		ctx := withAct(ctx, act{who: "node:" + n.Name, node: n.Name, from: peerAddr(req.Peer().Addr).String(), call: "Report"})
-		if err := s.advertise(ctx, n.ID, a.Prefixes); err != nil {
+		if err := s.advertise(ctx, n, a.Prefixes); err != nil {
 			return nil, s.refuse("report", err)
 		}
-	}
-	if a := req.Msg.Applied; a != nil {
-		s.presence.apply(n.ID, Applied{a.MapVersion, int(a.FlowsCut)})
 	}
 	if a := req.Msg.Attached; a != nil {
 		now := s.o.Now()
@@ -195,7 +201,7 @@ func (s nodeService) Report(ctx context.Context, req *connect.Request[api.Report
 	}
 	if k := req.Msg.Wireguard; len(k) > 0 {
 		ctx := withAct(ctx, act{who: "node:" + n.Name, node: n.Name, from: peerAddr(req.Peer().Addr).String(), call: "Rekey"})
-		if err := s.rekey(ctx, n.ID, k); err != nil {
+		if err := s.rekey(ctx, n, k); err != nil {
 			return nil, s.refuse("report", err)
 		}
 	}
@@ -209,7 +215,7 @@ func (s nodeService) offer(ctx context.Context, n *nodeRecord, w *api.RelayOffer
 		return err
 	}
 	ctx = withAct(ctx, act{who: "node:" + n.Name, node: n.Name, call: "Offer"})
-	return s.ledger.change(ctx, func(snap *snapshot) ([]Record, error) {
+	return s.changeOwn(ctx, n, func(snap *snapshot) ([]Record, error) {
 		if err := snap.checkOffer(s.o.Relay, n.Machine, o); err != nil {
 			return nil, err
 		}
@@ -217,14 +223,10 @@ func (s nodeService) offer(ctx context.Context, n *nodeRecord, w *api.RelayOffer
 	})
 }
 
-func (s nodeService) advertise(ctx context.Context, id string, texts []string) error {
+func (s nodeService) advertise(ctx context.Context, n *nodeRecord, texts []string) error {
 	ps, err := parsePrefixes(texts)
 	if err != nil {
 		return err
 	}
-	// Most reports change nothing: they are answered without the ledger's lock.
-	if changes, err := s.ledger.now().advertise(id, ps); err != nil || len(changes) == 0 {
-		return err
-	}
-	return s.ledger.change(ctx, func(snap *snapshot) ([]Record, error) { return snap.advertise(id, ps) })
+	return s.changeOwn(ctx, n, func(snap *snapshot) ([]Record, error) { return snap.advertise(n.ID, ps) })
 }

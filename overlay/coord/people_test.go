@@ -297,6 +297,37 @@ func TestDisabledAndBack(t *testing.T) {
 	l.g.await("both", sees("laptop", "desk"))
 }
 
+// TestDisabledGroup: its members get nothing by it, and the policy can be changed
+// meanwhile although its tests say what they should get.
+func TestDisabledGroup(t *testing.T) {
+	l, ctx := newLab(t), t.Context()
+	_, err := l.admin.UpdateGroup(ctx, "students", GroupUpdate{Disabled: ptr(true)})
+	wantKind(t, err, KindNotFound, "in the policy only", "overlayd groups add students")
+	if _, err := l.admin.AddGroup(ctx, "students", []string{"bob"}); err != nil {
+		t.Fatal(err)
+	}
+	if g, err := l.admin.UpdateGroup(ctx, "students", GroupUpdate{Disabled: ptr(true)}); err != nil || !g.Disabled {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	l.atAlice.await("nobody", sees())
+	l.g.await("bob alone, by his own rule", sees("desk"))
+	if _, err := l.admin.ApplyPolicy(ctx, labPolicy+"#\n"); err != nil {
+		t.Errorf("a policy that names them: %v", err)
+	}
+	if _, err := l.admin.UpdateGroup(ctx, "students", GroupUpdate{Disabled: ptr(false)}); err != nil {
+		t.Fatal(err)
+	}
+	l.atAlice.await("the gateway", sees("gw"))
+
+	// Nor does a person's revocation keep the policy as it is.
+	if _, err := l.admin.Revoke(ctx, "user:alice"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.admin.ApplyPolicy(ctx, labPolicy+"##\n"); err != nil {
+		t.Errorf("a policy that names somebody who was revoked: %v", err)
+	}
+}
+
 func TestGrants(t *testing.T) {
 	l, ctx := newLab(t), t.Context()
 	for _, c := range []struct {

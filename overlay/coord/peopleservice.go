@@ -85,7 +85,7 @@ func (s adminService) RemoveUser(ctx context.Context, req *connect.Request[api.R
 }
 
 func groupToWire(snap *snapshot, g *groupRecord) *api.GroupInfo {
-	w := &api.GroupInfo{Id: g.ID, Name: g.Name}
+	w := &api.GroupInfo{Id: g.ID, Name: g.Name, Disabled: g.Disabled}
 	for _, m := range g.Members {
 		if u := snap.users[m]; u != nil {
 			w.Members = append(w.Members, u.Name)
@@ -129,7 +129,7 @@ func (s adminService) AddGroup(ctx context.Context, req *connect.Request[api.Add
 func (s adminService) UpdateGroup(ctx context.Context, req *connect.Request[api.UpdateGroupRequest]) (*connect.Response[api.UpdateGroupResponse], error) {
 	m := req.Msg
 	g, err := s.changeGroup(ctx, func(snap *snapshot) (groupRecord, []Record, error) {
-		return snap.updateGroup(m.Group, m.Name, m.AddMembers, m.RemoveMembers)
+		return snap.updateGroup(m.Group, groupUpdate{name: m.Name, disabled: m.Disabled, add: m.AddMembers, remove: m.RemoveMembers})
 	})
 	if err != nil {
 		return nil, err

@@ -11,6 +11,32 @@ import (
 // who may talk to it.
 const rekeyGap = 10 * time.Second
 
+const (
+	// churnBurst is how often a node may change its own entry at once: its key,
+	// what it advertises, where it relays. A gateway's network comes and goes a few
+	// times while somebody works on it.
+	churnBurst = 30
+	// churnEvery gives one of these back. Each change is a commit, news for every
+	// peer and about a kilobyte of the record: at this pace it takes one node two
+	// years to drive out what the record has room for.
+	churnEvery = 10 * time.Minute
+)
+
+// changeOwn is a change that a node makes of its own entry. What changes nothing
+// costs no lock, and nobody has to wait for it.
+func (s *Server) changeOwn(ctx context.Context, n *nodeRecord, decide func(*snapshot) ([]Record, error)) error {
+	snap := s.ledger.now()
+	if changes, err := decide(snap); err != nil || len(changes) == 0 {
+		return err
+	}
+	at, now := addrOf(snap.network.Overlay, n.Label), s.o.Now()
+	if wait := s.churn.Wait(at, now); wait > 0 {
+		return problem(KindConflict, "wait "+wait.Round(time.Second).String(), "%s has changed too often of late", n.Name)
+	}
+	s.churn.Add(at, now)
+	return s.ledger.change(ctx, decide)
+}
+
 // keyed returns since when a node has its WireGuard key.
 func (n *nodeRecord) keyed() time.Time {
 	if n.Keyed.IsZero() {
@@ -40,13 +66,10 @@ func (s *snapshot) rekey(id string, k key.Public, now time.Time) ([]Record, erro
 }
 
 // rekey takes the WireGuard key that a node reports.
-func (s *Server) rekey(ctx context.Context, id string, b []byte) error {
+func (s *Server) rekey(ctx context.Context, n *nodeRecord, b []byte) error {
 	k, err := key.PublicFromBytes(b)
 	if err != nil || k.IsZero() {
 		return problem(KindInvalid, "", "the WireGuard key is malformed")
 	}
-	if changes, err := s.ledger.now().rekey(id, k, s.o.Now().UTC()); err != nil || len(changes) == 0 {
-		return err // most reports change nothing
-	}
-	return s.ledger.change(ctx, func(snap *snapshot) ([]Record, error) { return snap.rekey(id, k, s.o.Now().UTC()) })
+	return s.changeOwn(ctx, n, func(snap *snapshot) ([]Record, error) { return snap.rekey(n.ID, k, s.o.Now().UTC()) })
 }

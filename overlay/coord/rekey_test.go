@@ -1,6 +1,7 @@
 package coord
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -56,5 +57,33 @@ func TestRekey(t *testing.T) {
 	if changes, err := snap.rekey(gw.NodeID, next, now); len(changes) != 0 || err != nil {
 		t.Errorf("the same key: %v, %v", changes, err)
 	}
-	wantKind(t, n.server.rekey(t.Context(), gw.NodeID, []byte("short")), KindInvalid, "malformed")
+	wantKind(t, n.server.rekey(t.Context(), snap.nodes[gw.NodeID], []byte("short")), KindInvalid, "malformed")
+}
+
+// A node that changes its own entry all the time is kept waiting: each change is a
+// line of the record, which has an end.
+func TestChurn(t *testing.T) {
+	n := newNetwork(t)
+	gw := n.join(Invite{Role: RoleGateway}, "gw")
+	own := func() *nodeRecord { return n.server.ledger.now().nodes[gw.NodeID] }
+	service := nodeService{n.server}
+	advertise := func(i int) error {
+		return service.advertise(t.Context(), own(), []string{fmt.Sprintf("10.%d.0.0/16", i)})
+	}
+	for i := range churnBurst {
+		if err := advertise(i); err != nil {
+			t.Fatalf("change %d: %v", i, err)
+		}
+	}
+	wantKind(t, advertise(churnBurst), KindConflict, "too often")
+	wantKind(t, n.server.rekey(t.Context(), own(), key.NewPrivate().Public().Bytes()), KindConflict, "too often")
+	if err := advertise(churnBurst - 1); err != nil {
+		t.Errorf("what changes nothing: %v", err)
+	}
+	_, err := gw.c.Enroll(t.Context(), EnrollRequest{Name: "gw", WireGuard: key.NewPrivate().Public()})
+	wantKind(t, err, KindConflict, "too often")
+	n.now.add(churnEvery)
+	if err := advertise(churnBurst); err != nil {
+		t.Errorf("later: %v", err)
+	}
 }

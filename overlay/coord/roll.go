@@ -49,9 +49,10 @@ func (s SignedRoll) isZero() bool { return len(s.Roll) == 0 }
 // RollPath is where a relay hands out its newest roll, on its TLS port.
 const RollPath = "/roll"
 
-// maxRoll in bytes holds each node of the largest network, and ten thousand
-// grants.
-const maxRoll = 1 << 20
+// maxRoll in bytes is that of 200,000 nodes of 16 bytes each with ten thousand
+// grants of 12, which is far more than one coordinator serves. Of a larger one
+// nobody would hear: relays hand it out, and nodes do not read it.
+const maxRoll = 200_000*16 + maxGrants*12 + 1<<10
 
 // signedRoll is what the signature is of: no other statement begins like it.
 func signedRoll(roll []byte) []byte { return append([]byte("overlayd roll v1\x00"), roll...) }

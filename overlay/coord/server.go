@@ -27,6 +27,7 @@ type Server struct {
 	doorman   *doorman
 	reach     reach
 	refusals  *limit.Failures // of recorded refusals, by node
+	churn     *limit.Failures // of nodes' changes of themselves, by node
 	rolls     rolls
 }
 
@@ -109,6 +110,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 		failures:  limit.NewFailures(),
 		doorman:   newDoorman(),
 		refusals:  limit.NewFailures(),
+		churn:     limit.New(churnBurst, churnEvery),
 	}
 	if !o.Pin.IsZero() {
 		s.audiences = append(s.audiences, audience(o.Pin, o.Endpoint))

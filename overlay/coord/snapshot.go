@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"overlayd/overlay/key"
+	"overlayd/overlay/policy"
 )
 
 // snapshot is the store's content at one revision, with indexes. It and what it
@@ -274,7 +275,7 @@ func (s *snapshot) node(ref string) (*nodeRecord, error) {
 			return n, nil
 		}
 	}
-	return nil, problem(KindNotFound, "list them with: overlayd nodes", "there is no node %.80q", ref)
+	return nil, problem(KindNotFound, policy.DidYouMean(ref, slices.Sorted(maps.Keys(s.byName)), "list them with: overlayd nodes"), "there is no node %.80q", ref)
 }
 
 // nodesByLabel returns all nodes in the order of their labels.
@@ -282,18 +283,28 @@ func (s *snapshot) nodesByLabel() []*nodeRecord {
 	return slices.SortedFunc(maps.Values(s.nodes), func(a, b *nodeRecord) int { return int(a.Label) - int(b.Label) })
 }
 
-// changedLabels returns the labels whose node is not the same in both, and the
-// nodes that are gone.
+// changedLabels returns the labels whose node is not the same in both, those who
+// carry one that came or went, and the nodes that are gone.
 func changedLabels(old, next *snapshot) (labels []uint32, gone []*nodeRecord) {
+	carrier := func(n *nodeRecord) {
+		if host := next.nodes[n.Host]; host != nil {
+			labels = append(labels, host.Label)
+		}
+	}
 	for id, n := range next.nodes {
-		if o := old.nodes[id]; o != n {
+		o := old.nodes[id]
+		if o != n {
 			labels = append(labels, n.Label)
+		}
+		if o == nil {
+			carrier(n)
 		}
 	}
 	for id, o := range old.nodes {
 		if next.nodes[id] == nil {
 			labels = append(labels, o.Label)
 			gone = append(gone, o)
+			carrier(o)
 		}
 	}
 	return labels, gone

@@ -83,6 +83,9 @@ func (s *snapshot) world() policy.World {
 	in := map[string][]string{} // by user id
 	for _, g := range s.groupsByName() {
 		w.Groups = append(w.Groups, g.Name)
+		if g.Disabled {
+			w.Idle = append(w.Idle, g.Name)
+		}
 		for _, m := range g.Members {
 			in[m] = append(in[m], g.Name)
 		}

@@ -1,6 +1,7 @@
 package coord
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +25,8 @@ type groupRecord struct {
 	Name    string    `json:"name"`
 	Members []string  `json:"members,omitempty"` // ids of users, in order
 	Created time.Time `json:"created"`
+
+	Disabled bool `json:"disabled,omitempty"` // it stands for nobody
 }
 
 func putUser(u userRecord) Record   { return put(keyUser+u.ID, u) }
@@ -49,7 +52,8 @@ func (s *snapshot) user(ref string) (*userRecord, error) {
 	if u := s.userByName[ref]; u != nil {
 		return u, nil
 	}
-	return nil, problem(KindNotFound, "list them with: overlayd users; add one with: overlayd users add", "there is no user %.80q", ref)
+	return nil, problem(KindNotFound, policy.DidYouMean(ref, slices.Sorted(maps.Keys(s.userByName)), "list them with: overlayd users; add one with: overlayd users add"),
+		"there is no user %.80q", ref)
 }
 
 func (s *snapshot) group(ref string) (*groupRecord, error) {
@@ -59,7 +63,11 @@ func (s *snapshot) group(ref string) (*groupRecord, error) {
 	if g := s.groupByName[ref]; g != nil {
 		return g, nil
 	}
-	return nil, problem(KindNotFound, "list them with: overlayd groups; add one with: overlayd groups add", "there is no group %.80q", ref)
+	hint := "list them with: overlayd groups; add one with: overlayd groups add"
+	if s.policyNames("group", ref) {
+		hint = "it is in the policy only: overlayd policy show; overlayd groups add " + ref + " makes it one of the network's"
+	}
+	return nil, problem(KindNotFound, policy.DidYouMean(ref, slices.Sorted(maps.Keys(s.groupByName)), hint), "there is no group %.80q", ref)
 }
 
 // wordFree refuses a name that a user or a group has, or nearly has: in a policy
@@ -242,30 +250,40 @@ func (s *snapshot) addGroup(name, id string, members []string, now time.Time) (g
 	return g, []Record{putGroup(g)}, nil
 }
 
-// updateGroup decides what another name and other members change.
-func (s *snapshot) updateGroup(ref string, name *string, add, remove []string) (groupRecord, []Record, error) {
+// groupUpdate is a change of a group. Nil leaves a thing as it is.
+type groupUpdate struct {
+	name        *string
+	disabled    *bool
+	add, remove []string // users
+}
+
+// updateGroup decides what a change of a group changes.
+func (s *snapshot) updateGroup(ref string, up groupUpdate) (groupRecord, []Record, error) {
 	old, err := s.group(ref)
 	if err != nil {
 		return groupRecord{}, nil, err
 	}
 	g := *old
-	if name != nil && *name != g.Name {
-		if err := s.wordFree("group", *name); err != nil {
+	if up.name != nil && *up.name != g.Name {
+		if err := s.wordFree("group", *up.name); err != nil {
 			return g, nil, err
 		}
 		if s.policyNames("group", g.Name) {
 			return g, nil, problem(KindConflict, "take the name out of the policy first: overlayd policy show", "the policy names the group %s", g.Name)
 		}
-		g.Name = *name
+		g.Name = *up.name
 	}
-	for _, m := range add {
+	if up.disabled != nil {
+		g.Disabled = *up.disabled
+	}
+	for _, m := range up.add {
 		u, err := s.user(m)
 		if err != nil {
 			return g, nil, err
 		}
 		g = g.with(u.ID)
 	}
-	for _, m := range remove {
+	for _, m := range up.remove {
 		u, err := s.user(m)
 		if err != nil {
 			return g, nil, err

@@ -18,6 +18,9 @@ func (s *Server) node(snap *snapshot, n *nodeRecord, self bool) Node {
 		Online: seen.online, BootID: seen.bootID, Attached: seen.attached,
 		User: snap.userOf(n), Tags: n.Tags, State: snap.stateOf(n), Expires: n.Expires, Renewed: n.Renewed, Keyed: n.keyed(), Host: n.Host, Seat: n.Seat,
 	}
+	if self {
+		v.Devices = snap.devicesOf(n)
+	}
 	for _, r := range n.routes() {
 		if self || r.Approved {
 			v.Routes = append(v.Routes, r)

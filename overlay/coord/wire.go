@@ -116,6 +116,7 @@ func nodeToWire(n Node) *api.Member {
 		Id: n.ID, Name: n.Name, Label: n.Label, Role: string(n.Role), Wireguard: n.WireGuard.Bytes(),
 		Online: n.Online, BootId: n.BootID, Attached: attachedToWire(n.Attached),
 		User: n.User, Tags: n.Tags, ExpiresAt: timeToWire(n.Expires), RenewedAt: timeToWire(n.Renewed), KeyedAt: timeToWire(n.Keyed), State: string(n.State), Host: n.Host, Seat: n.Seat,
+		Devices: uint32(n.Devices),
 	}
 	for _, a := range n.Addrs {
 		w.Addrs = append(w.Addrs, a.String())
@@ -131,6 +132,7 @@ func nodeFromWire(w *api.Member) (Node, error) {
 		ID: w.GetId(), Name: w.GetName(), Label: w.GetLabel(), Role: Role(w.GetRole()),
 		Online: w.GetOnline(), BootID: w.GetBootId(), Attached: attachedFromWire(w.GetAttached()),
 		User: w.GetUser(), Tags: w.GetTags(), Expires: timeFromWire(w.GetExpiresAt()), Renewed: timeFromWire(w.GetRenewedAt()), Keyed: timeFromWire(w.GetKeyedAt()), State: NodeState(w.GetState()), Host: w.GetHost(), Seat: w.GetSeat(),
+		Devices: int(w.GetDevices()),
 	}
 	if n.State == "" { // of a coordinator, or a file, from before there were states
 		n.State = NodeActive

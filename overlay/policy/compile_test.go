@@ -125,6 +125,51 @@ hint: narrow the rule x, or correct the test`
 	}
 }
 
+// TestTestsAreAboutThePolicy: who is disabled today is not asked for; what the
+// policy gives them has to be right when they are back.
+func TestTestsAreAboutThePolicy(t *testing.T) {
+	p := mustParse(t, `
+rules:
+  - {name: x, src: alice, dst: 192.168.1.7, ports: tcp/22}
+  - {name: y, src: group:admins, dst: 192.168.1.8, ports: tcp/22}
+tests:
+  - {who: alice, accept: "192.168.1.7:22"}
+  - {who: bob, accept: "192.168.1.8:22"}
+`)
+	w := labWorld()
+	w.Idle = []string{"admins"}
+	for i := range w.Users {
+		w.Users[i].Disabled = true
+	}
+	if err := p.RunTests(w); err != nil {
+		t.Errorf("somebody who is disabled must reach something: %v", err)
+	}
+	p = mustParse(t, "rules:\n  - {name: x, src: alice, dst: 192.168.1.7}\ntests:\n  - {who: alice, deny: \"192.168.1.7:22\"}\n")
+	if err := p.RunTests(w); err == nil {
+		t.Error("somebody who is disabled must not reach something, and would")
+	}
+	if r := Resolve(p, w, nil); r.Reaches(Term{Kind: KindUser, Name: "alice"}, target(t, "192.168.1.7:22"), time.Time{}).Partly || !w.Users[0].Disabled {
+		t.Error("the tests let somebody in")
+	}
+}
+
+// TestIdleGroup: a group that stands for nobody gives its members nothing, of the
+// network's and of the policy's alike.
+func TestIdleGroup(t *testing.T) {
+	p := mustParse(t, "groups: {night: [alice]}\nrules:\n  - {src: group:admins, dst: 192.168.1.8}\n  - {src: night, dst: 192.168.1.7}\n")
+	reach := func(w World, user, to string) bool {
+		return Resolve(p, w, nil).Reaches(Term{Kind: KindUser, Name: user}, target(t, to), time.Time{}).Allowed
+	}
+	w := labWorld()
+	if !reach(w, "bob", "192.168.1.8:22") || !reach(w, "alice", "192.168.1.7:22") {
+		t.Fatal("the groups give nothing to begin with")
+	}
+	w.Idle = []string{"admins", "night"}
+	if reach(w, "bob", "192.168.1.8:22") || reach(w, "alice", "192.168.1.7:22") {
+		t.Error("an idle group gives something")
+	}
+}
+
 func TestCheck(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"rules:\n  - {src: alic, dst: gw}", "line 2: there is no user alic\nhint: did you mean alice?"},

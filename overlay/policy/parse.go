@@ -108,7 +108,7 @@ func (p *parser) fields(n *yaml.Node, what string, readers map[string]func(*yaml
 		read, ok := readers[e.key.Value]
 		if !ok {
 			known := sortedKeys(readers)
-			p.fail(e.key, nearest(e.key.Value, known, "the keys of "+what+" are "+strings.Join(known, ", ")),
+			p.fail(e.key, DidYouMean(e.key.Value, known, "the keys of "+what+" are "+strings.Join(known, ", ")),
 				"unknown key %s in %s", clip(e.key.Value), what)
 			continue
 		}

@@ -60,9 +60,9 @@ func (p Problems) sorted() error {
 	return p
 }
 
-// nearest returns "did you mean X?" for the name that is at most two changes
+// DidYouMean returns "did you mean X?" for the name that is at most two changes
 // away, else what else may help.
-func nearest(name string, known []string, other string) string {
+func DidYouMean(name string, known []string, other string) string {
 	best, at := "", 3
 	for _, k := range known {
 		if d := distance(name, k, at); d < at {

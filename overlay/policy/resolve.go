@@ -15,9 +15,10 @@ import (
 type Resolved struct {
 	policy *Policy
 	users  map[string]*User
-	nodes  []Node  // that are not disabled, by name
-	hosts  []int   // by node: who carries it; -1: nobody
-	owned  []owned // but for seats, which nothing reaches
+	idle   map[string]bool // groups that stand for nobody
+	nodes  []Node          // that are not disabled, by name
+	hosts  []int           // by node: who carries it; -1: nobody
+	owned  []owned         // but for seats, which nothing reaches
 	routes []owned
 	from   map[string]*fromSet
 	to     map[string]*toSet
@@ -64,7 +65,10 @@ func (b bits) add(o bits) {
 
 // Resolve applies a policy and grants to a world.
 func Resolve(p *Policy, w World, grants []Grant) *Resolved {
-	r := &Resolved{policy: p, users: map[string]*User{}, from: map[string]*fromSet{}, to: map[string]*toSet{}}
+	r := &Resolved{policy: p, users: map[string]*User{}, idle: map[string]bool{}, from: map[string]*fromSet{}, to: map[string]*toSet{}}
+	for _, g := range w.Idle {
+		r.idle[g] = true
+	}
 	for i := range w.Users {
 		r.users[w.Users[i].Name] = &w.Users[i]
 	}
@@ -183,6 +187,9 @@ func (r *Resolved) userIs(t Term, user string) bool {
 	case KindUser:
 		return u.Name == t.Name
 	case KindGroup:
+		if r.idle[t.Name] {
+			return false
+		}
 		if slices.Contains(u.Groups, t.Name) {
 			return true
 		}

@@ -10,7 +10,20 @@ import (
 type World struct {
 	Users  []User
 	Groups []string // names of groups of the network; users' own need not be listed
+	Idle   []string // groups that stand for nobody, whoever is in them
 	Nodes  []Node
+}
+
+// enabled is the world with nobody and nothing disabled.
+func (w World) enabled() World {
+	w.Users, w.Nodes, w.Idle = slices.Clone(w.Users), slices.Clone(w.Nodes), nil
+	for i := range w.Users {
+		w.Users[i].Disabled = false
+	}
+	for i := range w.Nodes {
+		w.Nodes[i].Disabled = false
+	}
+	return w
 }
 
 // User is a person.
@@ -123,7 +136,7 @@ func (k known) check(t Term, p *Policy) *Problem {
 		if k.groups[t.Name] {
 			return hinted("write group:"+t.Name, "there is no user %s, but a group", t.Name)
 		}
-		return hinted(nearest(t.Name, sortedKeys(k.users), "overlayd users add "+t.Name), "there is no user %s", t.Name)
+		return hinted(DidYouMean(t.Name, sortedKeys(k.users), "overlayd users add "+t.Name), "there is no user %s", t.Name)
 	case KindGroup:
 		if t.bare && k.users[t.Name] {
 			return hinted("write group:"+t.Name+" or user:"+t.Name, "%s is both a group and a user", t.Name)
@@ -131,21 +144,21 @@ func (k known) check(t Term, p *Policy) *Problem {
 		if k.groups[t.Name] {
 			return nil
 		}
-		return hinted(nearest(t.Name, sortedKeys(k.groups), "add it under groups:, or overlayd groups add "+t.Name), "there is no group %s", t.Name)
+		return hinted(DidYouMean(t.Name, sortedKeys(k.groups), "add it under groups:, or overlayd groups add "+t.Name), "there is no group %s", t.Name)
 	case KindTag:
 		if k.tags[t.Name] {
 			return nil
 		}
-		return hinted(nearest(t.Name, sortedKeys(k.tags), "give a node or a user this tag first"), "nothing has the tag %s", t.Name)
+		return hinted(DidYouMean(t.Name, sortedKeys(k.tags), "give a node or a user this tag first"), "nothing has the tag %s", t.Name)
 	case KindNode:
 		if k.nodes[t.Name] {
 			return nil
 		}
-		return hinted(nearest(t.Name, append(sortedKeys(k.nodes), p.hostNames()...), "add it under hosts: with its address"),
+		return hinted(DidYouMean(t.Name, append(sortedKeys(k.nodes), p.hostNames()...), "add it under hosts: with its address"),
 			"there is no host or node %s", t.Name)
 	case KindHost:
 		if p.host(t.Name) == nil {
-			return hinted(nearest(t.Name, p.hostNames(), "add it under hosts: with its address"), "there is no host %s", t.Name)
+			return hinted(DidYouMean(t.Name, p.hostNames(), "add it under hosts: with its address"), "there is no host %s", t.Name)
 		}
 		if t.bare && k.nodes[t.Name] {
 			return hinted("write host:"+t.Name+" or node:"+t.Name, "%s is both a host and a node", t.Name)
@@ -167,7 +180,7 @@ func (p *Policy) CheckGrant(w World, g Grant, now time.Time) error {
 	k := w.known(p)
 	switch {
 	case !k.users[g.User]:
-		return hinted(nearest(g.User, sortedKeys(k.users), "overlayd users lists them"), "grant: there is no user %s", clip(g.User))
+		return hinted(DidYouMean(g.User, sortedKeys(k.users), "overlayd users lists them"), "grant: there is no user %s", clip(g.User))
 	case g.Until.IsZero():
 		return hinted("say for how long: --for 4h", "grant: it would never end")
 	case !now.Before(g.Until):

@@ -162,6 +162,7 @@ type Member struct {
 	Seat          bool                   `protobuf:"varint,16,opt,name=seat,proto3" json:"seat,omitempty"`                           // carried, with an address of the carrier's own and no key
 	KeyedAt       *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=keyed_at,json=keyedAt,proto3" json:"keyed_at,omitempty"`       // since when it has its WireGuard key
 	RenewedAt     *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=renewed_at,json=renewedAt,proto3" json:"renewed_at,omitempty"` // when expires_at was last moved; not set: never
+	Devices       uint32                 `protobuf:"varint,19,opt,name=devices,proto3" json:"devices,omitempty"`                     // that it carries, also those that take no part now; told to itself alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -320,6 +321,13 @@ func (x *Member) GetRenewedAt() *timestamppb.Timestamp {
 		return x.RenewedAt
 	}
 	return nil
+}
+
+func (x *Member) GetDevices() uint32 {
+	if x != nil {
+		return x.Devices
+	}
+	return 0
 }
 
 // Attachment is a relay that a member is attached to.
@@ -3697,7 +3705,8 @@ type GroupInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Members       []string               `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"` // by name
+	Members       []string               `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`    // by name
+	Disabled      bool                   `protobuf:"varint,4,opt,name=disabled,proto3" json:"disabled,omitempty"` // it stands for nobody
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3751,6 +3760,13 @@ func (x *GroupInfo) GetMembers() []string {
 		return x.Members
 	}
 	return nil
+}
+
+func (x *GroupInfo) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
 }
 
 type ListGroupsRequest struct {
@@ -3935,6 +3951,7 @@ type UpdateGroupRequest struct {
 	Name          *string                `protobuf:"bytes,2,opt,name=name,proto3,oneof" json:"name,omitempty"`
 	AddMembers    []string               `protobuf:"bytes,3,rep,name=add_members,json=addMembers,proto3" json:"add_members,omitempty"`
 	RemoveMembers []string               `protobuf:"bytes,4,rep,name=remove_members,json=removeMembers,proto3" json:"remove_members,omitempty"`
+	Disabled      *bool                  `protobuf:"varint,5,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3995,6 +4012,13 @@ func (x *UpdateGroupRequest) GetRemoveMembers() []string {
 		return x.RemoveMembers
 	}
 	return nil
+}
+
+func (x *UpdateGroupRequest) GetDisabled() bool {
+	if x != nil && x.Disabled != nil {
+		return *x.Disabled
+	}
+	return false
 }
 
 type UpdateGroupResponse struct {
@@ -7008,7 +7032,7 @@ const file_coord_proto_rawDesc = "" +
 	"\x04hint\x18\x03 \x01(\tR\x04hint\";\n" +
 	"\x05Route\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x1a\n" +
-	"\bapproved\x18\x02 \x01(\bR\bapproved\"\xbb\x04\n" +
+	"\bapproved\x18\x02 \x01(\bR\bapproved\"\xd5\x04\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -7030,7 +7054,8 @@ const file_coord_proto_rawDesc = "" +
 	"\x04seat\x18\x10 \x01(\bR\x04seat\x125\n" +
 	"\bkeyed_at\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\akeyedAt\x129\n" +
 	"\n" +
-	"renewed_at\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\trenewedAt\";\n" +
+	"renewed_at\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\trenewedAt\x12\x18\n" +
+	"\adevices\x18\x13 \x01(\rR\adevices\";\n" +
 	"\n" +
 	"Attachment\x12\x14\n" +
 	"\x05relay\x18\x01 \x01(\tR\x05relay\x12\x17\n" +
@@ -7276,11 +7301,12 @@ const file_coord_proto_rawDesc = "" +
 	"\x11RemoveUserRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\"E\n" +
 	"\x12RemoveUserResponse\x12/\n" +
-	"\x04user\x18\x01 \x01(\v2\x1b.overlayd.coord.v1.UserInfoR\x04user\"I\n" +
+	"\x04user\x18\x01 \x01(\v2\x1b.overlayd.coord.v1.UserInfoR\x04user\"e\n" +
 	"\tGroupInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
-	"\amembers\x18\x03 \x03(\tR\amembers\"\x13\n" +
+	"\amembers\x18\x03 \x03(\tR\amembers\x12\x1a\n" +
+	"\bdisabled\x18\x04 \x01(\bR\bdisabled\"\x13\n" +
 	"\x11ListGroupsRequest\"J\n" +
 	"\x12ListGroupsResponse\x124\n" +
 	"\x06groups\x18\x01 \x03(\v2\x1c.overlayd.coord.v1.GroupInfoR\x06groups\"?\n" +
@@ -7288,14 +7314,16 @@ const file_coord_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\amembers\x18\x02 \x03(\tR\amembers\"F\n" +
 	"\x10AddGroupResponse\x122\n" +
-	"\x05group\x18\x01 \x01(\v2\x1c.overlayd.coord.v1.GroupInfoR\x05group\"\x94\x01\n" +
+	"\x05group\x18\x01 \x01(\v2\x1c.overlayd.coord.v1.GroupInfoR\x05group\"\xc2\x01\n" +
 	"\x12UpdateGroupRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x17\n" +
 	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x88\x01\x01\x12\x1f\n" +
 	"\vadd_members\x18\x03 \x03(\tR\n" +
 	"addMembers\x12%\n" +
-	"\x0eremove_members\x18\x04 \x03(\tR\rremoveMembersB\a\n" +
-	"\x05_name\"I\n" +
+	"\x0eremove_members\x18\x04 \x03(\tR\rremoveMembers\x12\x1f\n" +
+	"\bdisabled\x18\x05 \x01(\bH\x01R\bdisabled\x88\x01\x01B\a\n" +
+	"\x05_nameB\v\n" +
+	"\t_disabled\"I\n" +
 	"\x13UpdateGroupResponse\x122\n" +
 	"\x05group\x18\x01 \x01(\v2\x1c.overlayd.coord.v1.GroupInfoR\x05group\"*\n" +
 	"\x12RemoveGroupRequest\x12\x14\n" +
