@@ -112,14 +112,15 @@ func refusedHealth(refusals []StatusRefusal, now time.Time) []HealthItem {
 
 // barred says why a node takes no part; nil: it does.
 func barred(m *coord.Map) *coord.Problem {
-	for _, h := range membershipHealth(m) {
-		kind := coord.KindDenied
-		if m.Self.State == coord.NodePending {
-			kind = coord.KindPending
-		}
-		return &coord.Problem{Kind: kind, Message: h.Title, Hint: h.Fix}
+	items := membershipHealth(m)
+	if len(items) == 0 {
+		return nil
 	}
-	return nil
+	kind := coord.KindDenied
+	if m.Self.State == coord.NodePending {
+		kind = coord.KindPending
+	}
+	return &coord.Problem{Kind: kind, Message: items[0].Title, Hint: items[0].Fix}
 }
 
 // controlHealth lists what is wrong with the coordinator's record of changes.
