@@ -65,7 +65,7 @@ func (n *Node) listenLocal(ctx context.Context) (*localServer, error) {
 	}
 
 	mux := http.NewServeMux()
-	mux.Handle(local.NewLocalHandler(localService{n}))
+	mux.Handle(local.NewLocalHandler(localService{n}, connect.WithCompression("gzip", nil, nil))) // nothing is far: a gzip writer takes a megabyte
 	dials := newLocalDials(n)
 	mux.Handle(dialPath, dials)
 	if n.hub != nil && n.hub.coord != nil {
