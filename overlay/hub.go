@@ -13,7 +13,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 
 	"overlayd/overlay/coord"
@@ -24,10 +23,6 @@ import (
 // DefaultOverlay is the prefix of a new network: a part of the shared address
 // space of RFC 6598, which no LAN uses and few carriers show to their customers.
 var DefaultOverlay = netip.MustParsePrefix("100.88.0.0/24")
-
-// maxConns bounds the connections to the TLS port: a node keeps one, and a
-// network has at most as many nodes as sessions with the relay, 16,384.
-const maxConns = 20_000
 
 // DefaultPort is the one port of a relay, for UDP and for TCP.
 const DefaultPort = 443
@@ -126,7 +121,7 @@ func (h *Hub) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return listenFault(err, "tcp", h.listen)
 	}
-	ln = netutil.LimitListener(ln, maxConns)
+	ln = newTurnstile(ln, maxConns, maxConnsOf)
 	defer ln.Close()
 	h.relay, err = relay.NewServer(relay.ServerOptions{Listen: h.listen, Secret: state.relay, Log: h.log})
 	if err != nil {
