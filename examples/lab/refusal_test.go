@@ -188,7 +188,7 @@ func TestRefused(t *testing.T) {
 			code: exitConflict, words: "udp port 4433 is in use", hint: "--listen"},
 		{name: "no root", on: l.Host, args: elsewhere(l, "up", good), binary: asNobody,
 			wrap: []string{"setpriv", "--reuid", strconv.Itoa(nobody), "--clear-groups"},
-			code: exitPermission, words: "permission denied", hint: "root"},
+			code: exitPermission, words: "it needs root", hint: "--userspace"},
 		{name: "no /dev/net/tun", on: l.Host, args: elsewhere(l, "up", good),
 			wrap: []string{"sh", "-c", `mount -t tmpfs none /dev/net && exec "$0" "$@"`},
 			code: exitFailure, words: "/dev/net/tun is missing", hint: "modprobe tun"},
