@@ -25,7 +25,7 @@ export ONLY          ?=
 # How often everything happens in bench-recovery.
 export ROUNDS        ?= 10
 
-.PHONY: help build demo lab test lint cross race bench bench-recovery bench-entries pgo fuzz clean bin/overlayd bin/lab bin/bench bin/wireguard-go
+.PHONY: help build demo lab test lint cross race bench bench-recovery bench-entries pgo fuzz clean bin/overlayd bin/overlayd-unfiltered bin/lab bin/bench bin/wireguard-go
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -58,7 +58,7 @@ cross: ## compile for every platform
 race: ## all tests under the race detector (needs a C compiler)
 	@go test -race -timeout 20m ./...
 
-bench: bin/overlayd bin/bench bin/wireguard-go ## speed, beside wireguard-go and plain routing (BENCH_SECONDS, BENCH_ROUNDS, ONLY=relayed,direct,tls)
+bench: bin/overlayd bin/overlayd-unfiltered bin/bench bin/wireguard-go ## speed, beside wireguard-go, plain routing and no filter (BENCH_SECONDS, BENCH_ROUNDS, ONLY=relayed,direct,tls,filter)
 	@examples/lab/install.sh bench
 	@$(SUDO) bin/bench
 	@$(if $(ONLY),,$(SUDO) bin/bench ways)
@@ -90,6 +90,10 @@ clean: ## remove what make made, and what a killed lab left
 
 bin/overlayd:
 	@$(GOBUILD) -o $@ ./cmd/overlayd
+
+# What the benchmark compares the filter with; nothing else may use it.
+bin/overlayd-unfiltered:
+	@$(GOBUILD) -tags unfiltered -o $@ ./cmd/overlayd
 
 bin/lab:
 	@$(GOBUILD) -o $@ ./examples/lab/cmd

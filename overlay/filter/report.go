@@ -45,8 +45,8 @@ type Counter struct {
 	Value uint64
 }
 
-// Counters returns what was counted since the start, and how many flows there
-// are, always in the same order.
+// Counters returns what was counted since the start, and how many flows and
+// rules there are, always in the same order.
 func (f *Filter) Counters() []Counter {
 	all, waiting, bytes := 0, 0, 0
 	for i := range f.shards {
@@ -58,7 +58,7 @@ func (f *Filter) Counters() []Counter {
 		s.mu.Unlock()
 	}
 	list := []Counter{
-		{"flows", uint64(all)}, {"flows_unproved", uint64(waiting)}, {"flow_table_bytes", uint64(bytes)}, {"flows_cut", f.cuts.Load()},
+		{"rules", uint64(len(f.index.Load().rules))}, {"flows", uint64(all)}, {"flows_unproved", uint64(waiting)}, {"flow_table_bytes", uint64(bytes)}, {"flows_cut", f.cuts.Load()},
 		{"flows_evicted", f.evicted.Load()}, {"answers_sent", f.answers.Load()}, {"answers_limited", f.limited.Load()},
 		{"events_lost", f.events.lost.Load()},
 	}

@@ -402,6 +402,41 @@ func bigPolicy(t testing.TB) (*Policy, World) {
 	return mustParse(t, b.String()), w
 }
 
+// TestBigPolicy: it is compiled in time, and a small change is told in few bytes.
+func TestBigPolicy(t *testing.T) {
+	const (
+		promised = time.Second
+		slack    = 5 // a machine that is busy with other tests, and the race detector
+		few      = 512
+	)
+	p, w := bigPolicy(t)
+	best := time.Hour
+	var old Ruleset
+	for range 3 {
+		began := time.Now()
+		old = Compile(p, w, "gw", nil)
+		best = min(best, time.Since(began))
+	}
+	t.Logf("compiled in %v", best)
+	if best > slack*promised || len(old.Rules) != 10000 || len(old.Sources) != 1000 {
+		t.Errorf("%d rules for %d sources are compiled in %v", len(old.Rules), len(old.Sources), best)
+	}
+	w.Users = slices.Clone(w.Users)
+	w.Users[7].Groups = nil
+	next := Compile(p, w, "gw", nil)
+	wire, err := json.Marshal(old.Diff(next))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d Delta
+	if err := json.Unmarshal(wire, &d); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := old.Apply(d); err != nil || got.Digest() != next.Digest() || len(wire) > few {
+		t.Errorf("who leaves a group is told in %d bytes: %v", len(wire), err)
+	}
+}
+
 func BenchmarkParse(b *testing.B) {
 	p, _ := bigPolicy(b)
 	text := []byte(p.String())

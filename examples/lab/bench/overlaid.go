@@ -17,20 +17,21 @@ type overlaid struct {
 	title           string
 	options         lab.Options
 	aim             string // the goal
+	policy          string
 	kind, transport string // of the path between laptop and gateway, on the laptop
 }
 
 // relayed: both NATs are hard, so there is no direct path.
 func relayed(s settings) *overlaid {
 	return &overlaid{title: "overlayd", options: lab.Options{Home: lab.Hard, Lab: lab.Hard, Overlayd: s.overlayd},
-		aim: lab.HostAddr, kind: "relay", transport: "udp"}
+		aim: lab.HostAddr, policy: everything, kind: "relay", transport: "udp"}
 }
 
 // direct: between two cones a hole is punched. The goal is the gateway itself,
 // so that nothing but the two daemons is between it and the laptop.
 func direct(s settings) *overlaid {
 	return &overlaid{title: "overlayd-direct", options: lab.Options{Overlayd: s.overlayd},
-		aim: lab.GatewayOverlay, kind: "direct", transport: "udp"}
+		aim: lab.GatewayOverlay, policy: everything, kind: "direct", transport: "udp"}
 }
 
 // byTLS: the laptop's network lets no UDP through.
@@ -69,7 +70,7 @@ func (o *overlaid) open(ctx context.Context, noOffload bool) error {
 	o.running = map[string]*lab.Process{"client": j.Laptop, "relay": j.Relay, "gateway": j.Gateway}
 	c := overlay.Dial(o.lab.VPS.Socket())
 	defer c.Close()
-	if _, err := c.Admin().ApplyPolicy(ctx, everything); err != nil {
+	if _, err := c.Admin().ApplyPolicy(ctx, o.policy); err != nil {
 		return err
 	}
 	return o.stop()

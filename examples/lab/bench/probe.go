@@ -29,7 +29,17 @@ type probe struct {
 // starting is the probe that every round begins with: it brings the system up.
 const starting = "start"
 
-// probes lists what a round does, in order.
+// inForce is the probe of what a filter enforces.
+const inForce = "inforce"
+
+// probesOf lists what a round of a section does, in order.
+func probesOf(s settings, sec section) []probe {
+	return slices.DeleteFunc(probes(s), func(p probe) bool {
+		return slices.Contains(sec.without, p.name) || s.probes != nil && !slices.Contains(s.probes, p.name)
+	})
+}
+
+// probes lists all there are, in order.
 func probes(s settings) []probe {
 	list := []probe{
 		{starting, takeStart, func(f map[string]float64) string { return fmt.Sprintf("%8.0f ms", f["start_ms"]) }},
@@ -50,15 +60,13 @@ func probes(s settings) []probe {
 			return text
 		}})
 	}
-	list = append(list, probe{"load", func(ctx context.Context, sys system, f map[string]float64) error {
+	return append(list, probe{"load", func(ctx context.Context, sys system, f map[string]float64) error {
 		return takeLoad(ctx, sys, s.seconds, f)
 	}, func(f map[string]float64) string {
 		return fmt.Sprintf("%8.2f ms p50 %6.2f p99", f["rtt_load_p50_ms"], f["rtt_load_p99_ms"])
+	}}, probe{inForce, takeInForce, func(f map[string]float64) string {
+		return fmt.Sprintf("%8.0f rules and %.0f flows at the gateway", f["gateway_rules"], f["gateway_flows"])
 	}})
-	if s.probes == nil {
-		return list
-	}
-	return slices.DeleteFunc(list, func(p probe) bool { return !slices.Contains(s.probes, p.name) })
 }
 
 // takeStart brings the system up; the clock runs from the start of the

@@ -209,6 +209,10 @@ var tables = []table{
 		{"after load", "%.0f", ofRoles("rss_load_", "_mb")},
 		{"start, ms", "%.0f", []string{"start_ms"}},
 	}},
+	{"In force by the filter: client / gateway", []column{
+		{"rules", "%.0f", []string{"client_rules", "gateway_rules"}},
+		{"established flows", "%.0f", []string{"client_flows", "gateway_flows"}},
+	}},
 }
 
 // text renders tables and verdicts.

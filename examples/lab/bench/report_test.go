@@ -54,20 +54,22 @@ func TestRatiosAreOfNeighbours(t *testing.T) {
 
 func TestTargetsOfEverySection(t *testing.T) {
 	r := newReport(settings{})
-	for _, of := range []string{"overlayd-direct", "wireguard-go", "overlayd-tls", "overlayd-udp"} {
+	for _, of := range []string{"overlayd-direct", "wireguard-go", "overlayd-tls", "overlayd-udp", oneRule, noFilter} {
 		slow := 1.0
-		if of == "overlayd-tls" || of == "wireguard-go" {
+		if of == "overlayd-tls" || of == "wireguard-go" || of == oneRule {
 			slow = 0.6
 		}
 		r.Samples = append(r.Samples, sample{of, false, 1, map[string]float64{"four_mbps": 1000 * slow, "four_ends_cpu_s_per_gb": 1 + slow}})
 	}
 	text := r.text()
+	narrow := strings.Join(strings.Fields(text), " ")
 	for _, line := range []string{
-		"met      direct throughput, four, of wireguard-go's   offloads off   1.667   at least 1.05",
-		"MISSED   direct CPU per GB, four, of wireguard-go's   offloads off   1.250   at most 0.93",
-		"met      throughput by TLS, four, of that by UDP      offloads off   0.600   at least 0.5",
+		"met direct throughput, four, of wireguard-go's offloads off 1.667 at least 1.05",
+		"MISSED direct CPU per GB, four, of wireguard-go's offloads off 1.250 at most 0.93",
+		"met throughput by TLS, four, of that by UDP offloads off 0.600 at least 0.5",
+		"MISSED throughput, four, 1 rule, of no filter offloads off 0.600 at least 0.97",
 	} {
-		if !strings.Contains(text, line) {
+		if !strings.Contains(narrow, line) {
 			t.Errorf("no %q in\n%s", line, text)
 		}
 	}
@@ -78,12 +80,27 @@ func TestParse(t *testing.T) {
 	if err != nil || !slices.Equal(s.only, []string{"tls", "direct"}) {
 		t.Fatalf("parse: %+v, %v", s, err)
 	}
-	var names []string
-	for _, p := range probes(s) {
-		names = append(names, p.name)
-	}
-	if !slices.Equal(names, []string{"start", "one"}) {
-		t.Errorf("the probes: %v", names)
+	for _, c := range []struct {
+		section string
+		probes  []string
+		want    []string
+	}{
+		{"direct", s.probes, []string{"start", "one"}},
+		{"direct", nil, []string{"start", "idle", "one", "four", "reverse", "load"}},
+		{"filter", nil, []string{"start", "one", "four", "reverse", "inforce"}},
+	} {
+		sec, err := sectionOf(c.section)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.probes = c.probes
+		var names []string
+		for _, p := range probesOf(s, sec) {
+			names = append(names, p.name)
+		}
+		if !slices.Equal(names, c.want) {
+			t.Errorf("the probes of %s: %v, want %v", c.section, names, c.want)
+		}
 	}
 	for _, bad := range [][]string{{"-only", "hub"}, {"-probes", "two"}, {"-offloads", "yes"}, {"-rounds", "0"}} {
 		if _, err := parse(bad); err == nil {

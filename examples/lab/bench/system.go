@@ -29,6 +29,7 @@ type system interface {
 type section struct {
 	name    string
 	systems []func(settings) system
+	without []string // probes that are not for it
 }
 
 var sections = []section{
@@ -36,15 +37,21 @@ var sections = []section{
 		func(s settings) system { return relayed(s) },
 		func(s settings) system { return &hub{wireguard: wireguard{binary: s.wireguard}} },
 		func(settings) system { return &floor{} },
-	}},
+	}, []string{inForce}},
 	{"direct", []func(settings) system{
 		func(s settings) system { return direct(s) },
 		func(s settings) system { return &pair{wireguard: wireguard{binary: s.wireguard}} },
-	}},
+	}, []string{inForce}},
 	{"tls", []func(settings) system{
 		func(s settings) system { return byTLS(s) },
 		func(s settings) system { return byUDP(s) },
-	}},
+	}, []string{inForce}},
+	{"filter", []func(settings) system{
+		func(s settings) system { return bare(s, noFilter) },
+		func(s settings) system { return held(s, oneRule, 1) },
+		func(s settings) system { return crowded(bare(s, noFilterCrowd)) },
+		func(s settings) system { return crowded(held(s, manyRules, 10000)) },
+	}, []string{"idle", "load"}},
 }
 
 // world is what every system has: the lab, and its processes by role.
