@@ -3,6 +3,7 @@
 package main
 
 import (
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -141,8 +142,11 @@ func (c *crowd) call(sockets int, to netip.AddrPort, ports int) error {
 	return nil
 }
 
-// start lets them talk until close.
-func (c *crowd) start() { c.running.Go(c.talk) }
+// start lets them talk until close, in no order.
+func (c *crowd) start() {
+	rand.Shuffle(len(c.flows), func(i, j int) { c.flows[i], c.flows[j] = c.flows[j], c.flows[i] })
+	c.running.Go(c.talk)
+}
 
 // talk begins all flows, each again and again until it is answered, and keeps
 // them alive then.
