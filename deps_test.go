@@ -45,10 +45,11 @@ var reaches = map[string][]string{
 	"overlayd/overlay/proxy":           {"overlay/splice"},
 	"overlayd/overlay/forward":         {"overlay/splice"},
 	"overlayd/overlay/resolver":        {},
+	"overlayd/overlay/owner":           {},
 	"overlayd/overlay/relay":           {"internal/bell", "overlay/key", "overlay/udp"},
 	"overlayd/overlay/underlay":        {"internal/bell", "overlay/key", "overlay/udp", "overlay/relay"},
 	"overlayd/overlay/tunnel":          {"internal/bell", "overlay/filter", "overlay/key", "overlay/tun", "overlay/train"},
-	"overlayd/overlay":                 {"internal/bell", "journal", "routing", "nat", "overlay/key", "overlay/tun", "overlay/train", "overlay/netstack", "overlay/udp", "overlay/coord", "overlay/coord/api", "overlay/local", "overlay/relay", "overlay/underlay", "overlay/tunnel", "overlay/portmap", "overlay/policy", "overlay/filter", "overlay/record", "overlay/splice", "overlay/proxy", "overlay/forward", "overlay/resolver", "internal/limit", "overlay/login", "overlay/jump", "overlay/publish"},
+	"overlayd/overlay":                 {"internal/bell", "journal", "routing", "nat", "overlay/key", "overlay/tun", "overlay/train", "overlay/netstack", "overlay/udp", "overlay/coord", "overlay/coord/api", "overlay/local", "overlay/relay", "overlay/underlay", "overlay/tunnel", "overlay/portmap", "overlay/policy", "overlay/filter", "overlay/record", "overlay/splice", "overlay/proxy", "overlay/forward", "overlay/resolver", "overlay/owner", "internal/limit", "overlay/login", "overlay/jump", "overlay/publish"},
 	"overlayd/cmd/overlayd":            {"*"},
 	"overlayd/examples/embed":          {"*"}, // package overlay, as a library
 	"overlayd/examples/lab":            {},

@@ -62,7 +62,11 @@ func (n *Node) dialFor(ctx context.Context, who caller, network, address string)
 	if p := barred(v.m); p != nil {
 		return nil, &DialError{Reason: ReasonBarred, Target: address, barred: p}
 	}
-	addrs, err := n.lookup(ctx, v, host)
+	find := n.lookup
+	if who.outside {
+		find = n.lookupAnywhere
+	}
+	addrs, err := find(ctx, v, host)
 	if err != nil {
 		return nil, err
 	}
@@ -71,8 +75,8 @@ func (n *Node) dialFor(ctx context.Context, who caller, network, address string)
 		return nil, &DialError{Reason: ReasonNoName, Target: host, why: "it has no address for " + network}
 	}
 	var failed error
-	for _, a := range addrs {
-		c, err := n.dialAddr(ctx, v, who, proto, target{host, netip.AddrPortFrom(a, port)})
+	for i, a := range addrs {
+		c, err := n.dialAddr(ctx, v, who, proto, target{host, netip.AddrPortFrom(a, port)}, i == len(addrs)-1)
 		if err == nil {
 			return c, nil
 		}
@@ -90,21 +94,31 @@ type target struct {
 }
 
 func (t target) String() string {
+	if !t.at.Addr().IsValid() {
+		return net.JoinHostPort(t.host, strconv.Itoa(int(t.at.Port())))
+	}
 	if t.host == t.at.Addr().String() {
 		return t.at.String()
 	}
 	return fmt.Sprintf("%s (%s)", net.JoinHostPort(t.host, strconv.Itoa(int(t.at.Port()))), t.at.Addr())
 }
 
-// dialAddr connects to one address, if it lies in the overlay or behind it.
-func (n *Node) dialAddr(ctx context.Context, v view, who caller, proto string, to target) (net.Conn, error) {
+// dialAddr connects to one address, if it lies in the overlay or behind it, or
+// outside and who connects may go there. last says that there is no other to try.
+func (n *Node) dialAddr(ctx context.Context, v view, who caller, proto string, to target, last bool) (net.Conn, error) {
 	if who.may != nil {
 		if err := who.may(proto, to.at); err != nil {
 			return nil, err
 		}
 	}
 	if !carriedHere(v.m, to.at.Addr()) && v.plan.carrier(to.at.Addr()) == nil {
-		return nil, v.outside(to)
+		if !who.outside {
+			return nil, v.outside(to)
+		}
+		if err := n.stays(v, proto, to); err != nil {
+			return nil, err
+		}
+		return n.dialOutside(ctx, to, last)
 	}
 	began := time.Now()
 	within, stop := context.WithTimeout(ctx, dialTimeout)
@@ -200,6 +214,15 @@ func (n *Node) await(ctx context.Context) (view, error) {
 // lookup finds the addresses of a host: written as one, a node's by its name, or
 // what a gateway's LAN calls so.
 func (n *Node) lookup(ctx context.Context, v view, host string) ([]netip.Addr, error) {
+	return n.lookupBy(ctx, v, host, n.lookupLAN)
+}
+
+// lookupAnywhere also finds hosts outside.
+func (n *Node) lookupAnywhere(ctx context.Context, v view, host string) ([]netip.Addr, error) {
+	return n.lookupBy(ctx, v, host, n.lookupOutside)
+}
+
+func (n *Node) lookupBy(ctx context.Context, v view, host string, name func(context.Context, view, string) ([]netip.Addr, error)) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		if a.Zone() != "" {
 			return nil, fault(ExitUsage, "leave away what follows the %", "address %q has a zone", host)
@@ -209,7 +232,7 @@ func (n *Node) lookup(ctx context.Context, v view, host string) ([]netip.Addr, e
 	if addrs := nodeAddrs(v.m, host); len(addrs) > 0 {
 		return addrs, nil
 	}
-	return n.lookupLAN(ctx, v, host)
+	return name(ctx, v, host)
 }
 
 // nodeAddrs returns the addresses of the node with a name.

@@ -38,6 +38,8 @@ type DialError struct {
 
 	why    string   // more than the reason says
 	silent []string // gateways that did not answer
+	beyond bool     // the target is outside of the network
+	local  bool     // who asked might have meant a host outside
 	err    error    // what the sockets said; nil: they were not asked
 	proto  string   // tcp, udp; "": not known
 	barred *coord.Problem
@@ -65,6 +67,10 @@ var _ net.Error = (*DialError)(nil)
 
 func (e *DialError) fault() *Fault {
 	about := fmt.Sprintf("connect to %.200s: ", e.Target)
+	if e.beyond {
+		return fault(ExitUnreachable, "it is not in this network: see whether this machine reaches it without overlayd's proxy",
+			"connect to %.200s, outside of the network: %v", e.Target, e.err)
+	}
 	switch e.Reason {
 	case ReasonNoName:
 		why := e.why
@@ -77,6 +83,9 @@ func (e *DialError) fault() *Fault {
 		}
 		return fault(ExitFailure, "`overlayd peers` lists the machines; a host of a LAN also answers at its address", "%s%s", about, why)
 	case ReasonOutside:
+		if e.local {
+			return fault(ExitUnreachable, "`overlayd routes` lists what can be reached; for a host of this machine's own network leave out the proxy: no_proxy="+plainTarget(e.Target), "%s%s", about, e.why)
+		}
 		return fault(ExitUnreachable, "`overlayd routes` lists what can be reached", "%s%s", about, e.why)
 	case ReasonPolicy:
 		return fault(ExitDenied, "ask for access with overlayd request "+e.wish(), "%srefused by the policy that %s enforces", about, e.carrierText())

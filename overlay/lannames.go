@@ -30,12 +30,15 @@ const (
 	keepNoName = 2 * time.Second
 	// mostNames bounds what is kept.
 	mostNames = 512
+	// mostLANNames bounds the names that are remembered to be a LAN's.
+	mostLANNames = 4096
 )
 
 // lanNames are the names of LANs, as their gateways told them lately.
 type lanNames struct {
-	mu    sync.Mutex // guards known
+	mu    sync.Mutex // guards what follows
 	known map[string]lanAnswer
+	lans  map[string]bool // names that a gateway knew once
 }
 
 // lanAnswer is what the gateways said of a name, or of their LAN's domains.
@@ -51,6 +54,13 @@ func (l *lanNames) find(key string, now time.Time) (lanAnswer, bool) {
 	defer l.mu.Unlock()
 	a, ok := l.known[key]
 	return a, ok && now.Before(a.until)
+}
+
+// knew reports whether a gateway knew a name lately, that is as far as we remember.
+func (l *lanNames) knew(name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lans[name]
 }
 
 func (l *lanNames) keep(key string, a lanAnswer, now time.Time) {
@@ -71,6 +81,12 @@ func (l *lanNames) keep(key string, a lanAnswer, now time.Time) {
 		}
 	}
 	l.known[key] = a
+	if len(a.addrs) > 0 {
+		if l.lans == nil || len(l.lans) >= mostLANNames {
+			l.lans = map[string]bool{}
+		}
+		l.lans[key] = true
+	}
 }
 
 // lanGateway is a gateway that can be asked.
@@ -235,6 +251,9 @@ func (n *Node) lanDomains(ctx context.Context, v view) []string {
 	slices.Sort(all)
 	all = slices.Compact(all)
 	n.names.keep(key, lanAnswer{domains: all}, time.Now())
+	if err := n.inside.learnDomains(n.dir, all); err != nil {
+		n.log.Warn("the domains of lans are not saved", "err", err)
+	}
 	return all
 }
 

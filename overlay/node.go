@@ -35,15 +35,18 @@ const (
 
 // Node is one machine's membership in one network.
 type Node struct {
-	o     Options // set by New, then read-only, but for setProxy
-	log   *slog.Logger
-	dir   stateDir
-	guard *enforcer // of the map's rules
-	flows *flowRecord
-	hub   *Hub      // nil but on a relay's machine
-	proxy proxyFunc // to coordinator and relays
-	names lanNames
-	ways  *ways // the proxy and the forwards
+	o      Options // set by New, then read-only, but for setProxy
+	log    *slog.Logger
+	dir    stateDir
+	guard  *enforcer // of the map's rules
+	flows  *flowRecord
+	hub    *Hub      // nil but on a relay's machine
+	proxy  proxyFunc // to coordinator and relays
+	names  lanNames
+	uid    int // of this process; -1: this system has none
+	inside inside
+	outer  outer
+	ways   *ways // the proxy and the forwards
 
 	bootID  uint64             // tells peers that this is a new start
 	changed chan struct{}      // buffered 1: map or control changed
@@ -120,6 +123,7 @@ func New(o Options) (*Node, error) {
 		unsaved: make(chan struct{}, 1),
 	}
 	n.ways = &ways{n: n}
+	n.outer, n.uid = hostOuter(), os.Geteuid()
 	if o.Userspace {
 		n.flows.seen = n.outside
 	}
@@ -145,6 +149,12 @@ func (n *Node) Run(ctx context.Context) (err error) {
 // runLocked is Run for a caller that has looked at the machine and holds the
 // state directory.
 func (n *Node) runLocked(ctx context.Context) (err error) {
+	if err := n.ways.load(); err != nil {
+		n.log.Error("proxy and forwards are off", "err", err)
+	}
+	if err := n.inside.load(n.dir); err != nil {
+		n.log.Error("the proxy connects to nothing outside", "err", err)
+	}
 	if n.id, err = n.joiner().join(ctx); err != nil {
 		return err
 	}
@@ -353,6 +363,9 @@ func (n *Node) replace(m *coord.Map, also func(*view)) {
 // of it.
 func (n *Node) heed(m *coord.Map) {
 	n.guard.heed(m, time.Now())
+	if err := n.inside.learn(n.dir, m); err != nil {
+		n.log.Warn("what is inside the network is not saved", "err", err)
+	}
 	if n.hub != nil {
 		n.hub.heed(m)
 	}

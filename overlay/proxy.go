@@ -29,7 +29,14 @@ func chooseProxy(setting string) (proxyFunc, error) {
 // setProxy takes another setting; not while the node runs.
 func (n *Node) setProxy(setting string) (err error) {
 	n.o.Proxy = setting
-	n.proxy, err = chooseProxy(setting)
+	choose, err := chooseProxy(setting)
+	n.proxy = func(r *http.Request) (*url.URL, error) {
+		u, err := choose(r)
+		if u != nil && n.ways.isOwn(u.Host) {
+			return nil, nil
+		}
+		return u, err
+	}
 	return err
 }
 

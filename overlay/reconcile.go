@@ -161,7 +161,7 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 	r.control = v.control
 	if first && !r.told {
 		r.told = true
-		n.log.Info("ready", "name", v.m.Self.Name, "addr", joinText(v.m.Self.Addrs), "interface", n.o.Interface)
+		n.log.Info("ready", "name", v.m.Self.Name, "addr", joinText(v.m.Self.Addrs), n.place())
 		n.o.Ready()
 	}
 	if failed != nil || len(unknown) > 0 {
@@ -242,6 +242,6 @@ func (r *reconciler) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), clearTimeout)
 	defer cancel()
 	err := live.close(ctx, r.node.o.Interface)
-	r.node.log.Info("stopped", "interface", r.node.o.Interface)
+	r.node.log.Info("stopped", r.node.place())
 	return err
 }

@@ -19,6 +19,8 @@ type caller struct {
 	from netip.Addr // of the connection; zero: this node's own
 	// may refuses what no other node's filter sees; nil: nothing.
 	may func(proto string, to netip.AddrPort) error
+	// outside lets it connect outside of the network, too: see dialLocal.
+	outside bool
 }
 
 // seat returns the address from which a user, named by name or id, begins

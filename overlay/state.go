@@ -220,6 +220,8 @@ func (d stateDir) write(name string, b []byte) error {
 func (d stateDir) damaged(name, why string) error {
 	hint := "restore it from a backup, or move it away and join again with a new invite"
 	switch name {
+	case insideFile:
+		hint = "move it away: it is made anew, of what the network is now"
 	case waysFile:
 		hint = "move it away, and set up proxy and forwards anew"
 	case mapFile:

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -32,6 +33,14 @@ func (n *Node) openHost() (h host, err error) {
 	}
 	h.kernel, err = routing.NewKernel(routing.Options{Journal: h.notes, Log: n.log})
 	return h, err
+}
+
+// place says in the log where the node meets the machine.
+func (n *Node) place() slog.Attr {
+	if n.o.Userspace {
+		return slog.Bool("userspace", true)
+	}
+	return slog.String("interface", n.o.Interface)
 }
 
 // mark is what keeps our own packets out of the tunnel. Where no route leads into

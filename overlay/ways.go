@@ -9,10 +9,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"overlayd/overlay/coord"
 	"overlayd/overlay/forward"
+	"overlayd/overlay/owner"
 	"overlayd/overlay/proxy"
 )
 
@@ -36,7 +38,8 @@ const (
 // without its routes.
 type Ways struct {
 	Schema   string        `json:"schema"`
-	Proxy    *ProxyState   `json:"proxy"` // null: it is off
+	Proxy    *ProxyState   `json:"proxy"`         // null: it is off
+	OwnUser  bool          `json:"own_user_only"` // ports of the loopback without a password are for the daemon's user
 	Forwards []ForwardLine `json:"forwards"`
 }
 
@@ -45,6 +48,7 @@ type ProxyState struct {
 	Listen   string    `json:"listen"`
 	Password bool      `json:"password"` // clients need one
 	User     string    `json:"user"`     // with this name; empty: none
+	Outside  bool      `json:"outside"`  // what is not in the network is reached as this machine reaches it
 	Error    *string   `json:"error"`    // why it does not listen; null: it does
 	Counters []Counter `json:"counters"`
 }
@@ -72,11 +76,37 @@ type savedProxy struct {
 	Login  *proxy.Saved   `json:"login"`
 }
 
+// ownUserOnly reports whether ports of the loopback that have no password are for
+// the programs of the daemon's own user, and root. One that runs as root is there
+// for everybody on the machine, as its routes are.
+func (n *Node) ownUserOnly() bool { return owner.Known && n.uid > 0 }
+
+// admits says who may use a port of this machine; nil: whoever reaches it.
+func (n *Node) admits(listen netip.AddrPort, password bool) func(string, netip.AddrPort, netip.AddrPort) bool {
+	if password || !listen.Addr().IsLoopback() || !n.ownUserOnly() {
+		return nil
+	}
+	return func(network string, client, server netip.AddrPort) bool {
+		uid, err := owner.Of(network, client, server)
+		if err != nil {
+			n.log.Debug("a program of an unknown user is not let in", "addr", server, "err", err)
+			return false
+		}
+		return uid == n.uid || uid == 0
+	}
+}
+
+// outside reports whether the proxy also connects to what is outside of the
+// network: for programs of this machine alone.
+func (s savedProxy) outside() bool { return s.Listen.Addr().IsLoopback() }
+
 // ways are the proxy and the forwards of a node.
 type ways struct {
-	n *Node
+	n  *Node
+	at atomic.Pointer[netip.AddrPort] // where the proxy is, or was last; nil: nowhere
 
 	mu       sync.Mutex // guards what follows
+	saved    savedWays  // what load read, for run
 	ctx      context.Context
 	running  sync.WaitGroup
 	proxy    *runningProxy // nil: it is off
@@ -123,15 +153,34 @@ type runningForward struct {
 	live *forward.Forward // nil: it does not listen
 }
 
-// run opens what was saved, and keeps everything until ctx ends.
-func (w *ways) run(ctx context.Context) error {
+// load reads what was saved.
+func (w *ways) load() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	var saved savedWays
 	if _, err := w.n.dir.readJSON(waysFile, &saved); err != nil {
-		w.n.log.Error("proxy and forwards are off", "err", err)
-		saved = savedWays{}
+		return err
 	}
+	w.saved = saved
+	if saved.Proxy != nil {
+		w.at.Store(&saved.Proxy.Listen)
+	}
+	return nil
+}
+
+// isOwn reports whether a proxy that the environment names is our own: a shell
+// that uses it may start us.
+func (w *ways) isOwn(host string) bool {
+	own := w.at.Load()
+	at, err := netip.ParseAddrPort(host)
+	return err == nil && own != nil && at.Port() == own.Port() && (at.Addr() == own.Addr() || at.Addr().IsLoopback() && own.Addr().IsUnspecified())
+}
+
+// run opens what was saved, and keeps everything until ctx ends.
+func (w *ways) run(ctx context.Context) error {
 	w.mu.Lock()
 	w.ctx = ctx
+	saved := w.saved
 	if saved.Proxy != nil {
 		if err := w.startProxy(*saved.Proxy, nil); err != nil {
 			w.n.log.Error("the proxy is off", "err", err)
@@ -226,9 +275,13 @@ func (w *ways) startProxy(saved savedProxy, ln net.Listener) error {
 		}
 	}
 	p := &runningProxy{saved: saved}
+	dial := w.n.DialContext
+	if saved.outside() {
+		dial = w.n.dialLocal
+	}
 	fresh := func() *proxy.Server {
 		s := proxy.New(proxy.Options{
-			Dial: w.n.DialContext, Explain: explainToProxy, Reach: w.n.proxyReach, Login: login, Log: w.n.log,
+			Dial: dial, Explain: explainToProxy, Reach: w.n.proxyReach, Login: login, Admit: w.n.admits(saved.Listen, login != nil), Log: w.n.log,
 		})
 		p.mu.Lock()
 		p.server = s
@@ -237,6 +290,7 @@ func (w *ways) startProxy(saved savedProxy, ln net.Listener) error {
 	}
 	server := fresh()
 	w.proxy = p
+	w.at.Store(&p.saved.Listen)
 	w.start(&p.way, func(ctx context.Context) error {
 		if ln == nil {
 			var err error
@@ -306,7 +360,7 @@ func (w *ways) addForward(r forward.Rule) error {
 }
 
 func (n *Node) listenForward(r forward.Rule) (*forward.Forward, error) {
-	f, err := forward.Listen(r, forward.Options{Dial: n.DialContext, Log: n.log})
+	f, err := forward.Listen(r, forward.Options{Dial: n.DialContext, Admit: n.admits(r.Listen, false), Log: n.log})
 	if err != nil {
 		return nil, portFault(r.Network, r.Listen.String(), err)
 	}
@@ -367,9 +421,9 @@ func (w *ways) removeForward(network string, at netip.AddrPort) error {
 func (w *ways) state() Ways {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := Ways{Schema: WaysSchema, Forwards: []ForwardLine{}}
+	s := Ways{Schema: WaysSchema, OwnUser: w.n.ownUserOnly(), Forwards: []ForwardLine{}}
 	if p := w.proxy; p != nil {
-		s.Proxy = &ProxyState{Listen: p.saved.Listen.String(), Error: textOf(p.why()), Counters: []Counter{}}
+		s.Proxy = &ProxyState{Listen: p.saved.Listen.String(), Outside: p.saved.outside(), Error: textOf(p.why()), Counters: []Counter{}}
 		if p.saved.Login != nil {
 			s.Proxy.Password, s.Proxy.User = true, p.saved.Login.Name
 		}

@@ -13,6 +13,7 @@ import (
 
 	"overlayd/overlay/forward"
 	"overlayd/overlay/local"
+	"overlayd/overlay/owner"
 	"overlayd/overlay/proxy"
 )
 
@@ -30,6 +31,9 @@ func freePort(t *testing.T) netip.AddrPort {
 // runWays keeps the ways of a node until the returned function is called.
 func runWays(t *testing.T, n *Node) (stop func()) {
 	t.Helper()
+	if err := n.ways.load(); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.ways.run(ctx) }()
@@ -207,5 +211,54 @@ func TestReach(t *testing.T) {
 		if reason, text := explainToProxy(&DialError{Reason: why, Target: "nas.lab:80", Via: "lab-gw"}); reason != want || !strings.Contains(text, "hint: ") {
 			t.Errorf("%s is told as %d %q", why, reason, text)
 		}
+	}
+}
+
+// TestOwnUser: without a password, a port of the loopback is for the programs of
+// the daemon's user, and root's; one with a password is for who knows it.
+func TestOwnUser(t *testing.T) {
+	if !owner.Known {
+		t.Skip("this system does not tell whose a connection is")
+	}
+	host := serveTCP(t, func(c *net.TCPConn) { io.WriteString(c, "hello") })
+	n := dialingNode(t, loopback{tcp: host})
+	self := os.Getuid()
+	for _, test := range []struct {
+		name     string
+		daemon   int // its user
+		password string
+		in       bool
+	}{
+		{"the same user", self, "", true},
+		{"another user", self + 1, "", self == 0}, // root may anyway
+		{"another user, with a password", self + 1, "correct horse battery", true},
+		{"root's daemon", 0, "", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			n.uid = test.daemon
+			admit := n.admits(netip.MustParseAddrPort("127.0.0.1:1080"), test.password != "")
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			c, err := net.Dial("tcp", ln.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			client, server := netip.MustParseAddrPort(c.LocalAddr().String()), netip.MustParseAddrPort(c.RemoteAddr().String())
+			if in := admit == nil || admit("tcp", client, server); in != test.in {
+				t.Errorf("it is let in: %t, want %t", in, test.in)
+			}
+			gone := netip.AddrPortFrom(client.Addr(), 1)
+			if admit != nil && admit("tcp", gone, server) {
+				t.Error("a client that is nobody's is let in")
+			}
+		})
+	}
+	n.uid = 1
+	if n.admits(netip.MustParseAddrPort("0.0.0.0:80"), false) != nil {
+		t.Error("a port for other machines asks for this machine's users")
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,7 +22,9 @@ is open again after a restart until forward remove. While the host cannot be rea
 connections are reset, and the port stays.
 
 LISTEN is an address of this machine with a port, and of the loopback, unless
---allow-remote says that other machines may use it: they get in as this one.`,
+--allow-remote says that other machines may use it: they get in as this one. On Linux
+a port of the loopback is for the programs of the user that the daemon runs as, and for
+root's; when that is root, for every program of the machine.`,
 		Example: `  overlayd forward 127.0.0.1:8080 192.168.1.10:80
   overlayd forward 127.0.0.1:5353 192.168.1.1:53 --udp
   overlayd forward list
@@ -31,10 +34,15 @@ LISTEN is an address of this machine with a port, and of the loopback, unless
 			ctx, stop := context.WithTimeout(cmd.Context(), callTimeout)
 			defer stop()
 			network := networkName(udp)
-			if _, err := p.engine.dial(p.common.socket).AddForward(ctx, network, args[0], args[1], remote); err != nil {
+			w, err := p.engine.dial(p.common.socket).AddForward(ctx, network, args[0], args[1], remote)
+			if err != nil {
 				return err
 			}
-			fmt.Fprintf(p.stdout, "%s %s comes out at %s\n", network, args[0], args[1])
+			whose := whoseText(w)
+			if at, err := netip.ParseAddrPort(args[0]); err == nil && !at.Addr().IsLoopback() {
+				whose = "whoever reaches it"
+			}
+			fmt.Fprintf(p.stdout, "%s %s comes out at %s, for %s\n", network, args[0], args[1], whose)
 			return nil
 		},
 	}

@@ -187,7 +187,8 @@ func (w *world) Ways(context.Context) (overlay.Ways, error) { return w.ways, w.d
 
 func (w *world) SetProxy(_ context.Context, listen, password string) (overlay.Ways, error) {
 	w.calls = append(w.calls, fmt.Sprintf("proxy %s %d", listen, len(password)))
-	w.ways.Proxy = &overlay.ProxyState{Listen: listen, Password: password != "", User: "overlayd"}
+	w.ways.Proxy = &overlay.ProxyState{Listen: listen, Password: password != "", User: "overlayd", Outside: strings.HasPrefix(listen, "127.")}
+	w.ways.OwnUser = true
 	return w.ways, w.down
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -33,12 +34,18 @@ file for browsers, on one port. It is run by the daemon, and is on again after a
 restart until proxy off.
 
 It reaches the machines of the network and the LANs behind gateways, by address or by
-name: the names of machines, and those that a LAN knows. Everything else it refuses.
-The PAC file sends nothing else to it.
+name: the names of machines, and those that a LAN knows. To what is not in the network
+a proxy on the loopback connects by TCP as this machine itself would, so that a shell
+in which everything goes by the proxy still has the rest of the world. What is of the
+network, or ever was, never goes that way: without its gateway it is not reached. A
+proxy that other machines can reach refuses everything outside. The PAC file sends
+nothing to the proxy but what is of the network.
 
-Without --listen it is on 127.0.0.1:1080. An address that other machines reach needs a
-password: that of --password-file, or else one is made up and printed, once. The name
-that goes with it is overlayd.`,
+Without --listen it is on 127.0.0.1:1080. On Linux it is then for the programs of the
+user that the daemon runs as, and for root's; when that is root, for every program of
+the machine. With --password-file it is for whoever knows the password. An address that
+other machines reach needs one: that of --password-file, or else one is made up and
+printed, once. The name that goes with it is overlayd.`,
 		Example: `  overlayd proxy
   curl --proxy socks5h://127.0.0.1:1080 http://nas.lab/
   eval "$(overlayd proxy env)"
@@ -74,8 +81,8 @@ func (p *program) proxyEnvCommand() *cobra.Command {
 		Use:   "env",
 		Short: "print shell lines that make programs use it",
 		Long: `Print lines for a POSIX shell that set the variables by which most programs find a
-proxy. Programs that are started from there then reach the network and nothing else:
-the proxy refuses what does not lie in it. With --unset, lines that take them back.`,
+proxy. Programs that are started from there reach the network, by the names of machines
+and LANs too, and everything else as before. With --unset, lines that take them back.`,
 		Example: `  eval "$(overlayd proxy env)"
   eval "$(overlayd proxy env --unset)"`,
 		Args: words(0, 0, "no words"),
@@ -109,7 +116,7 @@ func (p *program) proxyOn(ctx context.Context, f proxyFlags) error {
 	if err != nil {
 		return err
 	}
-	p.printProxy(w.Proxy)
+	p.printProxy(w)
 	if made {
 		fmt.Fprintf(p.stdout, "password  %s   (it is not shown again)\n", password)
 	}
@@ -144,7 +151,8 @@ func (p *program) firstLine(what string) (string, error) {
 	return line, nil
 }
 
-func (p *program) printProxy(s *overlay.ProxyState) {
+func (p *program) printProxy(w overlay.Ways) {
+	s := w.Proxy
 	if s == nil {
 		fmt.Fprintln(p.stdout, "the proxy is off; overlayd proxy turns it on")
 		return
@@ -157,10 +165,26 @@ func (p *program) printProxy(s *overlay.ProxyState) {
 	if s.Password {
 		t.row("login", s.User+", with a password")
 	}
+	if s.Outside {
+		t.row("reaches", "the network; everything else as this machine does")
+	} else {
+		t.row("reaches", "the network, and nothing else")
+	}
+	if !s.Password {
+		t.row("for", whoseText(w))
+	}
 	if s.Error != nil {
 		t.row("problem", *s.Error)
 	}
 	t.write(p.stdout)
+}
+
+// whoseText says whose programs may use a port of the loopback.
+func whoseText(w overlay.Ways) string {
+	if w.OwnUser {
+		return "your own programs"
+	}
+	return "every program of this machine"
 }
 
 // reachable is an address that listens as a program of this machine calls it.
@@ -186,7 +210,7 @@ func (p *program) proxyStatus(ctx context.Context) error {
 	if p.common.json {
 		return printJSON(p.stdout, w)
 	}
-	p.printProxy(w.Proxy)
+	p.printProxy(w)
 	if w.Proxy == nil {
 		return nil
 	}
@@ -207,10 +231,18 @@ func (p *program) proxyStatus(ctx context.Context) error {
 // lower case only.
 var proxyVariables = []string{"http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"}
 
+// aroundVariables name the hosts that no proxy is used for. A proxy does not know
+// who asks, so of "this machine" it makes nothing.
+var aroundVariables = []string{"no_proxy", "NO_PROXY"}
+
+// around are those hosts.
+var around = []string{"localhost", "127.0.0.1", "::1"}
+
 // proxyEnv prints what a shell evaluates.
 func (p *program) proxyEnv(ctx context.Context, unset bool) error {
 	if unset {
 		fmt.Fprintf(p.stdout, "unset %s\n", strings.Join(proxyVariables, " "))
+		p.printAround(nil)
 		return nil
 	}
 	w, err := p.ways(ctx)
@@ -232,5 +264,24 @@ func (p *program) proxyEnv(ctx context.Context, unset bool) error {
 		}
 		fmt.Fprintf(p.stdout, "export %s=%s://%s\n", name, scheme, at)
 	}
+	p.printAround(around)
 	return nil
+}
+
+// printAround prints the lines for what goes around the proxy: what the environment
+// says, with ours in place of ours.
+func (p *program) printAround(ours []string) {
+	for _, name := range aroundVariables {
+		var hosts []string
+		for _, h := range strings.Split(p.getenv(name), ",") {
+			if h = strings.TrimSpace(h); h != "" && !slices.Contains(around, h) {
+				hosts = append(hosts, h)
+			}
+		}
+		if hosts = append(hosts, ours...); len(hosts) == 0 {
+			fmt.Fprintf(p.stdout, "unset %s\n", name)
+			continue
+		}
+		fmt.Fprintf(p.stdout, "export %s='%s'\n", name, strings.ReplaceAll(strings.Join(hosts, ","), "'", `'\''`))
+	}
 }

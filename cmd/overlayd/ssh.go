@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -93,7 +94,17 @@ func (p *program) proxyCommandLine() (string, error) {
 		}
 		words = append(words, "--socket", shellWord(socket))
 	}
-	return strings.Join(append(words, "nc", "%h", "%p"), " "), nil
+	return strings.Join(append(words, "nc", hostWord()), " "), nil
+}
+
+// hostWord is the host and port as ssh puts them into a line that a shell reads.
+// The name is somebody's, such as a repository's: releases of OpenSSH before 9.6
+// take those with $ and ; in them.
+func hostWord() string {
+	if runtime.GOOS == "windows" {
+		return `"%h" %p`
+	}
+	return "'%h' %p"
 }
 
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_/.,:=@+-]+$`)

@@ -66,15 +66,27 @@ func TestProxyVerbs(t *testing.T) {
 	if code := w.do("proxy"); code != 0 {
 		t.Fatal(w.err.String())
 	}
-	compare(t, "stdout", w.out.String(), "socks5  socks5h://127.0.0.1:1080\nhttp    http://127.0.0.1:1080\npac     http://127.0.0.1:1080/proxy.pac\n")
+	compare(t, "stdout", w.out.String(), `socks5   socks5h://127.0.0.1:1080
+http     http://127.0.0.1:1080
+pac      http://127.0.0.1:1080/proxy.pac
+reaches  the network; everything else as this machine does
+for      your own programs
+`)
 	if w.do("proxy", "env"); !strings.Contains(w.out.String(), "export ALL_PROXY=socks5h://127.0.0.1:1080\n") || strings.Contains(w.out.String(), "HTTP_PROXY") {
 		t.Errorf("got\n%s", &w.out)
 	}
 	if w.do("proxy", "env", "--unset"); !strings.HasPrefix(w.out.String(), "unset http_proxy ") {
 		t.Errorf("got\n%s", &w.out)
 	}
-	if w.do("proxy", "--listen", ":1080"); !strings.Contains(w.out.String(), "password  ") {
-		t.Errorf("no password is printed:\n%s", &w.out)
+	w.env["no_proxy"] = "10.0.0.0/8, localhost"
+	if w.do("proxy", "env"); !strings.Contains(w.out.String(), "export no_proxy='10.0.0.0/8,localhost,127.0.0.1,::1'\nexport NO_PROXY='localhost,127.0.0.1,::1'\n") {
+		t.Errorf("got\n%s", &w.out)
+	}
+	if w.do("proxy", "env", "--unset"); !strings.HasSuffix(w.out.String(), "export no_proxy='10.0.0.0/8'\nunset NO_PROXY\n") {
+		t.Errorf("got\n%s", &w.out)
+	}
+	if w.do("proxy", "--listen", ":1080"); !strings.Contains(w.out.String(), "password  ") || !strings.Contains(w.out.String(), "and nothing else") || strings.Contains(w.out.String(), "your own") {
+		t.Errorf("no password is printed, or it seems to reach more:\n%s", &w.out)
 	}
 	file := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(file, []byte("correct horse battery\n"), 0o600); err != nil {
@@ -99,6 +111,7 @@ func TestForwardVerbs(t *testing.T) {
 	problem := "no answer"
 	w.ways.Forwards = []overlay.ForwardLine{{Network: "tcp", Listen: "127.0.0.1:8080", Target: "nas.lab:80", Open: 1, Accepted: 7, Error: &problem}}
 	w.do("forward", "127.0.0.1:8080", "nas.lab:80")
+	compare(t, "stdout", w.out.String(), "tcp 127.0.0.1:8080 comes out at nas.lab:80, for every program of this machine\n")
 	w.do("forward", "127.0.0.1:5353", "192.168.1.1:53", "--udp", "--allow-remote")
 	w.do("forward", "remove", "127.0.0.1:8080")
 	w.do("forward", "remove", "127.0.0.1:5353", "-u")
@@ -119,8 +132,8 @@ func TestSSH(t *testing.T) {
 	w.do("ssh", "ubuntu@192.168.1.201", "-L", "1:b:2", "ls", "--all")
 	w.do("--socket", "/run/my own/s", "ssh", "nas.lab")
 	want := []string{
-		"exec ssh -o ProxyCommand=/usr/local/bin/overlayd nc %h %p ubuntu@192.168.1.201 -L 1:b:2 ls --all",
-		"exec ssh -o ProxyCommand=/usr/local/bin/overlayd --socket '/run/my own/s' nc %h %p nas.lab",
+		"exec ssh -o ProxyCommand=/usr/local/bin/overlayd nc '%h' %p ubuntu@192.168.1.201 -L 1:b:2 ls --all",
+		"exec ssh -o ProxyCommand=/usr/local/bin/overlayd --socket '/run/my own/s' nc '%h' %p nas.lab",
 	}
 	if d := cmp.Diff(want, w.calls); d != "" {
 		t.Error(d)
@@ -129,7 +142,7 @@ func TestSSH(t *testing.T) {
 
 const wantSSHConfig = `# Written by overlayd ssh config; run it again with --install to renew it.
 Host *.lab 172.18.0.* 192.168.1.* lab-gw laptop
-    ProxyCommand /usr/local/bin/overlayd nc %h %p
+    ProxyCommand /usr/local/bin/overlayd nc '%h' %p
 `
 
 // TestSSHConfig: it is printed, installed twice and taken away, and what was

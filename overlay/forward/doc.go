@@ -8,6 +8,9 @@
 // has it. Of UDP each client, an address with a port, has a socket of its own to
 // the host, so that answers find back.
 //
+// Admit may keep others out who can reach the port, like the other users of a
+// machine: their connections are reset, their datagrams dropped.
+//
 // # Bounds
 //
 //	1024 TCP connections at once in each forward

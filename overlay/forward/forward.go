@@ -35,7 +35,10 @@ func (r Rule) Key() string { return r.Network + " " + r.Listen.String() }
 // Options say how a forward connects.
 type Options struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	Log  *slog.Logger // nil: none
+	// Admit reports whether who sends from client to our port server may use the
+	// forward; nil: everybody may.
+	Admit func(network string, client, server netip.AddrPort) bool
+	Log   *slog.Logger // nil: none
 }
 
 // Forward is one rule at work.
@@ -48,7 +51,7 @@ type Forward struct {
 	running sync.WaitGroup
 	places  chan struct{} // one for each TCP connection
 
-	accepted, full, failures atomic.Uint64
+	accepted, full, strangers, failures atomic.Uint64
 
 	mu      sync.Mutex // guards what follows
 	clients map[netip.AddrPort]*udpClient
@@ -90,6 +93,7 @@ type Status struct {
 	Open     int    // connections, or clients of UDP
 	Accepted uint64 // since the start
 	Full     uint64 // that did not fit
+	Strange  uint64 // that Admit refused
 	Failures uint64 // to connect to the target
 	Failed   error  // the last time; nil: it worked
 }
@@ -98,7 +102,7 @@ type Status struct {
 func (f *Forward) Status() Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return Status{Rule: f.rule, Open: len(f.places) + len(f.clients), Accepted: f.accepted.Load(), Full: f.full.Load(),
+	return Status{Rule: f.rule, Open: len(f.places) + len(f.clients), Accepted: f.accepted.Load(), Full: f.full.Load(), Strange: f.strangers.Load(),
 		Failures: f.failures.Load(), Failed: f.failed}
 }
 
@@ -138,12 +142,25 @@ func (f *Forward) Serve(ctx context.Context) error {
 			reset(c)
 			continue
 		}
-		f.accepted.Add(1)
 		f.running.Go(func() {
 			defer func() { <-f.places }()
+			if !f.admits(c.RemoteAddr().(*net.TCPAddr).AddrPort()) {
+				reset(c)
+				return
+			}
+			f.accepted.Add(1)
 			f.carry(ctx, c)
 		})
 	}
+}
+
+// admits reports whether a client may use the forward.
+func (f *Forward) admits(client netip.AddrPort) bool {
+	if f.o.Admit == nil || f.o.Admit(f.rule.Network, client, f.rule.Listen) {
+		return true
+	}
+	f.strangers.Add(1)
+	return false
 }
 
 // carry connects one client to the target.

@@ -21,7 +21,12 @@ var loopback = netip.MustParseAddrPort("127.0.0.1:0")
 // start serves a forward until the test ends, or the returned function is called.
 func start(t *testing.T, network string, dial func(context.Context, string, string) (net.Conn, error)) (f *Forward, at string, end func()) {
 	t.Helper()
-	f, err := Listen(Rule{Network: network, Listen: loopback, Target: "nas.lab:80"}, Options{Dial: dial})
+	return startWith(t, network, Options{Dial: dial})
+}
+
+func startWith(t *testing.T, network string, o Options) (f *Forward, at string, end func()) {
+	t.Helper()
+	f, err := Listen(Rule{Network: network, Listen: loopback, Target: "nas.lab:80"}, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,6 +190,50 @@ func TestUDPRefused(t *testing.T) {
 		io.WriteString(c, "x")
 		if time.Now().After(end) {
 			t.Fatal("a client that was refused is not made anew")
+		}
+	}
+}
+
+// TestStrangers: who may not use a forward is reset, or heard by nobody, and the
+// target is not asked.
+func TestStrangers(t *testing.T) {
+	for _, network := range []string{"tcp", "udp"} {
+		asked := make(chan netip.AddrPort, 1)
+		f, at, _ := startWith(t, network, Options{
+			Dial: func(context.Context, string, string) (net.Conn, error) {
+				t.Error("the target is asked")
+				return nil, errors.New("no")
+			},
+			Admit: func(how string, client, _ netip.AddrPort) bool {
+				if how != network {
+					t.Errorf("asked for %s", how)
+				}
+				asked <- client
+				return false
+			},
+		})
+		c, err := net.Dial(network, at) // the reset may come before it returns
+		if err == nil {
+			defer c.Close()
+			io.WriteString(c, "let me in")
+		}
+		if client := <-asked; c != nil && client.String() != c.LocalAddr().String() {
+			t.Errorf("asked about %s, want %s", client, c.LocalAddr())
+		}
+		for end := time.Now().Add(10 * time.Second); f.Status().Strange != 1; <-time.After(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%+v", f.Status())
+			}
+		}
+		if s := f.Status(); s.Accepted != 0 {
+			t.Errorf("%+v", s)
+		}
+		if network == "tcp" && err == nil {
+			c.SetDeadline(time.Now().Add(10 * time.Second))
+			_, err = c.Read(make([]byte, 1))
+		}
+		if network == "tcp" && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the stranger sees %v", err)
 		}
 	}
 }

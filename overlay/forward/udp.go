@@ -40,7 +40,10 @@ func (f *Forward) serveUDP(ctx context.Context) error {
 		if err != nil {
 			continue // an error about one datagram: its client's port was closed
 		}
-		c := f.client(ctx, from)
+		c := f.client(ctx, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
+		if c == nil {
+			continue
+		}
 		c.used.Store(time.Now().UnixNano())
 		select {
 		case c.waiting <- append([]byte(nil), buf[:n]...):
@@ -51,12 +54,15 @@ func (f *Forward) serveUDP(ctx context.Context) error {
 }
 
 // client returns the one with an address, and makes it if need be; the oldest
-// goes when there are too many.
+// goes when there are too many. Nil: it may not use the forward.
 func (f *Forward) client(ctx context.Context, from netip.AddrPort) *udpClient {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if c := f.clients[from]; c != nil {
 		return c
+	}
+	if !f.admits(from) {
+		return nil
 	}
 	if len(f.clients) >= mostClients {
 		f.dropOldest()

@@ -6,7 +6,8 @@
 // A [Server] is given how to connect, and knows nothing else of the overlay. What
 // Dial refuses the client hears in the words of its protocol: a SOCKS reply code,
 // an HTTP status with a sentence. There is no way around Dial, so the proxy opens
-// nothing but what it does.
+// nothing but what it does. Whether that leads outside of the overlay is for whoever
+// gives it to say; see overlay.Node.
 //
 //	SOCKS5  CONNECT, and UDP ASSOCIATE; BIND is refused. No login, or name and
 //	        password when there is one.
@@ -23,6 +24,11 @@
 // request that says that another site caused it is refused, and the answer may
 // neither run as a script nor be read by another origin. Nothing else is answered
 // to what is not meant for a proxy; pages cannot send what is.
+//
+// # Whose programs
+//
+// Admit may keep others out who can reach the port, like the other users of a
+// machine. They are closed without a word, and counted.
 //
 // # Bounds
 //

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -40,6 +41,9 @@ type Options struct {
 	Reach func(context.Context) Reach
 	// Login is the name and password that clients need; nil: none.
 	Login *Login
+	// Admit reports whether who sends from client to our port server may use the
+	// proxy; network is tcp or udp. Nil: everybody may.
+	Admit func(network string, client, server netip.AddrPort) bool
 	Log   *slog.Logger // nil: none
 }
 
@@ -78,6 +82,7 @@ type Server struct {
 type counters struct {
 	socks, connect, plain, pac, assocs         atomic.Uint64
 	full, slow, garbage, denied, failed, wrong atomic.Uint64
+	strangers                                  atomic.Uint64
 	udpBad, udpForeign, udpRefused, udpFull    atomic.Uint64
 }
 
@@ -192,6 +197,10 @@ func take(places chan struct{}) bool {
 func (s *Server) greet(ctx context.Context, c *client) {
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
+	if !s.admits("tcp", addrPort(c.RemoteAddr()), addrPort(c.LocalAddr())) {
+		c.Close()
+		return
+	}
 	c.SetDeadline(time.Now().Add(askWithin))
 	in := bufio.NewReader(c.Conn)
 	c.in = in
@@ -211,6 +220,23 @@ func (s *Server) greet(ctx context.Context, c *client) {
 		s.counters.garbage.Add(1)
 	}
 	c.Close()
+}
+
+// admits reports whether a client may use the proxy.
+func (s *Server) admits(network string, client, server netip.AddrPort) bool {
+	if s.o.Admit == nil || s.o.Admit(network, client, server) {
+		return true
+	}
+	s.counters.strangers.Add(1)
+	return false
+}
+
+// addrPort is the address of a socket of package net.
+func addrPort(a net.Addr) netip.AddrPort {
+	if a, ok := a.(interface{ AddrPort() netip.AddrPort }); ok {
+		return a.AddrPort()
+	}
+	return netip.AddrPort{}
 }
 
 // client is a connection that gives its places back when it is closed, once.
@@ -297,6 +323,7 @@ func (s *Server) Counters() []Counter {
 		{"socks", c.socks.Load()}, {"http_connect", c.connect.Load()}, {"http_plain", c.plain.Load()}, {"pac", c.pac.Load()},
 		{"associations", c.assocs.Load()},
 		{"drop_full", c.full.Load()}, {"drop_slow", c.slow.Load()}, {"drop_garbage", c.garbage.Load()},
+		{"drop_stranger", c.strangers.Load()},
 		{"dial_forbidden", c.denied.Load()}, {"dial_failed", c.failed.Load()}, {"wrong_password", c.wrong.Load()},
 		{"udp_drop_malformed", c.udpBad.Load()}, {"udp_drop_foreign", c.udpForeign.Load()},
 		{"udp_drop_refused", c.udpRefused.Load()}, {"udp_drop_full", c.udpFull.Load()},

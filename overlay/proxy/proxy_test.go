@@ -59,11 +59,17 @@ func explain(err error) (Reason, string) {
 // startProxy serves on the loopback until the test ends.
 func startProxy(t *testing.T, w world, login *Login) (*Server, string) {
 	t.Helper()
+	return startProxyFor(t, w, login, nil)
+}
+
+// startProxyFor also says who may use it.
+func startProxyFor(t *testing.T, w world, login *Login, admit func(string, netip.AddrPort, netip.AddrPort) bool) (*Server, string) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(Options{Dial: w.dial, Explain: explain, Login: login, Reach: func(context.Context) Reach {
+	s := New(Options{Dial: w.dial, Explain: explain, Login: login, Admit: admit, Reach: func(context.Context) Reach {
 		return Reach{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24")}, Names: []string{"Lab-GW"}, Domains: []string{"lab."}}
 	}})
 	ctx, stop := context.WithCancel(context.Background())

@@ -91,7 +91,7 @@ func (s *Server) associate(ctx context.Context, c *client, hint endpoint) {
 	}
 	s.counters.assocs.Add(1)
 	a := &association{server: s, socket: socket, from: peer.addr, to: map[string]*destination{}}
-	if hint.addr == peer.addr && hint.port != 0 { // it says where it is going to send from
+	if hint.addr == peer.addr && hint.port != 0 && s.o.Admit == nil { // it says where it is going to send from
 		at := netip.AddrPortFrom(hint.addr, hint.port)
 		a.client.Store(&at)
 	}
@@ -141,6 +141,9 @@ func (a *association) takes(from netip.AddrPort) bool {
 	}
 	if at := a.client.Load(); at != nil {
 		return *at == from
+	}
+	if !a.server.admits("udp", from, addrPort(a.socket.LocalAddr())) {
+		return false
 	}
 	a.client.Store(&from)
 	return true
