@@ -87,8 +87,8 @@ func (p *program) netcat(ctx context.Context, host, port string, f ncFlags) erro
 	} else {
 		err = p.netcatTCP(ctx, c)
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
+	if ctx.Err() != nil { // as ssh ends the command that it has its connection from: nothing is wrong
+		return quiet(overlay.ExitFailure)
 	}
 	return err
 }

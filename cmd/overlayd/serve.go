@@ -107,6 +107,9 @@ func readyLine(s overlay.Status) string {
 	if len(waiting) > 0 {
 		b.WriteString("; waits for approval of " + strings.Join(waiting, ", "))
 	}
+	if s.Node.Userspace && s.Node.Role == "member" {
+		b.WriteString("; programs get in by overlayd proxy, nc, ssh and forward")
+	}
 	if s.Node.Role == "relay" && len(s.Peers) == 0 {
 		b.WriteString("; nobody has joined yet: sudo overlayd invite")
 	}

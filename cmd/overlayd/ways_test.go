@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,6 +37,16 @@ func (s *fakeStream) Close() error                              { return nil }
 func (s *fakeStream) SetReadDeadline(time.Time) error           { return nil }
 func (s *fakeStream) Fate(context.Context) (over bool, _ error) { <-s.ended; return true, s.fate }
 
+// hungStream says nothing until it is closed.
+type hungStream struct {
+	*fakeStream
+	closed chan struct{}
+	end    func()
+}
+
+func (s hungStream) Read([]byte) (int, error) { <-s.closed; return 0, net.ErrClosed }
+func (s hungStream) Close() error             { s.end(); return nil }
+
 // TestNC: both directions are carried, and how it ends is the exit code.
 func TestNC(t *testing.T) {
 	w := newWorld(t)
@@ -51,6 +63,16 @@ func TestNC(t *testing.T) {
 	}
 	if code := w.do("nc", "other", "80"); code != overlay.ExitDenied {
 		t.Errorf("exit code %d for what the policy refuses", code)
+	}
+	// ssh ends it with a signal at the end of every session, which is no news.
+	closed := make(chan struct{})
+	hung := hungStream{newFakeStream(""), closed, sync.OnceFunc(func() { close(closed) })}
+	w.streams["tcp nas.lab:80"] = hung
+	ctx, hangUp := context.WithCancel(t.Context())
+	go func() { <-hung.ended; hangUp() }()
+	w.err.Reset()
+	if code := w.program().main(ctx, []string{"nc", "nas.lab", "80"}); code == 0 || w.err.Len() > 0 {
+		t.Errorf("exit code %d after a signal, and %q", code, &w.err)
 	}
 	if code := w.do("nc", "other"); code != overlay.ExitUsage {
 		t.Errorf("exit code %d without a port", code)
