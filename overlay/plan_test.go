@@ -56,79 +56,82 @@ func testPlan(m *coord.Map, host routing.Host) *Plan {
 }
 
 // TestPlanRoutes: what becomes of each offered prefix, on a laptop.
+const lan = "192.168.1.0/24"
+
+func gw(name string, label uint32, online bool, prefixes ...string) coord.Node {
+	var routes []coord.Route
+	for _, p := range prefixes {
+		routes = append(routes, approved(p))
+	}
+	return testNode(name, label, coord.RoleGateway, online, routes...)
+}
+
+var planRoutes = []struct {
+	name   string
+	home   string // the laptop's own network
+	peers  []coord.Node
+	want   []string // prefix via state
+	routed []string
+	health []string
+}{
+	{
+		name: "one gateway", home: "10.0.0.5/24",
+		peers:  []coord.Node{gw("lab", 200, true, lan)},
+		want:   []string{lan + " lab active"},
+		routed: []string{lan},
+	},
+	{
+		name: "the gateway is away", home: "10.0.0.5/24",
+		peers:  []coord.Node{gw("lab", 200, false, lan)},
+		want:   []string{lan + " lab offline"},
+		routed: []string{lan},
+		health: []string{"gateway_offline"},
+	},
+	{
+		name: "two gateways, the lower label carries it", home: "10.0.0.5/24",
+		peers:  []coord.Node{gw("b", 201, true, lan), gw("a", 200, true, lan)},
+		want:   []string{lan + " a active", lan + " b standby"},
+		routed: []string{lan},
+	},
+	{
+		name: "two gateways, the lower label is away", home: "10.0.0.5/24",
+		peers:  []coord.Node{gw("a", 200, false, lan), gw("b", 201, true, lan)},
+		want:   []string{lan + " b active", lan + " a standby"},
+		routed: []string{lan},
+	},
+	{
+		name: "an offline gateway does not black-hole a wider route", home: "10.0.0.5/24",
+		peers:  []coord.Node{gw("wide", 200, true, "192.168.0.0/16"), gw("narrow", 201, false, lan)},
+		want:   []string{"192.168.0.0/16 wide active", lan + " narrow offline"},
+		routed: []string{"192.168.0.0/16"},
+	},
+	{
+		name: "at home in the same network", home: "192.168.1.77/24",
+		peers:  []coord.Node{gw("lab", 200, true, lan)},
+		want:   []string{lan + " lab clash"},
+		health: []string{"route_clash"},
+	},
+	{
+		name: "at home in a wider network", home: "192.168.9.77/16",
+		peers:  []coord.Node{gw("lab", 200, true, lan)},
+		want:   []string{lan + " lab clash"},
+		health: []string{"route_clash"},
+	},
+	{
+		name: "at home in a part of it: the kernel prefers the part", home: "192.168.1.77/28",
+		peers:  []coord.Node{gw("lab", 200, true, lan)},
+		want:   []string{lan + " lab active"},
+		routed: []string{lan},
+	},
+	{
+		name: "the overlay itself is at home", home: "172.18.0.77/16",
+		health: []string{"overlay_clash"},
+	},
+}
+
 func TestPlanRoutes(t *testing.T) {
 	laptop := testNode("laptop", 11, coord.RoleMember, true)
-	const lan = "192.168.1.0/24"
-	gw := func(name string, label uint32, online bool, prefixes ...string) coord.Node {
-		var routes []coord.Route
-		for _, p := range prefixes {
-			routes = append(routes, approved(p))
-		}
-		return testNode(name, label, coord.RoleGateway, online, routes...)
-	}
-	tests := []struct {
-		name   string
-		home   string // the laptop's own network
-		peers  []coord.Node
-		want   []string // prefix via state
-		routed []string
-		health []string
-	}{
-		{
-			name: "one gateway", home: "10.0.0.5/24",
-			peers:  []coord.Node{gw("lab", 200, true, lan)},
-			want:   []string{lan + " lab active"},
-			routed: []string{lan},
-		},
-		{
-			name: "the gateway is away", home: "10.0.0.5/24",
-			peers:  []coord.Node{gw("lab", 200, false, lan)},
-			want:   []string{lan + " lab offline"},
-			routed: []string{lan},
-			health: []string{"gateway_offline"},
-		},
-		{
-			name: "two gateways, the lower label carries it", home: "10.0.0.5/24",
-			peers:  []coord.Node{gw("b", 201, true, lan), gw("a", 200, true, lan)},
-			want:   []string{lan + " a active", lan + " b standby"},
-			routed: []string{lan},
-		},
-		{
-			name: "two gateways, the lower label is away", home: "10.0.0.5/24",
-			peers:  []coord.Node{gw("a", 200, false, lan), gw("b", 201, true, lan)},
-			want:   []string{lan + " b active", lan + " a standby"},
-			routed: []string{lan},
-		},
-		{
-			name: "an offline gateway does not black-hole a wider route", home: "10.0.0.5/24",
-			peers:  []coord.Node{gw("wide", 200, true, "192.168.0.0/16"), gw("narrow", 201, false, lan)},
-			want:   []string{"192.168.0.0/16 wide active", lan + " narrow offline"},
-			routed: []string{"192.168.0.0/16"},
-		},
-		{
-			name: "at home in the same network", home: "192.168.1.77/24",
-			peers:  []coord.Node{gw("lab", 200, true, lan)},
-			want:   []string{lan + " lab clash"},
-			health: []string{"route_clash"},
-		},
-		{
-			name: "at home in a wider network", home: "192.168.9.77/16",
-			peers:  []coord.Node{gw("lab", 200, true, lan)},
-			want:   []string{lan + " lab clash"},
-			health: []string{"route_clash"},
-		},
-		{
-			name: "at home in a part of it: the kernel prefers the part", home: "192.168.1.77/28",
-			peers:  []coord.Node{gw("lab", 200, true, lan)},
-			want:   []string{lan + " lab active"},
-			routed: []string{lan},
-		},
-		{
-			name: "the overlay itself is at home", home: "172.18.0.77/16",
-			health: []string{"overlay_clash"},
-		},
-	}
-	for _, tt := range tests {
+	for _, tt := range planRoutes {
 		t.Run(tt.name, func(t *testing.T) {
 			p := testPlan(testMap(laptop, tt.peers...), testHost(tt.home))
 			var got, routed, health []string

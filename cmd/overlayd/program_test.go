@@ -56,6 +56,7 @@ type world struct {
 var (
 	testNow  = time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC)
 	testLink = coord.Link{Endpoint: "203.0.113.10:443", Invite: "abcd2345", Secret: key.NewSecret()}
+	linkText = testLink.Encode()
 )
 
 func newWorld(t *testing.T) *world {
@@ -264,116 +265,117 @@ func (c fakeCoordinator) WithdrawRoute(_ context.Context, node string, p netip.P
 
 var notRunning = &overlay.Fault{Code: overlay.ExitNotRunning, Message: "no overlayd answers", Hint: "overlayd up"}
 
+var commandLines = []struct {
+	name     string
+	args     string
+	set      func(*world)
+	code     int
+	out, err string
+}{
+	{name: "story", args: "", out: "Three machines, three commands"},
+	{name: "help", args: "help", out: "Look after"},
+	{name: "help of a verb", args: "help gateway", out: "overlayd gateway [LINK] [flags]"},
+	{name: "help flag", args: "invite revoke --help", out: "Make a link worthless"},
+	{name: "help of an unknown verb", args: "help stauts", code: 2, err: "hint: did you mean overlayd status?"},
+	{name: "unknown verb", args: "stauts", code: 2, err: "overlayd: unknown verb \"stauts\"\nhint: did you mean overlayd status?\n"},
+	{name: "habit", args: "join", code: 2, err: "did you mean overlayd up?"},
+	{name: "unknown verb below", args: "nodes delete", code: 2, err: "overlayd: unknown verb \"delete\"\nhint: overlayd help nodes\n"},
+	{name: "unknown flag", args: "gateway --advertize 10.0.0.0/8", code: 2, err: "overlayd: unknown flag --advertize\nhint: did you mean --advertise?\n"},
+	{name: "unknown short flag", args: "status -z", code: 2, err: "unknown flag -z"},
+	{name: "flag without value", args: "up --name", code: 2, err: "flag needs an argument: --name"},
+	{name: "too many words", args: "up " + linkText + " " + linkText, code: 2, err: "takes one LINK at most, got 2"},
+	{name: "no words", args: "status now", code: 2, err: "overlayd: overlayd status takes no arguments"},
+	{name: "bad level", args: "status --log-level loud", code: 2, err: `--log-level: "loud" is none of debug, info, warn, error`},
+
+	{name: "host bits", args: "gateway --advertise 192.168.1.5/24", code: 2,
+		err: "overlayd: --advertise: 192.168.1.5/24 has host bits set\nhint: did you mean 192.168.1.0/24?\n"},
+	{name: "everything", args: "gateway --advertise 0.0.0.0/0", code: 2, err: "0.0.0.0/0 is everything there is"},
+	{name: "no prefix", args: "gateway --advertise 192.168.1.0", code: 2, err: "write it as 192.168.1.0/24"},
+	{name: "IPv6", args: "gateway --advertise fd00::/64", code: 2, err: "not an IPv4 prefix"},
+	{name: "twice", args: "gateway --advertise 10.0.0.0/8 --advertise 10.1.0.0/16", code: 2, err: "10.0.0.0/8 contains 10.1.0.0/16"},
+	{name: "mangled link", args: "gateway " + linkText[:len(linkText)-3], code: 2, err: "mangled"},
+	{name: "address outside", args: "relay --public 203.0.113.10 --overlay 172.18.0.0/24 --address 10.0.0.1", code: 2, err: "10.0.0.1 is not in the overlay"},
+	{name: "bad public", args: "relay --public 0.0.0.0", code: 2, err: "no address that others can reach"},
+	{name: "certificate alone", args: "relay --public h --tls-cert f", code: 2, err: "--tls-cert and --tls-key belong together"},
+
+	{name: "not running", args: "status", set: func(w *world) { w.down = notRunning }, code: 3, err: "overlayd: no overlayd answers\nhint: overlayd up\n"},
+	{name: "check not running", args: "status --check live", set: func(w *world) { w.down = notRunning }, code: 3},
+	{name: "check ready", args: "status --check ready"},
+	{name: "check approval", args: "status --check ready", set: state(overlay.StateNeedsApproval), code: 4},
+	{name: "check invite", args: "status --check ready", set: state(overlay.StateNeedsInvite), code: 4},
+	{name: "check expired", args: "status --check ready", set: state(overlay.StateExpired), code: 6},
+	{name: "check degraded", args: "status --check ready", set: state(overlay.StateDegraded), code: 5},
+	{name: "check live degraded", args: "status --check live", set: state(overlay.StateDegraded)},
+	{name: "check starting", args: "status --check ready", set: state(overlay.StateStarting), code: 5},
+	{name: "check stopped", args: "status --check live", set: state(overlay.StateStopped), code: 3},
+	{name: "check what", args: "status --check well", code: 2, err: `"well" is none of live, ready`},
+
+	{name: "plan of the daemon", args: "plan", out: "plan of the daemon\n"},
+	{name: "plan without it", args: "plan --state-dir /x", set: func(w *world) { w.down = notRunning }, out: "plan of /x\n"},
+	{name: "down", args: "down", out: "stopped; the machine is as it was\n"},
+	{name: "down without daemon", args: "down", set: func(w *world) { w.down = notRunning }, code: 3, err: "no overlayd answers"},
+	{name: "cleanup", args: "cleanup --interface ovl7", out: "removed ovl7\nrestored sysctls\n"},
+
+	{name: "ping", args: "ping lab-gw -c 2", set: func(w *world) {
+		at := netip.MustParseAddr("172.18.0.200")
+		w.pongs = []overlay.Pong{
+			{Seq: 1, Addr: at, RTT: 1234 * time.Microsecond, Path: relayedPath("")},
+			{Seq: 2, Addr: at, Lost: true, Path: relayedPath("")},
+		}
+	}, out: "pong from 172.18.0.200: seq 1, 1.23 ms, relay vps udp\nno answer from 172.18.0.200: seq 2, relay vps udp\n" +
+		"2 sent, 1 answered, least 1.23 ms, mean 1.23 ms, most 1.23 ms\n"},
+	{name: "ping in vain", args: "ping 192.168.1.9", set: func(w *world) {
+		w.pongs = []overlay.Pong{{Seq: 1, Addr: netip.MustParseAddr("192.168.1.9"), Lost: true}}
+	}, code: 7, out: "1 sent, 0 answered", err: "192.168.1.9 does not answer"},
+	{name: "ping what", args: "ping", code: 2, err: "takes one NAME or IP"},
+
+	{name: "no invites", args: "invite list", err: "no invite is open\n"},
+	{name: "invite", args: "invite", out: linkText + "\n"},
+	{name: "invite to a person", args: "invite --gateway 192.168.1.0/24", set: func(w *world) { w.terminal = true },
+		out: linkText + "\n", err: "sudo overlayd gateway LINK"},
+	{name: "invite of a relay", args: "invite --relay --name vps2", set: func(w *world) { w.terminal = true },
+		out: linkText + "\n", err: "sudo overlayd relay --join LINK --public ADDRESS"},
+	{name: "invite of a relay that is a gateway", args: "invite --relay --gateway 192.168.1.0/24", code: 2, err: "do not go together"},
+	{name: "invite for many with one name", args: "invite --uses 3 --name x", code: 2, err: "3 machines cannot share one name or address"},
+	{name: "invite for none", args: "invite --uses 0", code: 2, err: "--uses"},
+	{name: "invite refused", args: "invite --address 172.18.0.10", set: func(w *world) {
+		w.refusal = &coord.Problem{Kind: coord.KindConflict, Message: "172.18.0.10 belongs to vps", Hint: "choose another"}
+	}, code: 8, err: "overlayd: 172.18.0.10 belongs to vps\nhint: choose another\n"},
+	{name: "invite without daemon", args: "invite", set: func(w *world) {
+		w.refusal = connect.NewError(connect.CodeUnavailable, &net.OpError{Op: "dial", Net: "unix", Err: fs.ErrNotExist})
+	}, code: 3, err: "overlayd: no overlayd answers on "},
+	{name: "invite on a laptop", args: "invite", set: func(w *world) {
+		w.refusal = connect.NewError(connect.CodeUnimplemented, errors.New("404 Not Found"))
+	}, code: 1, err: "overlayd: this machine is not the network's coordinator\nhint: run this command on the first relay\n"},
+	{name: "revoke", args: "invite revoke abcd2345", out: "revoked abcd2345\n"},
+	{name: "revoke by link", args: "invite revoke " + linkText, out: "revoked abcd2345\n"},
+	{name: "rename", args: "nodes rename debian lab-gw", out: "debian is now called lab-gw\n"},
+	{name: "rename badly", args: "nodes rename debian lab_gw", code: 2, err: `NAME: "lab_gw" is not a name`},
+	{name: "remove", args: "nodes remove laptop", out: "removed laptop\n"},
+	{name: "rotate", args: "rotate", out: key.Public{}.String() + "\n"},
+	{name: "renew with a link", args: "renew " + linkText, out: "renewed; overlayd status tells"},
+	{name: "renew with nothing", args: "renew", code: 2, err: "there is no link"},
+	{name: "renew", args: "nodes renew laptop", out: "renewed laptop until 2027-01-02T03:04:05Z\n"},
+	{name: "renew for ever", args: "nodes renew laptop --for never", out: "renewed laptop: it does not expire\n"},
+	{name: "renew for nothing", args: "nodes renew laptop --for 0d", code: 2, err: "not above zero"},
+	{name: "key-ttl of a gateway", args: "invite --gateway 192.168.1.0/24 --key-ttl 30d", code: 2, err: "does not expire"},
+	{name: "approve", args: "routes approve 192.168.1.0/24", out: "192.168.1.0/24 through lab-gw: approved\n"},
+	{name: "withdraw", args: "routes withdraw 192.168.1.0/24 --node lab-gw", out: "192.168.1.0/24 through lab-gw: withdrawn\n"},
+	{name: "approve nonsense", args: "routes approve lab", code: 2, err: `PREFIX: "lab" is not a network prefix`},
+
+	{name: "version", args: "version", out: "wireguard-go"},
+	{name: "completion", args: "completion bash", out: "__start_overlayd"},
+	{name: "completion of no shell", args: "completion tcsh", code: 2, err: `unknown shell "tcsh"`},
+	{name: "complete nodes", args: "__complete ping ''", out: "lab-gw\nvps\n:4\n"},
+	{name: "complete nothing", args: "__complete ping ''", set: func(w *world) { w.down = notRunning }, out: ":4"},
+	{name: "complete choices", args: "__complete service install ''", out: "gateway"},
+}
+
 // TestCommandLines runs whole command lines and compares the exit code and what
 // is printed: "" is nothing, a text with a newline at its end is all of it,
 // any other has to be in it.
 func TestCommandLines(t *testing.T) {
-	link := testLink.Encode()
-	for _, c := range []struct {
-		name     string
-		args     string
-		set      func(*world)
-		code     int
-		out, err string
-	}{
-		{name: "story", args: "", out: "Three machines, three commands"},
-		{name: "help", args: "help", out: "Look after"},
-		{name: "help of a verb", args: "help gateway", out: "overlayd gateway [LINK] [flags]"},
-		{name: "help flag", args: "invite revoke --help", out: "Make a link worthless"},
-		{name: "help of an unknown verb", args: "help stauts", code: 2, err: "hint: did you mean overlayd status?"},
-		{name: "unknown verb", args: "stauts", code: 2, err: "overlayd: unknown verb \"stauts\"\nhint: did you mean overlayd status?\n"},
-		{name: "habit", args: "join", code: 2, err: "did you mean overlayd up?"},
-		{name: "unknown verb below", args: "nodes delete", code: 2, err: "overlayd: unknown verb \"delete\"\nhint: overlayd help nodes\n"},
-		{name: "unknown flag", args: "gateway --advertize 10.0.0.0/8", code: 2, err: "overlayd: unknown flag --advertize\nhint: did you mean --advertise?\n"},
-		{name: "unknown short flag", args: "status -z", code: 2, err: "unknown flag -z"},
-		{name: "flag without value", args: "up --name", code: 2, err: "flag needs an argument: --name"},
-		{name: "too many words", args: "up " + link + " " + link, code: 2, err: "takes one LINK at most, got 2"},
-		{name: "no words", args: "status now", code: 2, err: "overlayd: overlayd status takes no arguments"},
-		{name: "bad level", args: "status --log-level loud", code: 2, err: `--log-level: "loud" is none of debug, info, warn, error`},
-
-		{name: "host bits", args: "gateway --advertise 192.168.1.5/24", code: 2,
-			err: "overlayd: --advertise: 192.168.1.5/24 has host bits set\nhint: did you mean 192.168.1.0/24?\n"},
-		{name: "everything", args: "gateway --advertise 0.0.0.0/0", code: 2, err: "0.0.0.0/0 is everything there is"},
-		{name: "no prefix", args: "gateway --advertise 192.168.1.0", code: 2, err: "write it as 192.168.1.0/24"},
-		{name: "IPv6", args: "gateway --advertise fd00::/64", code: 2, err: "not an IPv4 prefix"},
-		{name: "twice", args: "gateway --advertise 10.0.0.0/8 --advertise 10.1.0.0/16", code: 2, err: "10.0.0.0/8 contains 10.1.0.0/16"},
-		{name: "mangled link", args: "gateway " + link[:len(link)-3], code: 2, err: "mangled"},
-		{name: "address outside", args: "relay --public 203.0.113.10 --overlay 172.18.0.0/24 --address 10.0.0.1", code: 2, err: "10.0.0.1 is not in the overlay"},
-		{name: "bad public", args: "relay --public 0.0.0.0", code: 2, err: "no address that others can reach"},
-		{name: "certificate alone", args: "relay --public h --tls-cert f", code: 2, err: "--tls-cert and --tls-key belong together"},
-
-		{name: "not running", args: "status", set: func(w *world) { w.down = notRunning }, code: 3, err: "overlayd: no overlayd answers\nhint: overlayd up\n"},
-		{name: "check not running", args: "status --check live", set: func(w *world) { w.down = notRunning }, code: 3},
-		{name: "check ready", args: "status --check ready"},
-		{name: "check approval", args: "status --check ready", set: state(overlay.StateNeedsApproval), code: 4},
-		{name: "check invite", args: "status --check ready", set: state(overlay.StateNeedsInvite), code: 4},
-		{name: "check expired", args: "status --check ready", set: state(overlay.StateExpired), code: 6},
-		{name: "check degraded", args: "status --check ready", set: state(overlay.StateDegraded), code: 5},
-		{name: "check live degraded", args: "status --check live", set: state(overlay.StateDegraded)},
-		{name: "check starting", args: "status --check ready", set: state(overlay.StateStarting), code: 5},
-		{name: "check stopped", args: "status --check live", set: state(overlay.StateStopped), code: 3},
-		{name: "check what", args: "status --check well", code: 2, err: `"well" is none of live, ready`},
-
-		{name: "plan of the daemon", args: "plan", out: "plan of the daemon\n"},
-		{name: "plan without it", args: "plan --state-dir /x", set: func(w *world) { w.down = notRunning }, out: "plan of /x\n"},
-		{name: "down", args: "down", out: "stopped; the machine is as it was\n"},
-		{name: "down without daemon", args: "down", set: func(w *world) { w.down = notRunning }, code: 3, err: "no overlayd answers"},
-		{name: "cleanup", args: "cleanup --interface ovl7", out: "removed ovl7\nrestored sysctls\n"},
-
-		{name: "ping", args: "ping lab-gw -c 2", set: func(w *world) {
-			at := netip.MustParseAddr("172.18.0.200")
-			w.pongs = []overlay.Pong{
-				{Seq: 1, Addr: at, RTT: 1234 * time.Microsecond, Path: relayedPath("")},
-				{Seq: 2, Addr: at, Lost: true, Path: relayedPath("")},
-			}
-		}, out: "pong from 172.18.0.200: seq 1, 1.23 ms, relay vps udp\nno answer from 172.18.0.200: seq 2, relay vps udp\n" +
-			"2 sent, 1 answered, least 1.23 ms, mean 1.23 ms, most 1.23 ms\n"},
-		{name: "ping in vain", args: "ping 192.168.1.9", set: func(w *world) {
-			w.pongs = []overlay.Pong{{Seq: 1, Addr: netip.MustParseAddr("192.168.1.9"), Lost: true}}
-		}, code: 7, out: "1 sent, 0 answered", err: "192.168.1.9 does not answer"},
-		{name: "ping what", args: "ping", code: 2, err: "takes one NAME or IP"},
-
-		{name: "no invites", args: "invite list", err: "no invite is open\n"},
-		{name: "invite", args: "invite", out: link + "\n"},
-		{name: "invite to a person", args: "invite --gateway 192.168.1.0/24", set: func(w *world) { w.terminal = true },
-			out: link + "\n", err: "sudo overlayd gateway LINK"},
-		{name: "invite of a relay", args: "invite --relay --name vps2", set: func(w *world) { w.terminal = true },
-			out: link + "\n", err: "sudo overlayd relay --join LINK --public ADDRESS"},
-		{name: "invite of a relay that is a gateway", args: "invite --relay --gateway 192.168.1.0/24", code: 2, err: "do not go together"},
-		{name: "invite for many with one name", args: "invite --uses 3 --name x", code: 2, err: "3 machines cannot share one name or address"},
-		{name: "invite for none", args: "invite --uses 0", code: 2, err: "--uses"},
-		{name: "invite refused", args: "invite --address 172.18.0.10", set: func(w *world) {
-			w.refusal = &coord.Problem{Kind: coord.KindConflict, Message: "172.18.0.10 belongs to vps", Hint: "choose another"}
-		}, code: 8, err: "overlayd: 172.18.0.10 belongs to vps\nhint: choose another\n"},
-		{name: "invite without daemon", args: "invite", set: func(w *world) {
-			w.refusal = connect.NewError(connect.CodeUnavailable, &net.OpError{Op: "dial", Net: "unix", Err: fs.ErrNotExist})
-		}, code: 3, err: "overlayd: no overlayd answers on "},
-		{name: "invite on a laptop", args: "invite", set: func(w *world) {
-			w.refusal = connect.NewError(connect.CodeUnimplemented, errors.New("404 Not Found"))
-		}, code: 1, err: "overlayd: this machine is not the network's coordinator\nhint: run this command on the first relay\n"},
-		{name: "revoke", args: "invite revoke abcd2345", out: "revoked abcd2345\n"},
-		{name: "revoke by link", args: "invite revoke " + link, out: "revoked abcd2345\n"},
-		{name: "rename", args: "nodes rename debian lab-gw", out: "debian is now called lab-gw\n"},
-		{name: "rename badly", args: "nodes rename debian lab_gw", code: 2, err: `NAME: "lab_gw" is not a name`},
-		{name: "remove", args: "nodes remove laptop", out: "removed laptop\n"},
-		{name: "rotate", args: "rotate", out: key.Public{}.String() + "\n"},
-		{name: "renew with a link", args: "renew " + link, out: "renewed; overlayd status tells"},
-		{name: "renew with nothing", args: "renew", code: 2, err: "there is no link"},
-		{name: "renew", args: "nodes renew laptop", out: "renewed laptop until 2027-01-02T03:04:05Z\n"},
-		{name: "renew for ever", args: "nodes renew laptop --for never", out: "renewed laptop: it does not expire\n"},
-		{name: "renew for nothing", args: "nodes renew laptop --for 0d", code: 2, err: "not above zero"},
-		{name: "key-ttl of a gateway", args: "invite --gateway 192.168.1.0/24 --key-ttl 30d", code: 2, err: "does not expire"},
-		{name: "approve", args: "routes approve 192.168.1.0/24", out: "192.168.1.0/24 through lab-gw: approved\n"},
-		{name: "withdraw", args: "routes withdraw 192.168.1.0/24 --node lab-gw", out: "192.168.1.0/24 through lab-gw: withdrawn\n"},
-		{name: "approve nonsense", args: "routes approve lab", code: 2, err: `PREFIX: "lab" is not a network prefix`},
-
-		{name: "version", args: "version", out: "wireguard-go"},
-		{name: "completion", args: "completion bash", out: "__start_overlayd"},
-		{name: "completion of no shell", args: "completion tcsh", code: 2, err: `unknown shell "tcsh"`},
-		{name: "complete nodes", args: "__complete ping ''", out: "lab-gw\nvps\n:4\n"},
-		{name: "complete nothing", args: "__complete ping ''", set: func(w *world) { w.down = notRunning }, out: ":4"},
-		{name: "complete choices", args: "__complete service install ''", out: "gateway"},
-	} {
+	for _, c := range commandLines {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
 			if c.set != nil {

@@ -155,14 +155,26 @@ func TestRefused(t *testing.T) {
 	asNobody := readable(t, l.Options.Overlayd)
 	time.Sleep(time.Until(expires)) // its life is what is tested
 
-	for _, r := range []refusal{
-		{name: "a mangled link", on: l.Host, args: elsewhere(l, "up", mangle(good)),
+	links := refusedLinks{good: good, gateway: gateway, expired: expired, used: used}
+	for _, r := range refusals(l, links, config, other, asNobody) {
+		t.Run(r.name, func(t *testing.T) { r.check(ctx, t, l) })
+	}
+}
+
+// refusedLinks are invites: two that are good, and two that were.
+type refusedLinks struct{ good, gateway, expired, used string }
+
+// refusals lists what is refused. other is a state directory and asNobody a copy
+// of the program that belong to nobody.
+func refusals(l *lab.Lab, links refusedLinks, config, other, asNobody string) []refusal {
+	return []refusal{
+		{name: "a mangled link", on: l.Host, args: elsewhere(l, "up", mangle(links.good)),
 			code: exitUsage, words: "the invite link is mangled", hint: "copy the whole link again"},
-		{name: "half a link", on: l.Host, args: elsewhere(l, "up", good[:len(good)/2]),
+		{name: "half a link", on: l.Host, args: elsewhere(l, "up", links.good[:len(links.good)/2]),
 			code: exitUsage, words: "the invite link is mangled", hint: "copy the whole link again"},
-		{name: "an expired link", on: l.Host, args: elsewhere(l, "up", expired),
+		{name: "an expired link", on: l.Host, args: elsewhere(l, "up", links.expired),
 			code: exitDenied, words: "expired at ", hint: "ask for a new link"},
-		{name: "a used up link", on: l.Host, args: elsewhere(l, "up", used),
+		{name: "a used up link", on: l.Host, args: elsewhere(l, "up", links.used),
 			code: exitDenied, words: "is used up", hint: "ask for a new link"},
 		{name: "a wished address that is taken", on: l.VPS, args: []string{"invite", "--address", lab.LaptopOverlay},
 			code: exitConflict, words: "172.18.0.11 is taken by the node laptop", hint: "choose another address"},
@@ -174,11 +186,11 @@ func TestRefused(t *testing.T) {
 			code: exitConflict, words: "is the broadcast address", hint: "choose one between"},
 		{name: "a wished name that is taken", on: l.VPS, args: []string{"invite", "--name", "laptop"},
 			code: exitConflict, words: "the name laptop is taken", hint: "choose another name"},
-		{name: "advertise the overlay", on: l.Host, args: elsewhere(l, "gateway", gateway, "--advertise", "172.18.0.0/25"),
+		{name: "advertise the overlay", on: l.Host, args: elsewhere(l, "gateway", links.gateway, "--advertise", "172.18.0.0/25"),
 			code: exitConflict, words: "172.18.0.0/25 overlaps the overlay", hint: "advertise only what is behind the gateway"},
-		{name: "advertise everything", on: l.Host, args: elsewhere(l, "gateway", gateway, "--advertise", "0.0.0.0/0"),
+		{name: "advertise everything", on: l.Host, args: elsewhere(l, "gateway", links.gateway, "--advertise", "0.0.0.0/0"),
 			code: exitUsage, words: "0.0.0.0/0 is everything there is", hint: "name the networks"},
-		{name: "advertise host bits", on: l.Host, args: elsewhere(l, "gateway", gateway, "--advertise", "192.168.1.5/24"),
+		{name: "advertise host bits", on: l.Host, args: elsewhere(l, "gateway", links.gateway, "--advertise", "192.168.1.5/24"),
 			code: exitUsage, words: "192.168.1.5/24 has host bits set", hint: "did you mean 192.168.1.0/24?"},
 		{name: "an overlay that is a real network", on: l.VPS, args: elsewhere(l, "relay", "--public", lab.VPSAddr+":8443", "--overlay", "203.0.113.0/25"),
 			code: exitConflict, words: "203.0.113.0/25 overlaps 203.0.113.0/24, which this machine has on eth0", hint: "choose another prefix with --overlay"},
@@ -186,15 +198,15 @@ func TestRefused(t *testing.T) {
 			code: exitConflict, words: "tcp port 443 is in use", hint: "--listen"},
 		{name: "a UDP port in use", on: l.VPS, args: elsewhere(l, "relay", "--public", lab.VPSAddr+":4433", "--overlay", "10.9.0.0/24"),
 			code: exitConflict, words: "udp port 4433 is in use", hint: "--listen"},
-		{name: "no root", on: l.Host, args: elsewhere(l, "up", good), binary: asNobody,
+		{name: "no root", on: l.Host, args: elsewhere(l, "up", links.good), binary: asNobody,
 			wrap: []string{"setpriv", "--reuid", strconv.Itoa(nobody), "--clear-groups"},
 			code: exitPermission, words: "it needs root", hint: "--userspace"},
-		{name: "no /dev/net/tun", on: l.Host, args: elsewhere(l, "up", good),
+		{name: "no /dev/net/tun", on: l.Host, args: elsewhere(l, "up", links.good),
 			wrap: []string{"sh", "-c", `mount -t tmpfs none /dev/net && exec "$0" "$@"`},
 			code: exitFailure, words: "/dev/net/tun is missing", hint: "modprobe tun"},
-		{name: "no iptables", on: l.Host, args: elsewhere(l, "gateway", gateway), env: []string{"PATH=/nowhere"},
+		{name: "no iptables", on: l.Host, args: elsewhere(l, "gateway", links.gateway), env: []string{"PATH=/nowhere"},
 			code: exitFailure, words: "a gateway needs iptables", hint: "apt install iptables"},
-		{name: "another's state directory", on: l.Host, args: []string{"up", good, "--state-dir", other},
+		{name: "another's state directory", on: l.Host, args: []string{"up", links.good, "--state-dir", other},
 			code: exitPermission, words: "belongs to uid 65534", hint: "chown it to uid 0"},
 		{name: "a second daemon", on: l.Laptop, args: []string{"up"},
 			code: exitConflict, words: "another overlayd runs on state directory", hint: "overlayd down"},
@@ -204,8 +216,6 @@ func TestRefused(t *testing.T) {
 			code: exitNotJoined, words: "has not joined a network", hint: "overlayd invite"},
 		{name: "a config file with an unknown key", on: l.Host, args: []string{"up", "--config", config},
 			code: exitUsage, words: "config.yaml:2: unknown setting", hint: "did you mean state-dir?"},
-	} {
-		t.Run(r.name, func(t *testing.T) { r.check(ctx, t, l) })
 	}
 }
 

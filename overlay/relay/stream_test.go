@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -20,7 +19,6 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -519,137 +517,6 @@ func listen(t *testing.T, f func(net.Conn)) string {
 		wg.Wait()
 	})
 	return ln.Addr().String()
-}
-
-// TestObstacles: whatever stands in the way is named.
-func TestObstacles(t *testing.T) {
-	s, _ := startServer(t, netip.MustParseAddrPort("127.0.0.1:0"))
-	good, believe := web(t, s)
-	answer := func(code int, header ...string) http.HandlerFunc {
-		return func(w http.ResponseWriter, _ *http.Request) {
-			for i := 0; i < len(header); i += 2 {
-				w.Header().Set(header[i], header[i+1])
-			}
-			w.WriteHeader(code)
-		}
-	}
-	proxied := func(h http.Handler) DialOptions {
-		p := httptest.NewServer(h)
-		t.Cleanup(p.Close)
-		u, err := url.Parse(p.URL)
-		if err != nil {
-			t.Fatal(err)
-		}
-		u.User = url.UserPassword("anna", "hidden-word")
-		return DialOptions{Endpoint: good, TLS: believe, Proxy: http.ProxyURL(u)}
-	}
-	direct := func(h http.Handler) DialOptions {
-		endpoint, believe := web(t, h)
-		return DialOptions{Endpoint: endpoint, TLS: believe, Proxy: noProxy}
-	}
-	raw := func(f func(net.Conn)) DialOptions {
-		return DialOptions{Endpoint: listen(t, f), TLS: believe, Proxy: noProxy}
-	}
-	rawProxy := func(f func(net.Conn)) DialOptions {
-		u := &url.URL{Scheme: "http", Host: listen(t, f)}
-		return DialOptions{Endpoint: good, TLS: believe, Proxy: http.ProxyURL(u)}
-	}
-	within := func(o DialOptions) DialOptions {
-		o.Timeout = 200 * time.Millisecond
-		return o
-	}
-	pinned := &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error { return errors.New("another key") }}
-	closed := listen(t, func(net.Conn) {})
-	tests := []struct {
-		name string
-		o    DialOptions
-		want Obstacle // "": it works
-		says string
-	}{
-		{"nothing", DialOptions{Endpoint: good, TLS: believe, Proxy: noProxy}, "", ""},
-		{"a proxy that works", proxied(connectProxy(t)), "", ""},
-		{"a proxy that wants a login", proxied(answer(407)), ObstacleProxy, "407"},
-		{"a proxy that forbids it", proxied(answer(403)), ObstacleProxy, "403 Forbidden"},
-		{"a proxy with a page to visit", proxied(answer(302, "Location", "http://portal.example/login")), ObstaclePortal, "portal.example"},
-		{"a proxy that talks rubbish", rawProxy(func(c net.Conn) { io.WriteString(c, "220 smtp ready\r\n\r\n") }), ObstacleProxy, ""},
-		{"a proxy that finds nobody", proxied(answer(502)), ObstacleProxy, "502 Bad Gateway"},
-		{"a proxy that hangs", within(rawProxy(func(c net.Conn) { io.Copy(io.Discard, c) })), ObstacleProxy, "no answer within"},
-		{"a proxy with endless headers", rawProxy(func(c net.Conn) { endless(c, "HTTP/1.1 200 OK\r\n") }), ObstacleProxy, ""},
-		{"a proxy that lets through and hangs", within(rawProxy(func(c net.Conn) {
-			io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
-			io.Copy(io.Discard, c)
-		})), ObstacleUnreachable, "no answer within"},
-		{"a proxy that hangs up", rawProxy(func(net.Conn) {}), ObstacleProxy, ""},
-		{"a proxy that is not there", DialOptions{Endpoint: good, TLS: believe, Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: "127.0.0.1:1"})}, ObstacleProxy, ""},
-		{"a proxy that lies", rawProxy(func(c net.Conn) {
-			if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
-				return
-			}
-			io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
-			c.Read(make([]byte, 1000))
-			io.WriteString(c, "no TLS at all, but something else")
-			c.(*net.TCPConn).CloseWrite()
-			io.Copy(io.Discard, c)
-		}), ObstacleNotRelay, ""},
-		{"a proxy setting that is malformed", DialOptions{Endpoint: good, TLS: believe, Proxy: func(*http.Request) (*url.URL, error) {
-			return nil, errors.New("parse http://anna:hidden-word@: bad")
-		}}, ObstacleProxy, "malformed"},
-		{"a portal's redirect", direct(answer(302, "Location", "https://portal.example/")), ObstaclePortal, "portal.example"},
-		{"a portal's page", direct(answer(200)), ObstaclePortal, "200"},
-		{"a portal in plain HTTP", raw(func(c net.Conn) { io.WriteString(c, "HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n") }), ObstaclePortal, ""},
-		{"a portal with endless headers", direct(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			if c, _, err := http.NewResponseController(w).Hijack(); err == nil {
-				endless(c, "HTTP/1.1 302 Found\r\n")
-				c.Close()
-			}
-		})), ObstacleUnreachable, ""},
-		{"it hangs", within(raw(func(c net.Conn) { io.Copy(io.Discard, c) })), ObstacleUnreachable, "no answer within"},
-		{"another server", direct(answer(404)), ObstacleNotRelay, "404"},
-		{"no TLS", raw(func(c net.Conn) { io.WriteString(c, "SSH-2.0-OpenSSH_9.9\r\n") }), ObstacleNotRelay, ""},
-		{"a certificate nobody knows", raw(func(c net.Conn) {
-			tls.Server(c, &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}}).Handshake()
-		}), ObstacleIntercepted, "certificate"},
-		{"another pin", DialOptions{Endpoint: good, TLS: pinned, Proxy: noProxy}, ObstacleIntercepted, "another key"},
-		{"nobody listens", DialOptions{Endpoint: "127.0.0.1:1", TLS: believe, Proxy: noProxy}, ObstacleUnreachable, "refused"},
-		{"it hangs up", DialOptions{Endpoint: closed, TLS: believe, Proxy: noProxy}, ObstacleUnreachable, ""},
-		{"a wrong accept key", direct(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			c, _, err := http.NewResponseController(w).Hijack()
-			if err != nil {
-				return
-			}
-			defer c.Close()
-			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: AAAA\r\n\r\n")
-		})), ObstacleNotRelay, "101"},
-		{"the second address", DialOptions{Endpoint: good, TLS: believe, Proxy: noProxy,
-			Addrs: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1"), netip.MustParseAddrPort(good)}}, "", ""},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			st, err := Dial(t.Context(), tt.o)
-			if st != nil {
-				st.Finish()
-				st.Wait()
-			}
-			if obstacleOf(err) != tt.want || (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.says) {
-				t.Errorf("%q, %v; want %q", obstacleOf(err), err, tt.want)
-			}
-			if err != nil && strings.Contains(err.Error(), "hidden-word") {
-				t.Errorf("it tells the proxy's password: %v", err)
-			}
-		})
-	}
-}
-
-// endless writes headers until nobody takes them any more; it gives up after
-// 64 MiB, at which the test has failed to be fast.
-func endless(c net.Conn, first string) {
-	io.WriteString(c, first)
-	line := []byte("X-Filler: " + strings.Repeat("a", 4000) + "\r\n")
-	for range 64 << 20 / len(line) {
-		if _, err := c.Write(line); err != nil {
-			return
-		}
-	}
 }
 
 // connectProxy is an HTTP proxy that knows CONNECT.

@@ -134,6 +134,10 @@ func TestRace(t *testing.T) {
 			t.Errorf("%d dials, %+v", k.dials, k.f)
 		}
 	})
+}
+
+// TestRaceInVain: what does not work is tried again, and not too often.
+func TestRaceInVain(t *testing.T) {
 	t.Run("UDP that works for a moment only is asked ever less", func(t *testing.T) {
 		k := newTrack(t, false, true)
 		k.run(2 * time.Second)
@@ -189,8 +193,6 @@ func TestRace(t *testing.T) {
 	})
 }
 
-// TestRaceAtRandom: whatever happens, within a minute and a bit of calm the
-// relay is reached, if there is a way, and never by two.
 // TestRaceBackAndForth: UDP comes and goes every few seconds, and each time TLS
 // takes over as soon as the first time.
 func TestRaceBackAndForth(t *testing.T) {
@@ -207,6 +209,8 @@ func TestRaceBackAndForth(t *testing.T) {
 	}
 }
 
+// TestRaceAtRandom: whatever happens, within a minute and a bit of calm the
+// relay is reached, if there is a way, and never by two.
 func TestRaceAtRandom(t *testing.T) {
 	k := newTrack(t, true, true)
 	for range 2000 {
