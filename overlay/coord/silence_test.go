@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"sync"
@@ -90,37 +91,43 @@ func (w *wire) Addr() net.Addr {
 	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort("203.0.113.10:443"))
 }
 
+// wireNetwork is a coordinator at one end of a wire, and a client at the other.
+func wireNetwork(ctx context.Context, t *testing.T, path string, w *wire, running *sync.WaitGroup) (*Server, *http.Server, *Client) {
+	t.Helper()
+	store, err := OpenBolt(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	cert, pin, err := SelfSigned(key.NewMachine(), "203.0.113.10")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := NewServer(ServerOptions{Store: store, Overlay: testOverlay, Endpoint: w.Addr().String(), Pin: pin, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := NewHTTPServer(s.Handler(), cert, slog.New(slog.DiscardHandler))
+	running.Go(func() { web.ServeTLS(w, "", "") })
+	running.Go(func() { s.Run(ctx) })
+	c, err := NewClient(ClientOptions{Endpoint: w.Addr().String(), Pin: pin, Machine: key.NewMachine(), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.dial = w.dial
+	return s, web, c
+}
+
 // TestSilence cuts the line under a stream, in virtual time. Both sides notice
 // within 15 s, the node comes back when the line does, and an idle line of an
 // hour loses nothing.
 func TestSilence(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	synctest.Test(t, func(t *testing.T) {
-		store, err := OpenBolt(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer store.Close()
-		cert, pin, err := SelfSigned(key.NewMachine(), "203.0.113.10")
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := newWire()
-		s, err := NewServer(ServerOptions{Store: store, Overlay: testOverlay, Endpoint: w.Addr().String(), Pin: pin, Log: slog.New(slog.DiscardHandler)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		web := NewHTTPServer(s.Handler(), cert, slog.New(slog.DiscardHandler))
 		ctx, cancel := context.WithCancel(t.Context())
+		w := newWire()
 		var wg sync.WaitGroup
-		wg.Go(func() { web.ServeTLS(w, "", "") })
-		wg.Go(func() { s.Run(ctx) })
-
-		c, err := NewClient(ClientOptions{Endpoint: w.Addr().String(), Pin: pin, Machine: key.NewMachine(), Log: slog.New(slog.DiscardHandler)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.dial = w.dial
+		s, web, c := wireNetwork(ctx, t, path, w, &wg)
 		link, err := s.Invite(ctx, Invite{})
 		if err != nil {
 			t.Fatal(err)

@@ -68,6 +68,30 @@ func datagram() []byte {
 	return p
 }
 
+// readUDP reads packets to a port until they have brought so many bytes.
+func readUDP(d *Device, port uint16, most int) (got []byte, packets [][]byte, err error) {
+	const offset = 16
+	bufs, sizes := make([][]byte, batch), make([]int, batch)
+	for i := range bufs {
+		bufs[i] = make([]byte, 2000)
+	}
+	for len(got) < most {
+		n, err := d.Read(bufs, sizes, offset)
+		if err != nil {
+			return nil, nil, err
+		}
+		for i := range n {
+			p := bufs[i][offset : offset+sizes[i]]
+			if p[0] != 0x45 || p[9] != unix.IPPROTO_UDP || binary.BigEndian.Uint16(p[22:]) != port {
+				continue // the kernel's own, such as router solicitations
+			}
+			got = append(got, p[28:]...)
+			packets = append(packets, bytes.Clone(p))
+		}
+	}
+	return got, packets, nil
+}
+
 // TestDevice lets a socket of the kernel send a train and receive one.
 func TestDevice(t *testing.T) {
 	inNamespace(t, func() {
@@ -101,27 +125,10 @@ func TestDevice(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		const offset = 16
-		bufs, sizes := make([][]byte, batch), make([]int, batch)
-		for i := range bufs {
-			bufs[i] = make([]byte, 2000)
-		}
-		var got []byte
-		var packets [][]byte
-		for len(got) < len(message) {
-			n, err := d.Read(bufs, sizes, offset)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			for i := range n {
-				p := bufs[i][offset : offset+sizes[i]]
-				if p[0] != 0x45 || p[9] != unix.IPPROTO_UDP || binary.BigEndian.Uint16(p[22:]) != 9 {
-					continue // the kernel's own, such as router solicitations
-				}
-				got = append(got, p[28:]...)
-				packets = append(packets, bytes.Clone(p))
-			}
+		got, packets, err := readUDP(d, 9, len(message))
+		if err != nil {
+			t.Error(err)
+			return
 		}
 		if !bytes.Equal(got, message) || len(packets) != 11 {
 			t.Errorf("%d packets carry %d bytes, want 11 with %d", len(packets), len(got), len(message))
