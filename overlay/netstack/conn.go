@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,7 @@ var past = time.Unix(1, 0)
 
 // listener is a TCP listener.
 type listener struct {
+	s     *Stack
 	wq    *waiter.Queue
 	ep    tcpip.Endpoint
 	close sync.Once
@@ -42,7 +44,10 @@ func (l *listener) Accept() (net.Conn, error) {
 		default:
 		}
 		if err == nil {
-			return newStream(wq, ep), nil
+			if c := l.s.accepted(wq, ep); c != nil {
+				return c, nil
+			}
+			continue
 		}
 		if _, wait := err.(*tcpip.ErrWouldBlock); !wait {
 			return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: errnoOf(err)}
@@ -72,23 +77,42 @@ func (l *listener) Addr() net.Addr {
 	return &net.TCPAddr{IP: a.Addr.AsSlice(), Port: int(a.Port)}
 }
 
+// accepted is a connection that somebody made; nil: there is no room for it.
+func (s *Stack) accepted(wq *waiter.Queue, ep tcpip.Endpoint) net.Conn {
+	var src netip.Addr
+	if a, err := ep.GetRemoteAddress(); err == nil {
+		src = netip.AddrFrom4(a.Addr.As4())
+	}
+	account := s.budget.account(src)
+	if account == nil {
+		s.noRoom()
+		ep.Abort()
+		return nil
+	}
+	account.holds(ep)
+	return s.newStream(wq, ep, account)
+}
+
 // stream is a TCP connection with the system's errors.
 type stream struct {
 	*gonet.TCPConn
+	s             *Stack
+	wq            *waiter.Queue
 	ep            tcpip.Endpoint
+	account       *account
 	local, remote net.Addr // known for as long as anybody asks
 	closed        atomic.Bool
 }
 
-func newStream(wq *waiter.Queue, ep tcpip.Endpoint) *stream {
-	s := &stream{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, local: &net.TCPAddr{}, remote: &net.TCPAddr{}}
+func (s *Stack) newStream(wq *waiter.Queue, ep tcpip.Endpoint, a *account) *stream {
+	c := &stream{TCPConn: gonet.NewTCPConn(wq, ep), s: s, wq: wq, ep: ep, account: a, local: &net.TCPAddr{}, remote: &net.TCPAddr{}}
 	if a, err := ep.GetLocalAddress(); err == nil {
-		s.local = &net.TCPAddr{IP: a.Addr.AsSlice(), Port: int(a.Port)}
+		c.local = &net.TCPAddr{IP: a.Addr.AsSlice(), Port: int(a.Port)}
 	}
 	if a, err := ep.GetRemoteAddress(); err == nil {
-		s.remote = &net.TCPAddr{IP: a.Addr.AsSlice(), Port: int(a.Port)}
+		c.remote = &net.TCPAddr{IP: a.Addr.AsSlice(), Port: int(a.Port)}
 	}
-	return s
+	return c
 }
 
 // LocalAddr returns the connection's own end.
@@ -105,11 +129,13 @@ func (c *stream) Read(b []byte) (int, error) {
 		return 0, nil
 	}
 	n, err := c.TCPConn.Read(b)
+	c.account.received()
 	return n, c.wrap("read", err)
 }
 
 // Write waits for room in the send buffer.
 func (c *stream) Write(b []byte) (int, error) {
+	c.account.sends()
 	n, err := c.TCPConn.Write(b)
 	return n, c.wrap("write", err)
 }
@@ -129,7 +155,14 @@ func (c *stream) Close() error {
 		return net.ErrClosed
 	}
 	_ = c.TCPConn.SetDeadline(past)
-	return c.TCPConn.Close()
+	err := c.TCPConn.Close()
+	if settled(c.ep) || !c.s.goRun(func() {
+		settle(c.ep, c.wq, c.s.ctx.Done())
+		c.account.close()
+	}) {
+		c.account.close()
+	}
+	return err
 }
 
 // alarm is a deadline that can be waited for.

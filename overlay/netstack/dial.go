@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -84,6 +85,13 @@ func (s *Stack) dialTCP(ctx context.Context, from, to tcpip.FullAddress) (net.Co
 	if terr != nil {
 		return nil, errnoOf(terr)
 	}
+	account := s.budget.account(netip.Addr{})
+	if account == nil {
+		s.noRoom()
+		ep.Close()
+		return nil, syscall.ENOBUFS
+	}
+	account.holds(ep)
 	entry, connected := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
@@ -93,6 +101,7 @@ func (s *Stack) dialTCP(ctx context.Context, from, to tcpip.FullAddress) (net.Co
 	if _, began := terr.(*tcpip.ErrConnectStarted); began {
 		select {
 		case <-ctx.Done():
+			account.close()
 			ep.Close()
 			return nil, ctx.Err()
 		case <-connected:
@@ -100,10 +109,11 @@ func (s *Stack) dialTCP(ctx context.Context, from, to tcpip.FullAddress) (net.Co
 		}
 	}
 	if terr != nil {
+		account.close()
 		ep.Close()
 		return nil, errnoOf(terr)
 	}
-	return newStream(wq, ep), nil
+	return s.newStream(wq, ep, account), nil
 }
 
 // dialUDP makes a socket; to is nil for one that is not connected.
@@ -149,7 +159,7 @@ func (s *Stack) listenTCP(at netip.AddrPort) (net.Listener, error) {
 		ep.Close()
 		return nil, errnoOf(terr)
 	}
-	return &listener{wq: wq, ep: ep, done: make(chan struct{})}, nil
+	return &listener{s: s, wq: wq, ep: ep, done: make(chan struct{})}, nil
 }
 
 // ListenPacket receives datagrams for an address of this node; network is udp.

@@ -54,9 +54,16 @@
 // 8192 flows of TCP, 4096 of UDP, 1024 of echo, 1024 connections being made; one
 // source may have half of each. Beyond that a SYN goes unanswered, and comes
 // again. Silent flows end when package filter forgets theirs: TCP after 2 h 4 min,
-// half closed after 4 min, UDP after 3 min or, unanswered, 30 s. A connection holds
-// 128 KiB that nobody has read at first, in either direction, and up to 4 MiB while
-// it is read quickly. A silent one holds no buffer at all.
+// half closed after 4 min, UDP after 3 min or, unanswered, 30 s.
+//
+// All TCP connections together, those of this node's own programs included, have room
+// for 512 MiB that nobody has read or acknowledged, and those of one source for half of
+// it. A connection has room for 128 KiB at first, in either direction, and up to 4 MiB
+// while it is read quickly; when an eighth of all is taken, or a sixteenth by its
+// source, 16 KiB. What it has room for counts, not what is there, until everything that
+// it sent has arrived. Who finds no room is not answered; the last quarter is for new
+// connections only. A silent one takes no memory at all, and gives back what its send
+// buffer had room for. A flow of UDP has 32 KiB in either direction.
 //
 // IPv4 only, as the overlay.
 package netstack

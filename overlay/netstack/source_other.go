@@ -12,7 +12,7 @@ import (
 type source struct {
 	conn  net.Conn
 	most  int
-	piece *[pieceBytes]byte
+	piece *piece
 }
 
 // newSource makes one of a TCP or UDP connection, which reads at most so many
@@ -25,16 +25,16 @@ func newSource(c net.Conn, most int) (*source, error) {
 // done.
 func (s *source) next() ([]byte, error) {
 	if s.piece == nil {
-		s.piece = pieces.Get().(*[pieceBytes]byte)
+		s.piece = newPiece(s.most)
 	}
-	n, err := s.conn.Read(s.piece[:s.most])
-	return s.piece[:n], err
+	n, err := s.conn.Read(s.piece.b[:s.most])
+	return s.piece.b[:n], err
 }
 
 // done gives the buffer back.
 func (s *source) done() {
 	if s.piece != nil {
-		pieces.Put(s.piece)
+		s.piece.done()
 		s.piece = nil
 	}
 }

@@ -18,7 +18,7 @@ type source struct {
 	raw    syscall.RawConn
 	try    func(fd uintptr) bool // made once
 	stream bool
-	piece  *[pieceBytes]byte
+	piece  *piece
 	n      int // results of try
 	err    error
 }
@@ -39,10 +39,10 @@ func newSource(c net.Conn, most int) (*source, error) {
 	s := &source{raw: raw, stream: stream}
 	s.try = func(fd uintptr) bool {
 		if s.piece == nil {
-			s.piece = pieces.Get().(*[pieceBytes]byte)
+			s.piece = newPiece(most)
 		}
 		for {
-			s.n, s.err = unix.Read(int(fd), s.piece[:most])
+			s.n, s.err = unix.Read(int(fd), s.piece.b[:most])
 			switch s.err {
 			case unix.EINTR:
 				continue
@@ -72,13 +72,13 @@ func (s *source) next() ([]byte, error) {
 	if s.n == 0 && s.stream {
 		return nil, io.EOF
 	}
-	return s.piece[:s.n], nil
+	return s.piece.b[:s.n], nil
 }
 
 // done gives the buffer back.
 func (s *source) done() {
 	if s.piece != nil {
-		pieces.Put(s.piece)
+		s.piece.done()
 		s.piece = nil
 	}
 }

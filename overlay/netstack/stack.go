@@ -31,6 +31,9 @@ type Options struct {
 	// TCPFlows and UDPFlows are how many flows from the overlay there may be to
 	// the host's side; default 8192 and 4096. One source may have half of them.
 	TCPFlows, UDPFlows int
+	// Memory is how many bytes all TCP connections may hold; default 512 MiB. One
+	// source may have half of it.
+	Memory int64
 }
 
 const (
@@ -67,6 +70,7 @@ type Stack struct {
 	link   *link
 	events chan tun.Event
 	flows  *table
+	budget *budget
 	dials  dials
 	dialer func(context.Context, netip.AddrPort) (*net.TCPConn, error) // dialHost, but in tests
 	ctx    context.Context                                             // ends with Close
@@ -99,6 +103,9 @@ func New(o Options, mtu int) (*Stack, error) {
 	if o.UDPFlows <= 0 {
 		o.UDPFlows = defaultUDPFlows
 	}
+	if o.Memory <= 0 {
+		o.Memory = defaultMemory
+	}
 	s := &Stack{
 		log:  o.Log,
 		link: newLink(mtu),
@@ -110,6 +117,7 @@ func New(o Options, mtu int) (*Stack, error) {
 		events: make(chan tun.Event),
 		dialer: dialHost,
 		flows:  newTable(o),
+		budget: newBudget(o.Memory),
 		frame:  make([]byte, train.HeaderSize+train.MostBytes),
 		done:   make(chan struct{}),
 	}

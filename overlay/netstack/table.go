@@ -17,6 +17,8 @@ const (
 	idleEcho    = 30 * time.Second
 	// sweepEvery is how late an idle flow ends at most.
 	sweepEvery = 5 * time.Second
+	// shrinkAfter is how long a flow is silent before it gives room back.
+	shrinkAfter = 10 * time.Second
 	// fullFor is how long a refusal for want of room is worth a word in status.
 	fullFor = time.Minute
 )
@@ -30,12 +32,13 @@ type flowKey struct {
 
 // flow is what goes on between the overlay and the host's side.
 type flow struct {
-	key   flowKey
-	abort func()                         // ends it now, telling both sides; may be called at any time and again
-	take  func([]byte)                   // passes an echo request on; nil: it is none
-	local atomic.Pointer[netip.AddrPort] // the host's end; nil until it is known
-	heard atomic.Int64                   // when something last passed, Unix ns
-	idle  atomic.Int64                   // how long it may be silent, in ns
+	key     flowKey
+	abort   func()                         // ends it now, telling both sides; may be called at any time and again
+	account *account                       // what it may hold; nil: it is no connection
+	take    func([]byte)                   // passes an echo request on; nil: it is none
+	local   atomic.Pointer[netip.AddrPort] // the host's end; nil until it is known
+	heard   atomic.Int64                   // when something last passed, Unix ns
+	idle    atomic.Int64                   // how long it may be silent, in ns
 }
 
 func (f *flow) touch(now time.Time) { f.heard.Store(now.UnixNano()) }
@@ -167,7 +170,23 @@ func (s *Stack) sweep() {
 			return
 		case now := <-tick.C:
 			s.flows.abort(func(f *flow) bool { return f.over(now) })
+			s.flows.settle(now)
 		}
+	}
+}
+
+// settle takes back what silent flows had room for.
+func (t *table) settle(now time.Time) {
+	t.mu.Lock()
+	var list []*flow
+	for _, f := range t.flows {
+		if f.account != nil && now.UnixNano()-f.heard.Load() > int64(shrinkAfter) {
+			list = append(list, f)
+		}
+	}
+	t.mu.Unlock()
+	for _, f := range list {
+		f.account.shrink()
 	}
 }
 
@@ -218,6 +237,7 @@ func (s *Stack) Counters() []Counter {
 		{"dials_unanswered", s.count.unanswered.Load()},
 		{"forbidden", s.count.forbidden.Load()},
 		{"no_room", s.count.full.Load()},
+		{"memory_bytes", uint64(s.budget.now())},
 		{"bad_checksum", s.count.unsound.Load()},
 		{"queue_lost", s.link.lost.Load()},
 	}

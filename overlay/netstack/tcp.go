@@ -34,7 +34,31 @@ const (
 	probeEvery = 30 * time.Second
 )
 
-var pieces = sync.Pool{New: func() any { return new([pieceBytes]byte) }}
+// piece is a buffer of one of two sizes, from the pool that it goes back to.
+type piece struct {
+	b    []byte
+	home *sync.Pool
+}
+
+var (
+	pieces      = sync.Pool{}
+	smallPieces = sync.Pool{}
+)
+
+func init() {
+	pieces.New = func() any { return &piece{make([]byte, pieceBytes), &pieces} }
+	smallPieces.New = func() any { return &piece{make([]byte, pieceLeast), &smallPieces} }
+}
+
+// newPiece returns one that holds at most so many bytes.
+func newPiece(most int) *piece {
+	if most <= pieceLeast {
+		return smallPieces.Get().(*piece)
+	}
+	return pieces.Get().(*piece)
+}
+
+func (p *piece) done() { p.home.Put(p) }
 
 // forward takes what arrives for nobody in the stack.
 func (s *Stack) forward() {
@@ -133,6 +157,7 @@ func (s *Stack) connect(r *tcp.ForwarderRequest) {
 	defer s.running.Done()
 	if c := s.begin(r, k); c != nil {
 		c.run()
+		c.account.close()
 		s.flows.remove(c.flow)
 	}
 }
@@ -146,11 +171,17 @@ func (s *Stack) begin(r *tcp.ForwarderRequest, k flowKey) *crossing {
 		return nil
 	}
 	defer r.Complete(false)
-	c := &crossing{s: s, host: host}
-	c.flow = &flow{key: k, abort: c.tear}
+	c := &crossing{s: s, host: host, account: s.budget.account(k.src.Addr())}
+	if c.account == nil {
+		s.noRoom()
+		c.reset() // it will ask again
+		return nil
+	}
+	c.flow = &flow{key: k, abort: c.tear, account: c.account}
 	if !s.flows.add(c.flow, idleTCP, time.Now()) {
 		s.count.full.Add(1)
-		c.reset() // it will ask again
+		c.account.close()
+		c.reset() // likewise
 		return nil
 	}
 	local := host.LocalAddr().(*net.TCPAddr).AddrPort()
@@ -160,10 +191,12 @@ func (s *Stack) begin(r *tcp.ForwarderRequest, k flowKey) *crossing {
 			c.mu.Lock()
 			c.ep = ep
 			c.mu.Unlock()
+			c.account.holds(ep)
 			return c
 		}
 	}
 	c.reset()
+	c.account.close()
 	s.flows.remove(c.flow)
 	return nil
 }
@@ -211,6 +244,8 @@ type crossing struct {
 	host *net.TCPConn
 	wq   waiter.Queue
 
+	account *account
+
 	mu   sync.Mutex // guards the rest
 	ep   tcpip.Endpoint
 	torn bool
@@ -250,12 +285,24 @@ func (c *crossing) run() {
 	in.Go(func() { c.direction(c.inward) })
 	c.direction(c.outward)
 	in.Wait()
+	c.settle()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.torn {
 		c.torn = true
 		c.host.Close()
 		c.ep.Close()
+	}
+}
+
+// settle waits until all has arrived, once both sides have said that they are done.
+// Until then it has its place and its room.
+func (c *crossing) settle() {
+	c.mu.Lock()
+	torn := c.torn
+	c.mu.Unlock()
+	if !torn {
+		settle(c.ep, &c.wq, nil) // tear ends it too
 	}
 }
 
@@ -290,6 +337,7 @@ func (c *crossing) inward() error {
 			return err
 		default:
 			c.ep.ModerateRecvBuf(n)
+			c.account.received()
 		}
 	}
 }
@@ -298,9 +346,9 @@ var errWait = errors.New("nothing there")
 
 // inwardPiece carries what is there.
 func (c *crossing) inwardPiece() (int, error) {
-	b := pieces.Get().(*[pieceBytes]byte)
-	defer pieces.Put(b)
-	w := tcpip.SliceWriter(b[:])
+	p := newPiece(c.account.piece)
+	defer p.done()
+	w := tcpip.SliceWriter(p.b)
 	res, terr := c.ep.Read(&w, tcpip.ReadOptions{})
 	switch terr.(type) {
 	case nil:
@@ -312,7 +360,7 @@ func (c *crossing) inwardPiece() (int, error) {
 		return 0, errnoOf(terr)
 	}
 	c.flow.touch(time.Now())
-	_, err := c.host.Write(b[:res.Count])
+	_, err := c.host.Write(p.b[:res.Count])
 	return res.Count, err
 }
 
@@ -321,7 +369,7 @@ func (c *crossing) outward() error {
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)
 	c.wq.EventRegister(&entry)
 	defer c.wq.EventUnregister(&entry)
-	src, err := newSource(c.host, c.s.link.trainPayload())
+	src, err := newSource(c.host, min(c.s.link.trainPayload(), c.account.piece))
 	if err != nil {
 		return err
 	}
@@ -352,6 +400,7 @@ func (c *crossing) outward() error {
 // send gives the endpoint all of r.
 func (c *crossing) send(r *bytes.Reader, ready <-chan struct{}) tcpip.Error {
 	for r.Len() > 0 {
+		c.account.sends()
 		_, terr := c.ep.Write(r, tcpip.WriteOptions{})
 		switch terr.(type) {
 		case nil:

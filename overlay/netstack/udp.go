@@ -121,15 +121,15 @@ func (x *talk) inward() {
 
 // inwardOne carries a datagram, if there is one.
 func (x *talk) inwardOne() bool {
-	b := pieces.Get().(*[pieceBytes]byte)
-	defer pieces.Put(b)
-	w := tcpip.SliceWriter(b[:])
+	p := newPiece(pieceBytes)
+	defer p.done()
+	w := tcpip.SliceWriter(p.b)
 	res, terr := x.ep.Read(&w, tcpip.ReadOptions{})
 	if terr != nil {
 		return false
 	}
 	x.flow.touch(time.Now())
-	if _, err := x.host.Write(b[:res.Count]); err != nil {
+	if _, err := x.host.Write(p.b[:res.Count]); err != nil {
 		x.tell(err) // of an earlier one, as a rule; this one was not sent
 	}
 	return true
