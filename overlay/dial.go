@@ -62,11 +62,7 @@ func (n *Node) dialFor(ctx context.Context, who caller, network, address string)
 	if p := barred(v.m); p != nil {
 		return nil, &DialError{Reason: ReasonBarred, Target: address, barred: p}
 	}
-	find := n.lookup
-	if who.outside {
-		find = n.lookupAnywhere
-	}
-	addrs, err := find(ctx, v, host)
+	addrs, err := n.lookup(ctx, v, who, host)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +165,7 @@ func (n *Node) Resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
-	return n.lookup(ctx, v, host)
+	return n.lookup(ctx, v, caller{}, host)
 }
 
 // ownAddr reads the address of something that listens.
@@ -211,18 +207,9 @@ func (n *Node) await(ctx context.Context) (view, error) {
 	}
 }
 
-// lookup finds the addresses of a host: written as one, a node's by its name, or
-// what a gateway's LAN calls so.
-func (n *Node) lookup(ctx context.Context, v view, host string) ([]netip.Addr, error) {
-	return n.lookupBy(ctx, v, host, n.lookupLAN)
-}
-
-// lookupAnywhere also finds hosts outside.
-func (n *Node) lookupAnywhere(ctx context.Context, v view, host string) ([]netip.Addr, error) {
-	return n.lookupBy(ctx, v, host, n.lookupOutside)
-}
-
-func (n *Node) lookupBy(ctx context.Context, v view, host string, name func(context.Context, view, string) ([]netip.Addr, error)) ([]netip.Addr, error) {
+// lookup finds the addresses of a host for somebody: written as one, a node's by its
+// name, what a gateway's LAN calls so, or where it may be one outside.
+func (n *Node) lookup(ctx context.Context, v view, who caller, host string) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		if a.Zone() != "" {
 			return nil, fault(ExitUsage, "leave away what follows the %", "address %q has a zone", host)
@@ -232,7 +219,10 @@ func (n *Node) lookupBy(ctx context.Context, v view, host string, name func(cont
 	if addrs := nodeAddrs(v.m, host); len(addrs) > 0 {
 		return addrs, nil
 	}
-	return name(ctx, v, host)
+	if who.outside {
+		return n.lookupOutside(ctx, v, host)
+	}
+	return n.lookupLAN(ctx, v, who, host)
 }
 
 // nodeAddrs returns the addresses of the node with a name.

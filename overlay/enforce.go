@@ -279,6 +279,15 @@ func (e *enforcer) refused(network string, remote netip.AddrPort, since time.Tim
 	return f != nil && f.Refused(proto, remote, since)
 }
 
+// leads reports whether the policy lets somebody in the tunnel reach an address at
+// all. Without a policy everybody may.
+func (e *enforcer) leads(from, to netip.Addr) bool {
+	e.mu.Lock()
+	f, all := e.filter, e.rules == nil && e.failed == nil
+	e.mu.Unlock()
+	return all || f != nil && f.Leads(from, to)
+}
+
 // rulesOf is a policy's ruleset in the words of the filter.
 func rulesOf(s policy.Ruleset) filter.Rules {
 	r := filter.Rules{Self: s.Self, Hosted: s.Hosted, Routes: s.Routes}

@@ -237,7 +237,9 @@ func (g *guests) dialJump(ctx context.Context, who jump.Guest, host string, port
 }
 
 func (g *guests) dialPublished(ctx context.Context, who publish.Guest, network, target string) (net.Conn, error) {
-	return g.dial(ctx, &guestConn{g: g, user: who.User, via: "expose " + who.Exposure, client: who.Client, within: who.Own, web: who.Web}, network, target)
+	return g.dial(ctx, &guestConn{
+		g: g, user: who.User, since: who.Since, via: "expose " + who.Exposure, client: who.Client, within: who.Own, web: who.Web,
+	}, network, target)
 }
 
 // mayPublished says why a target cannot be reached, as far as that is known here.
@@ -255,7 +257,7 @@ func (g *guests) mayPublished(who publish.Guest, network, target string) error {
 	}
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
-		if addr, err = g.h.coord.HostAddr(host); err != nil {
+		if addr, err = g.h.coord.HostAddr(name, host); err != nil {
 			return nil // a name of the LAN: whoever dials asks there
 		}
 	}
@@ -312,13 +314,9 @@ func (g *guests) reach(ctx context.Context, c *guestConn, network, target string
 	if err != nil {
 		return nil, err
 	}
-	addr, err := g.h.coord.HostAddr(host)
+	addr, err := g.find(ctx, c, host)
 	if err != nil {
-		addrs, err := g.h.node.Resolve(ctx, host) // an address, or a name of the LAN
-		if err != nil {
-			return nil, err
-		}
-		addr = addrs[0]
+		return nil, err
 	}
 	c.to = netip.AddrPortFrom(addr, port)
 	if c.rule, err = g.h.coord.Reach(c.name, network, c.to); err != nil {
@@ -330,13 +328,37 @@ func (g *guests) reach(ctx context.Context, c *guestConn, network, target string
 	return g.h.dialAs(ctx, c.user, network, c.to.String())
 }
 
+// find returns the address of a host: written as one, or called as the policy, the
+// network or a LAN does. Of names, a user hears of those only that lead where the
+// user may reach something.
+func (g *guests) find(ctx context.Context, c *guestConn, host string) (netip.Addr, error) {
+	if a, err := netip.ParseAddr(host); err == nil && a.Zone() == "" {
+		return a.Unmap(), nil
+	}
+	if a, err := g.h.coord.HostAddr(c.name, host); err == nil {
+		return a, nil
+	}
+	var addrs []netip.Addr
+	var err error
+	if c.user == "" {
+		addrs, err = g.h.node.Resolve(ctx, host)
+	} else {
+		addrs, err = g.h.resolveAs(ctx, c.user, host)
+	}
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return addrs[0], nil
+}
+
 // guestConn is a guest's connection to its target.
 type guestConn struct {
 	net.Conn
 	g       *guests
-	user    string // an id; empty: this machine's own
-	name    string // of the user
-	via     string // ssh, expose ID
+	user    string    // an id; empty: this machine's own
+	since   time.Time // when the user logged in to a page; zero: nobody did
+	name    string    // of the user
+	via     string    // ssh, expose ID
 	client  netip.AddrPort
 	web     bool // see publish.Guest
 	within  bool // it is a part of something that is counted when it ends
@@ -416,6 +438,7 @@ func (c *guestConn) Close() error {
 // Why a connection is ended here.
 const (
 	whyRevoked = "revoked"
+	whyLogin   = "login" // it counts no more: it is too old, or has another password
 	whyPolicy  = "policy"
 )
 
@@ -424,6 +447,11 @@ func (c *guestConn) over(by *coordinator) (why string) {
 	if c.user != "" {
 		if _, ok := by.ActiveUser(c.user); !ok {
 			return whyRevoked
+		}
+	}
+	if !c.since.IsZero() {
+		if _, ok := by.LoginHolds(c.user, c.since); !ok || time.Since(c.since) >= publish.LoginFor {
+			return whyLogin
 		}
 	}
 	if m := c.g.h.node.look().m; m != nil && carriedHere(m, c.to.Addr()) {

@@ -97,10 +97,13 @@ type lanGateway struct {
 	label  uint32
 }
 
-// lanGateways lists the gateways to ask, those to believe first.
-func (v view) lanGateways() (list []lanGateway) {
+// lanGateways lists the gateways to ask for somebody, those to believe first.
+func (v view) lanGateways(who caller) (list []lanGateway) {
 	for _, p := range v.m.Peers {
-		if len(p.Addrs) > 0 && slices.ContainsFunc(p.Routes, func(r coord.Route) bool { return r.Approved }) && v.m.Self.Role != coord.RoleGateway {
+		leads := func(r coord.Route) bool {
+			return r.Approved && (who.lans == nil || slices.Contains(who.lans, r.Prefix))
+		}
+		if len(p.Addrs) > 0 && slices.ContainsFunc(p.Routes, leads) && v.m.Self.Role != coord.RoleGateway {
 			list = append(list, lanGateway{p.Name, p.Addrs[0], p.Online, p.Label})
 		}
 	}
@@ -125,15 +128,20 @@ func (v view) behind(g lanGateway, addrs []netip.Addr) []netip.Addr {
 	})
 }
 
-// lookupLAN asks the gateways for a name of their LANs.
-func (n *Node) lookupLAN(ctx context.Context, v view, name string) ([]netip.Addr, error) {
+// lookupLAN asks the gateways for a name of their LANs, for somebody: they tell each
+// what he may know.
+func (n *Node) lookupLAN(ctx context.Context, v view, who caller, name string) ([]netip.Addr, error) {
 	name = plainName(name)
-	if a, ok := n.names.find(name, time.Now()); ok {
+	key := name
+	if who.from.IsValid() {
+		key += " " + who.from.String()
+	}
+	if a, ok := n.names.find(key, time.Now()); ok {
 		return slices.Clone(a.addrs), a.err
 	}
-	addrs, err := n.askLANs(ctx, v, name)
+	addrs, err := n.askLANs(ctx, v, who, name)
 	if ctx.Err() == nil {
-		n.names.keep(name, lanAnswer{addrs: addrs, err: err}, time.Now())
+		n.names.keep(key, lanAnswer{addrs: addrs, err: err}, time.Now())
 	}
 	return slices.Clone(addrs), err
 }
@@ -147,8 +155,8 @@ type lanReply struct {
 
 // askLANs asks all gateways at once, and believes the first of them that knows
 // the name.
-func (n *Node) askLANs(ctx context.Context, v view, name string) ([]netip.Addr, error) {
-	gateways := v.lanGateways()
+func (n *Node) askLANs(ctx context.Context, v view, who caller, name string) ([]netip.Addr, error) {
+	gateways := v.lanGateways(who)
 	ctx, stop := context.WithTimeout(ctx, askLANFor)
 	defer stop()
 	replies := make(chan lanReply, len(gateways)) // nobody waits to be heard
@@ -157,7 +165,7 @@ func (n *Node) askLANs(ctx context.Context, v view, name string) ([]netip.Addr, 
 	defer stop()
 	for i, g := range gateways {
 		asking.Go(func() {
-			addrs, err := n.askLAN(ctx, v, g, name)
+			addrs, err := n.askLAN(ctx, v, who, g, name)
 			replies <- lanReply{i, addrs, err}
 		})
 	}
@@ -203,8 +211,8 @@ func choose(ctx context.Context, replies <-chan lanReply, n int) ([]netip.Addr, 
 }
 
 // askLAN asks one gateway.
-func (n *Node) askLAN(ctx context.Context, v view, g lanGateway, name string) ([]netip.Addr, error) {
-	c, err := n.gatewaySocket(ctx, v, g)
+func (n *Node) askLAN(ctx context.Context, v view, who caller, g lanGateway, name string) ([]netip.Addr, error) {
+	c, err := n.gatewaySocket(ctx, v, who, g)
 	if err != nil {
 		return nil, err
 	}
@@ -216,8 +224,8 @@ func (n *Node) askLAN(ctx context.Context, v view, g lanGateway, name string) ([
 	return addrs, err
 }
 
-func (n *Node) gatewaySocket(ctx context.Context, v view, g lanGateway) (net.Conn, error) {
-	return v.live.sockets.Dial(ctx, "udp", netip.Addr{}, netip.AddrPortFrom(g.addr, resolver.Port))
+func (n *Node) gatewaySocket(ctx context.Context, v view, who caller, g lanGateway) (net.Conn, error) {
+	return v.live.sockets.Dial(ctx, "udp", who.from, netip.AddrPortFrom(g.addr, resolver.Port))
 }
 
 // lanDomains are the domains of the LANs behind the gateways that say so in time.
@@ -231,9 +239,9 @@ func (n *Node) lanDomains(ctx context.Context, v view) []string {
 	var mu sync.Mutex
 	var all []string
 	var asking sync.WaitGroup
-	for _, g := range v.lanGateways() {
+	for _, g := range v.lanGateways(caller{}) {
 		asking.Go(func() {
-			c, err := n.gatewaySocket(ctx, v, g)
+			c, err := n.gatewaySocket(ctx, v, caller{}, g)
 			if err != nil {
 				return
 			}
@@ -307,6 +315,7 @@ func (n *Node) answerNames(ctx context.Context, v view) error {
 	s := resolver.Server{
 		Log:     n.log,
 		Domains: searchDomains,
+		May:     n.guard.leads,
 		Allowed: func() []netip.Prefix {
 			if m := n.look().m; m != nil {
 				return ownRoutes(m)

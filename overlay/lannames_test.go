@@ -25,8 +25,9 @@ type lanSockets struct {
 	lans  map[string]map[string][]string
 	delay map[string]time.Duration
 
-	mu    sync.Mutex // guards asked: gateways are asked at once
+	mu    sync.Mutex // guards what follows: gateways are asked at once
 	asked []string
+	from  []netip.Addr
 }
 
 func (l *lanSockets) Dial(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
@@ -34,7 +35,7 @@ func (l *lanSockets) Dial(ctx context.Context, network string, from netip.Addr, 
 		return l.fakeSockets.Dial(ctx, network, from, to)
 	}
 	l.mu.Lock()
-	l.asked = append(l.asked, to.Addr().String())
+	l.asked, l.from = append(l.asked, to.Addr().String()), append(l.from, from)
 	l.mu.Unlock()
 	lan, ok := l.lans[to.Addr().String()]
 	if !ok {
@@ -157,6 +158,27 @@ func TestNamesAreForgotten(t *testing.T) {
 	if len(l.known) > mostNames {
 		t.Errorf("%d names are kept", len(l.known))
 	}
+}
+
+// TestLookupLANFor: what is asked on behalf of somebody is asked from there, only of
+// gateways that have something for him, and is kept for nobody else.
+func TestLookupLANFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &lanSockets{lans: map[string]map[string][]string{nearGW: {"nas.lab": {"192.168.1.10"}}, farGW: {}}}
+		n := dialingNode(t, s)
+		alice := caller{from: netip.MustParseAddr("172.18.0.50"), lans: []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24")}}
+		for range 2 {
+			if got, err := n.lookupLAN(t.Context(), n.look(), alice, "nas.lab"); err != nil || len(got) != 1 {
+				t.Errorf("%v, %v", got, err)
+			}
+		}
+		if len(s.asked) != 1 || s.asked[0] != nearGW || s.from[0] != alice.from {
+			t.Errorf("asked %v from %v", s.asked, s.from)
+		}
+		if _, err := n.Resolve(t.Context(), "nas.lab"); err != nil || len(s.asked) != 3 {
+			t.Errorf("another's answer is taken: asked %v, %v", s.asked, err)
+		}
+	})
 }
 
 // TestLANDomains: the domains of all gateways, each once.

@@ -55,7 +55,7 @@ func (n *Node) dialLocal(ctx context.Context, network, address string) (net.Conn
 // that it does not.
 func (n *Node) lookupOutside(ctx context.Context, v view, host string) ([]netip.Addr, error) {
 	name := plainName(host)
-	addrs, err := n.lookupLAN(ctx, v.online(), host)
+	addrs, err := n.lookupLAN(ctx, v.online(), caller{}, host)
 	if d, ok := errors.AsType[*DialError](err); !ok || d.Reason != ReasonNoName || len(d.silent) > 0 {
 		return addrs, err
 	}

@@ -21,6 +21,8 @@ type caller struct {
 	may func(proto string, to netip.AddrPort) error
 	// outside lets it connect outside of the network, too: see dialLocal.
 	outside bool
+	// lans are the networks whose names may be asked for; nil: all.
+	lans []netip.Prefix
 }
 
 // seat returns the address from which a user, named by name or id, begins
@@ -58,6 +60,20 @@ func (h *Hub) dialAs(ctx context.Context, user, network, address string) (net.Co
 	return h.node.dialFor(ctx, caller{from: from, may: func(proto string, to netip.AddrPort) error {
 		return h.mayReach(user, proto, to)
 	}}, network, address)
+}
+
+// resolveAs finds a host of a LAN on behalf of a user, from the user's seat: of
+// others than the user may reach, gateways tell nothing.
+func (h *Hub) resolveAs(ctx context.Context, user, host string) ([]netip.Addr, error) {
+	from, err := h.seat(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	lans, err := h.coord.LANs(user)
+	if err != nil {
+		return nil, err
+	}
+	return h.node.lookupLAN(ctx, h.node.look(), caller{from: from, lans: lans}, host)
 }
 
 // mayReach refuses what the policy does not let a user reach on this machine, or

@@ -229,12 +229,11 @@ func (p *program) setPassword(ctx context.Context, user, password string) error 
 func (p *program) totpCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "totp USER", Short: "make codes for an authenticator app",
-		Long: `Make the secret of a person's codes anew, and print it: as a link, which an authenticator
-app reads from a QR code, and as text to type. An app that had the one before shows
-wrong codes from now on.`,
-		Example: `  sudo overlayd users totp alice
-  sudo overlayd users totp alice --json | jq -r .uri | qrencode -t ansiutf8`,
-		Args: words(1, 1, "one USER"),
+		Long: `Make the secret of a person's codes anew, and print it: as a link, on a terminal also as
+the QR code that an authenticator app scans, and as text to type. It is shown this once.
+An app that had the one before shows wrong codes from now on.`,
+		Example: `  sudo overlayd users totp alice`,
+		Args:    words(1, 1, "one USER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var seed string
 			uri, err := admin(cmd.Context(), p, func(ctx context.Context, c coordinator) (uri string, err error) {
@@ -244,11 +243,14 @@ wrong codes from now on.`,
 			if err != nil {
 				return err
 			}
-			return p.tell(struct {
+			if err := p.tell(struct {
 				User   string `json:"user"`
 				URI    string `json:"uri"`
 				Secret string `json:"secret"`
-			}{args[0], uri, seed}, "%s\n%s", uri, seed)
+			}{args[0], uri, seed}, "%s\n%s", uri, seed); err != nil || p.common.json {
+				return err
+			}
+			return p.drawQR(uri)
 		},
 		ValidArgsFunction: p.completeFirst(p.userNames),
 	}

@@ -248,6 +248,10 @@ func (c fakeCoordinator) AddDevice(_ context.Context, user, name string, k key.P
 	return d, c.called("add device %s of %s", name, user)
 }
 
+func (c fakeCoordinator) MakeSeed(_ context.Context, user string) (uri, seed string, err error) {
+	return "otpauth://totp/overlayd:" + user + "?secret=AAAA", "AAAA", c.called("make seed of %s", user)
+}
+
 func (c fakeCoordinator) RemoveNode(_ context.Context, node string) (coord.NodeInfo, error) {
 	return coord.NodeInfo{Node: coord.Node{Name: node}}, c.called("remove %s", node)
 }

@@ -8,8 +8,6 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/boombuler/barcode"
-	"github.com/boombuler/barcode/qr"
 	"github.com/spf13/cobra"
 
 	"overlayd/overlay/coord"
@@ -105,12 +103,10 @@ func (p *program) addDevice(ctx context.Context, user, wished, public string) er
 	if _, err := io.WriteString(p.stdout, file); err != nil {
 		return err
 	}
-	if p.terminal(p.stdout) && public == "" {
-		code, err := qrText(file)
-		if err != nil {
+	if public == "" {
+		if err := p.drawQR(file); err != nil {
 			return err
 		}
-		fmt.Fprintf(p.stderr, "\n%s\n", code)
 	}
 	fmt.Fprint(p.stderr, deviceText(d, public == ""))
 	return nil
@@ -150,38 +146,6 @@ run overlayd.
 		text += "The private key is shown this once and kept nowhere.\n"
 	}
 	return text + "To take it back: sudo overlayd wg remove " + d.Name + "\n"
-}
-
-// qrText draws a QR code in half blocks, dark on light whatever the terminal's
-// colours, with the quiet zone of four modules that readers want.
-func qrText(content string) (string, error) {
-	code, err := qr.Encode(content, qr.L, qr.Auto)
-	if err != nil {
-		return "", fmt.Errorf("draw QR code: %w", err)
-	}
-	const quiet = 4
-	size := code.Bounds().Dx()
-	var b strings.Builder
-	for y := -quiet; y < size+quiet; y += 2 {
-		b.WriteString("\x1b[30;107m")
-		for x := -quiet; x < size+quiet; x++ {
-			b.WriteRune([...]rune{' ', '▀', '▄', '█'}[darkAt(code, x, y)+2*darkAt(code, x, y+1)])
-		}
-		b.WriteString("\x1b[0m\n")
-	}
-	return b.String(), nil
-}
-
-// darkAt is 1 where a code is dark.
-func darkAt(code barcode.Barcode, x, y int) int {
-	size := code.Bounds().Dx()
-	if x < 0 || y < 0 || x >= size || y >= size {
-		return 0
-	}
-	if r, _, _, _ := code.At(x, y).RGBA(); r == 0 {
-		return 1
-	}
-	return 0
 }
 
 // devices lists the stock devices of the network.

@@ -82,6 +82,20 @@ PersistentKeepalive = 25
 	}
 }
 
+// TestCodes: an authenticator app scans what a terminal shows; a program gets lines.
+func TestCodes(t *testing.T) {
+	for _, terminal := range []bool{false, true} {
+		w := newWorld(t)
+		w.terminal = terminal
+		if code := w.do("users", "totp", "alice"); code != 0 || w.out.String() != "otpauth://totp/overlayd:alice?secret=AAAA\nAAAA\n" {
+			t.Errorf("exit %d: %s", code, w.out.String())
+		}
+		if drawn := strings.Contains(w.err.String(), "▀"); drawn != terminal {
+			t.Errorf("on a terminal (%t) a QR code is drawn: %t", terminal, drawn)
+		}
+	}
+}
+
 func TestListDevices(t *testing.T) {
 	w := newWorld(t)
 	w.nodes = []coord.NodeInfo{

@@ -272,6 +272,10 @@ func (s *snapshot) addExposure(e exposureRecord) (exposureRecord, []Record, erro
 		return e, nil, problem(KindConflict, "remove some: overlayd expose list", "%d ports are published; more are not", maxExposures)
 	}
 	for _, o := range s.exposuresByAge() {
+		if e.clashes(o) && e.Host != o.Host && e.Protocol == o.Protocol {
+			return e, nil, problem(KindConflict, "choose another port: each leads to one target, whatever name it is called by; or: overlayd expose remove "+o.ID,
+				"port %d is taken: %s leads to %s", e.Listen.Port(), o.ID, o.Target)
+		}
 		if e.clashes(o) {
 			return e, nil, problem(KindConflict, "choose another port, or: overlayd expose remove "+o.ID,
 				"port %d is taken: %s leads to %s", e.Listen.Port(), o.ID, o.Target)

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"time"
 
 	"overlayd/overlay/policy"
 )
@@ -63,7 +64,7 @@ func (s *Server) Reach(user string, protocol string, to netip.AddrPort) (rule st
 	if snap.standing == nil {
 		return "", problem(KindDenied, "", "there is no policy")
 	}
-	v := s.reach.ask(snap.standing, who, target, s)
+	v := s.reach.ask(snap.standing, who, target, s.o.Now())
 	switch {
 	case len(v.Nodes) == 0:
 		return "", problem(KindNotFound, "overlayd routes lists what gateways advertise", "no machine has %s or a route to it", to.Addr())
@@ -84,27 +85,58 @@ func (s *Server) Reach(user string, protocol string, to netip.AddrPort) (rule st
 	return "", problem(KindUnreachable, "look at overlayd status there", "%s is offline", strings.Join(away, ", "))
 }
 
-func (r *reach) ask(of *standing, who policy.Term, to policy.Target, s *Server) policy.Verdict {
+func (r *reach) ask(of *standing, who policy.Term, to policy.Target, at time.Time) policy.Verdict {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.of != of {
 		r.of, r.resolved = of, of.answer()
 	}
-	return r.resolved.Reaches(who, to, s.o.Now())
+	return r.resolved.Reaches(who, to, at)
 }
 
 // HostAddr returns the address that a name of the policy or of a node stands for.
-func (s *Server) HostAddr(name string) (netip.Addr, error) {
+// A user, named by name, hears only of hosts of which the policy gives the user some
+// port; an empty name hears of all.
+func (s *Server) HostAddr(user, name string) (netip.Addr, error) {
 	snap := s.ledger.now()
-	if n := snap.byName[name]; n != nil {
-		return addrOf(snap.network.Overlay, n.Label), nil
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	a := snap.hostAddr(name)
+	if !a.IsValid() || user != "" && !s.reachesSome(snap, user, a) {
+		return netip.Addr{}, fmt.Errorf("there is no node or host %.80q", name)
 	}
-	if snap.standing != nil {
-		for _, h := range snap.standing.policy.Hosts {
-			if h.Name == name && len(h.Prefixes) > 0 && h.Prefixes[0].IsSingleIP() {
-				return h.Prefixes[0].Addr(), nil
+	return a, nil
+}
+
+func (s *snapshot) hostAddr(name string) netip.Addr {
+	if n := s.byName[name]; n != nil {
+		return addrOf(s.network.Overlay, n.Label)
+	}
+	if s.standing != nil {
+		for _, h := range s.standing.policy.Hosts {
+			if strings.EqualFold(h.Name, name) && len(h.Prefixes) > 0 && h.Prefixes[0].IsSingleIP() {
+				return h.Prefixes[0].Addr()
 			}
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("there is no node or host %.80q", name)
+	return netip.Addr{}
+}
+
+// reachesSome reports whether the policy ever gives a user any port of an address.
+func (s *Server) reachesSome(snap *snapshot, user string, to netip.Addr) bool {
+	target, err := policy.ParseTarget(to.String())
+	if err != nil || snap.standing == nil {
+		return false
+	}
+	return s.reach.ask(snap.standing, policy.Term{Kind: policy.KindUser, Name: user}, target, time.Time{}).Partly
+}
+
+// LANs returns the routes of gateways of which the policy gives a user, named by name
+// or id, some part.
+func (s *Server) LANs(user string) ([]netip.Prefix, error) {
+	snap := s.ledger.now()
+	u, err := snap.activeUser(user)
+	if err != nil {
+		return nil, err
+	}
+	return snap.within(u)[1:], nil // the first is the overlay
 }

@@ -191,12 +191,29 @@ func TestLogin(t *testing.T) {
 	if err := try("alice", password, used); err != nil {
 		t.Errorf("the right ones: %v", err)
 	}
+	records, rev, err := n.server.o.Store.Load(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if restarted, err := newSnapshot(rev, records); err != nil {
+		t.Fatal(err)
+	} else if l := restarted.logins[alice.ID]; l.Used == 0 {
+		t.Error("after a restart the code could be used again")
+	} else if _, err := restarted.useCode(l, l.Used); !errors.Is(err, errLogin) {
+		t.Errorf("after a restart the same code: %v", err)
+	} else if c, err := restarted.useCode(l, l.Used+1); err != nil || len(c) != 1 {
+		t.Errorf("after a restart the next code: %v", err)
+	}
+	if last := n.lines()[len(n.lines())-1]; last.Who != "user:alice" || last.Call != "Login" || last.From != somewhere.String() {
+		t.Errorf("the record says %+v", last)
+	}
 	for name, err := range map[string]error{
 		"the same code again": try("alice", password, used),
 		"a wrong password":    try("alice", password+"x", code()),
 		"a wrong code":        try("alice", password, "000000"),
 		"somebody else":       try("bob", password, code()),
 		"nobody":              try("mallory", password, code()),
+		"an endless name":     try(strings.Repeat("x", 4096), password, code()),
 	} {
 		if !errors.Is(err, errLogin) {
 			t.Errorf("%s: %v", name, err)
@@ -231,7 +248,7 @@ func TestLogin(t *testing.T) {
 	if err := try("alice", "a password of my own", code()); err != nil {
 		t.Errorf("a new login after a revocation: %v", err)
 	}
-	_, _, err := n.admin.SetPassword(ctx, "alice", "short")
+	_, _, err = n.admin.SetPassword(ctx, "alice", "short")
 	wantKind(t, err, KindInvalid, "shorter")
 	if _, err := n.admin.RemovePassword(ctx, "alice"); err != nil {
 		t.Fatal(err)

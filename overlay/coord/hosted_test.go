@@ -121,6 +121,36 @@ func TestSeatReaches(t *testing.T) {
 	}
 }
 
+// TestGuestNames: a user hears of no name of a host that the user may not reach, and
+// of no gateway with nothing but such.
+func TestGuestNames(t *testing.T) {
+	l, _, _ := newHubLab(t)
+	l.join(Invite{Name: "far", Routes: []prefix{pfx("10.9.0.0/16")}}, "far")
+	l.apply(`hosts: {nas: 192.168.1.201, Printer: 192.168.1.9, lan: 192.168.1.0/24}
+rules:
+  - {name: ssh, src: alice, dst: nas, ports: tcp/22}
+  - {name: all, src: bob, dst: "*"}
+`)
+	for _, c := range []struct{ user, name, want string }{
+		{"alice", "nas", "192.168.1.201"}, {"alice", "NAS.", "192.168.1.201"}, {"alice", "printer", ""}, {"alice", "gw", ""}, {"alice", "lan", ""},
+		{"bob", "printer", "192.168.1.9"}, {"bob", "nowhere", ""}, {"", "printer", "192.168.1.9"},
+	} {
+		a, err := l.server.HostAddr(c.user, c.name)
+		if got := a.String(); c.want != "" && got != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%s hears that %s is %s, %v", c.user, c.name, got, err)
+		}
+	}
+	if lans, err := l.server.LANs("alice"); err != nil || !slices.Equal(lans, []netip.Prefix{pfx("192.168.1.0/24")}) {
+		t.Errorf("alice: %v, %v", lans, err)
+	}
+	if lans, err := l.server.LANs("bob"); err != nil || len(lans) != 2 {
+		t.Errorf("bob: %v, %v", lans, err)
+	}
+	if _, err := l.server.LANs("nobody"); err == nil {
+		t.Error("nobody has networks")
+	}
+}
+
 // TestRevokeSeat: a revocation of the user, or of the seat, ends it at all who
 // knew it, within a second.
 func TestRevokeSeat(t *testing.T) {

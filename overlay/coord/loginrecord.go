@@ -1,6 +1,7 @@
 package coord
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/netip"
@@ -16,6 +17,7 @@ type loginRecord struct {
 	User    string    `json:"user"` // its id, as in the key
 	Hash    string    `json:"hash,omitempty"`
 	Seed    []byte    `json:"seed,omitempty"` // of the codes
+	Used    int64     `json:"used,omitempty"` // the span of the last code that was taken, of this seed
 	Changed time.Time `json:"changed"`        // what was proved before counts no more
 }
 
@@ -37,7 +39,7 @@ func (s *snapshot) setPassword(user, hash string, now time.Time) (userRecord, []
 	}
 	l := loginRecord{User: u.ID, Hash: hash, Changed: now}
 	if old != nil {
-		l.Seed = old.Seed
+		l.Seed, l.Used = old.Seed, old.Used
 	}
 	return *u, []Record{putLogin(l)}, nil
 }
@@ -55,14 +57,24 @@ func (s *snapshot) setSeed(user string, seed login.Seed, now time.Time) (userRec
 	return *u, []Record{putLogin(l)}, nil
 }
 
-// doorman lets people in by password and code. What it keeps is lost with the
-// process: a code can be used again within its minute after a restart.
+// useCode decides what it takes to take a code of a span: each is taken once, and
+// only from who still has the password and the seed of l.
+func (s *snapshot) useCode(l *loginRecord, span int64) ([]Record, error) {
+	u, now := s.users[l.User], s.logins[l.User]
+	if u == nil || u.Disabled || now == nil || now.Used >= span || now.Hash != l.Hash || !bytes.Equal(now.Seed, l.Seed) {
+		return nil, errLogin
+	}
+	next := *now
+	next.Used = span
+	return []Record{putLogin(next)}, nil
+}
+
+// doorman keeps those waiting who try to get in by guessing.
 type doorman struct {
 	sources *limit.Failures // by address
 	busy    chan struct{}   // holds a token for each hash that is worked on
 
-	mu   sync.Mutex // guards the rest
-	used map[string]int64
+	mu   sync.Mutex       // guards late
 	late map[string]tries // by user: a guesser with many addresses
 }
 
@@ -79,12 +91,14 @@ const (
 	// end wherever they came from. A name that does not exist costs the same.
 	userTries = 30
 	userSpan  = 15 * time.Minute
-	// maxTried bounds the table of those.
-	maxTried = 4096
+	// maxTried bounds the table of those, and maxTriedName each: nobody's name is as
+	// long (checkWord).
+	maxTried     = 4096
+	maxTriedName = 65
 )
 
 func newDoorman() *doorman {
-	return &doorman{sources: limit.NewFailures(), busy: make(chan struct{}, hashesAtOnce), used: map[string]int64{}, late: map[string]tries{}}
+	return &doorman{sources: limit.NewFailures(), busy: make(chan struct{}, hashesAtOnce), late: map[string]tries{}}
 }
 
 // nobodysHash is worked on for a user without a password, so that the time says
@@ -112,6 +126,7 @@ func (tooMany) Is(target error) bool { return target == ErrTooMany }
 // Login returns whose password and code these are: the user's id and name.
 func (s *Server) Login(ctx context.Context, from netip.Addr, name, password, code string) (id, user string, err error) {
 	d, now := s.doorman, s.o.Now()
+	name = name[:min(len(name), maxTriedName)]
 	if wait := d.wait(from, name, now); wait > 0 {
 		return "", "", errTooMany(wait)
 	}
@@ -131,18 +146,27 @@ func (s *Server) Login(ctx context.Context, from netip.Addr, name, password, cod
 	if u != nil && !u.Disabled {
 		l = snap.logins[u.ID]
 	}
-	hash, seed := nobodysHash(), login.Seed{}
+	hash, seed, last := nobodysHash(), login.Seed{}, int64(0)
 	if l != nil {
 		h, err1 := login.ParseHash(l.Hash)
 		sd, err2 := login.ParseSeed(l.Seed)
 		if err1 == nil && err2 == nil { // else one of the two is not set yet
-			hash, seed = h, sd
+			hash, seed, last = h, sd, l.Used
 		}
 	}
-	right := hash.Matches(password)
-	if !d.admit(name, right && !seed.IsZero(), func(last int64) (int64, bool) { return seed.Check(code, now, last) }) {
+	err = errLogin
+	if span, ok := seed.Check(code, now, last); hash.Matches(password) && ok {
+		err = s.ledger.change(withAct(ctx, act{who: "user:" + u.Name, from: from.String(), call: "Login"}), func(snap *snapshot) ([]Record, error) {
+			return snap.useCode(l, span)
+		})
+	}
+	switch {
+	case errors.Is(err, errLogin):
 		d.failed(from, name, now)
 		return "", "", errLogin
+	case err != nil:
+		s.o.Log.Error("a login cannot be kept", "user", u.Name, "err", err)
+		return "", "", problem(KindUnreachable, "look at overlayd status there", "logins cannot be taken at the moment")
 	}
 	return u.ID, u.Name, nil
 }
@@ -176,18 +200,6 @@ func (d *doorman) failed(from netip.Addr, name string, now time.Time) {
 	}
 	t.n++
 	d.late[name] = t
-}
-
-// admit takes a code, each once.
-func (d *doorman) admit(name string, right bool, check func(last int64) (int64, bool)) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	used, ok := check(d.used[name])
-	if !right || !ok {
-		return false
-	}
-	d.used[name] = used // of users that there are: bounded by them
-	return true
 }
 
 // LoginHolds reports whether what a user proved at a time still counts.

@@ -96,6 +96,24 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestLeads: whoever a rule lets reach some port of a host, at whatever time.
+func TestLeads(t *testing.T) {
+	r := labRules()
+	r.Sources = append(r.Sources, Source{Address: netip.MustParseAddr("172.18.0.99"), Node: "carol-1", User: "carol"})
+	f := newRig(t, r, Options{}).f
+	for _, c := range []struct {
+		from, to string
+		want     bool
+	}{
+		{alice, nas, true}, {alice6, nas6, true}, {alice, "192.168.1.77", false}, {alice, gateway, false}, {bob, "192.168.1.77", true},
+		{bob, "192.168.2.1", false}, {"172.18.0.99", nas, false}, {"198.51.100.1", nas, false},
+	} {
+		if got := f.Leads(netip.MustParseAddr(c.from), netip.MustParseAddr(c.to)); got != c.want {
+			t.Errorf("%s to %s: %t", c.from, c.to, got)
+		}
+	}
+}
+
 // TestRefusedByNobody: what nobody here began is not noted, or a peer could say
 // what it likes.
 func TestRefusedByNobody(t *testing.T) {

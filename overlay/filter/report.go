@@ -33,6 +33,14 @@ func (c *cursor) tell(who *source, why string) {
 	})
 }
 
+// Leads reports whether any rule leads from somebody in the tunnel to an address, at
+// whatever time and port.
+func (f *Filter) Leads(from, to netip.Addr) bool {
+	x := f.index.Load()
+	s := x.sources[addrOf(from)]
+	return s != nil && x.leads(s, addrOf(to))
+}
+
 // Take moves waiting events into to and returns how many.
 func (f *Filter) Take(to []Event) int { return f.events.take(to) }
 

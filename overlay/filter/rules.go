@@ -326,6 +326,17 @@ func (x *index) find(s *source, dst addr, proto uint8, port uint16, wall int64) 
 	return x.rules[best]
 }
 
+// leads reports whether any rule, whenever it holds, leads from a source to a
+// destination.
+func (x *index) leads(s *source, dst addr) bool {
+	return slices.ContainsFunc(x.lengths, func(bits int) bool {
+		return !(bits < bits4 && dst.is4()) && slices.ContainsFunc(x.to[dstKey{dst.mask(bits), bits}], func(g group) bool {
+			_, ok := slices.BinarySearch(s.sets, g.set)
+			return ok
+		})
+	})
+}
+
 // common looks into the groups whose set is among the source's. The shorter of
 // the two lists is searched for in the longer, or both are walked together.
 func (x *index) common(groups []group, sets []uint32, proto uint8, port uint16, wall int64, best uint32) uint32 {

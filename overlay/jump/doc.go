@@ -20,9 +20,10 @@
 //
 // A connection has loginGrace to log in. There are few at a time that have not,
 // of one source and of all; a source that fails often is not listened to for a
-// while (package limit). Connections, and channels of each, are bounded; each
-// channel's window bounds what waits for a slow reader. A client that does not
-// answer a keepalive is gone. Only algorithms of today are offered.
+// while (package limit). Sessions are bounded, in all and of one user, and so are a
+// user's channels; each channel's window bounds what waits for a slow reader. A
+// client that does not answer a keepalive is gone. Only algorithms of today are
+// offered.
 //
 // # Taking away
 //

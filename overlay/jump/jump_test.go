@@ -19,6 +19,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
+
+	"overlayd/internal/limit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -337,18 +339,84 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
+// TestChannelsAreBounded: a user has so many channels, by however many sessions,
+// and others are not kept out by them.
 func TestChannelsAreBounded(t *testing.T) {
 	h := newHost(t)
-	c := h.mustLogin()
+	one, two, bob := h.mustLogin(), h.mustLogin(), signer(t)
+	h.mu.Lock()
+	h.users[string(bob.PublicKey().Marshal())] = "bob"
+	h.mu.Unlock()
+	other, err := h.login("bob", bob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	var conns []net.Conn
 	for i := range maxChannels {
-		if _, err := c.Dial("tcp", "192.168.1.201:22"); err != nil {
+		conn, err := []*ssh.Client{one, two}[i%2].Dial("tcp", "192.168.1.201:22")
+		if err != nil {
 			t.Fatalf("channel %d: %v", i, err)
 		}
+		conns = append(conns, conn)
 	}
-	_, err := c.Dial("tcp", "192.168.1.201:22")
+	_, err = two.Dial("tcp", "192.168.1.201:22")
 	if o, ok := errors.AsType[*ssh.OpenChannelError](err); !ok || o.Reason != ssh.ResourceShortage {
 		t.Errorf("one too many: %v", err)
 	}
+	if _, err := other.Dial("tcp", "192.168.1.201:22"); err != nil {
+		t.Errorf("bob: %v", err)
+	}
+	conns[0].Close()
+	for end := time.Now().Add(patience); ; {
+		if _, err = one.Dial("tcp", "192.168.1.201:22"); err == nil || time.Now().After(end) {
+			break
+		}
+	}
+	if err != nil {
+		t.Errorf("after one ended: %v", err)
+	}
+}
+
+// TestSessionsAreBounded: a user has so many sessions; the next is told why it is
+// none, and that counts as no failure.
+func TestSessionsAreBounded(t *testing.T) {
+	h := newHost(t)
+	var open []*ssh.Client
+	for range maxSessionsOf {
+		open = append(open, h.mustLogin())
+	}
+	for end := time.Now().Add(patience); h.server.Sessions() < maxSessionsOf && time.Now().Before(end); <-time.After(time.Millisecond) {
+	}
+	var told string
+	config := h.config("alice", h.alice)
+	config.BannerCallback = func(message string) error {
+		told = message
+		return nil
+	}
+	for range limit.Burst + 1 {
+		if c, err := ssh.Dial("tcp", h.addr, config); err == nil {
+			c.Close()
+			t.Fatal("one too many is let in")
+		}
+		if !strings.Contains(told, "too many sessions") {
+			t.Errorf("it is told %q", told)
+		}
+	}
+	open[0].Close()
+	var err error
+	for end := time.Now().Add(patience); ; {
+		if _, err = h.login("alice", h.alice); err == nil || time.Now().After(end) {
+			break
+		}
+	}
+	if err != nil {
+		t.Errorf("after one ended: %v", err)
+	}
+	if h.mu.Lock(); len(h.refused) != 0 {
+		t.Errorf("refused: %q", h.refused)
+	}
+	h.mu.Unlock()
 }
 
 func FuzzParseOpen(f *testing.F) {

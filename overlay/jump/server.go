@@ -25,10 +25,13 @@ const (
 	// source: behind one address may be an office.
 	maxUnproved   = 64
 	maxUnprovedOf = 10
-	// maxSessions bounds memory: about 100 KB each, without channels.
-	maxSessions = 512
-	// maxChannels of one session: an IDE with many forwards needs some tens.
-	maxChannels = 64
+	// maxSessions bounds memory: about 100 KB each, without channels. maxSessionsOf
+	// one user, so that nobody keeps the others out.
+	maxSessions   = 512
+	maxSessionsOf = 32
+	// maxChannels of one user: an IDE with many forwards needs some tens. Of each, 2
+	// MiB wait at most for a target that does not read.
+	maxChannels = 128
 	// aliveEvery is how often a client is asked whether it is there; it has as
 	// long to answer. It also keeps a NAT's mapping.
 	aliveEvery = 30 * time.Second
@@ -62,9 +65,13 @@ type Server struct {
 
 	mu       sync.Mutex // guards what follows
 	sessions map[*session]bool
+	users    map[string]*load // by id; of those who have a session
 	unproved map[netip.Prefix]int
 	waiting  int // the sum of unproved
 }
+
+// load is what one user has open.
+type load struct{ sessions, channels int }
 
 // New checks the options.
 func New(o Options) (*Server, error) {
@@ -80,7 +87,7 @@ func New(o Options) (*Server, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Server{o: o, failures: limit.NewFailures(), sessions: map[*session]bool{}, unproved: map[netip.Prefix]int{}}, nil
+	return &Server{o: o, failures: limit.NewFailures(), sessions: map[*session]bool{}, users: map[string]*load{}, unproved: map[netip.Prefix]int{}}, nil
 }
 
 // acceptPause is how long the listener rests when the machine has no file
@@ -141,7 +148,7 @@ func (s *Server) serve(ctx context.Context, conn net.Conn) {
 		return
 	}
 	if !s.add(se) {
-		s.o.Log.Warn("ssh sessions are full", "most", maxSessions, "addr", client)
+		s.o.Log.Warn("ssh sessions are full", "most", maxSessions, "of_one", maxSessionsOf, "user", se.guest.Name, "addr", client)
 		return
 	}
 	defer s.drop(se)
@@ -180,17 +187,51 @@ func (s *Server) leave(client netip.AddrPort) {
 func (s *Server) add(se *session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.sessions) >= maxSessions {
+	if s.full(se.guest.ID) {
 		return false
 	}
 	s.sessions[se] = true
+	if s.users[se.guest.ID] == nil {
+		s.users[se.guest.ID] = &load{}
+	}
+	s.users[se.guest.ID].sessions++
 	return true
 }
 
+// full reports whether there is no room for another session of a user; mu is held.
+func (s *Server) full(user string) bool {
+	l := s.users[user]
+	return len(s.sessions) >= maxSessions || l != nil && l.sessions >= maxSessionsOf
+}
+
+// drop forgets a session, whose channels have ended.
 func (s *Server) drop(se *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, se)
+	if l := s.users[se.guest.ID]; l.sessions > 1 {
+		l.sessions--
+	} else {
+		delete(s.users, se.guest.ID)
+	}
+}
+
+// open counts a channel of a session, unless it is one too many for its user.
+func (s *Server) open(se *session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.users[se.guest.ID]
+	if l.channels >= maxChannels {
+		return false
+	}
+	l.channels++
+	return true
+}
+
+func (s *Server) close(se *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users[se.guest.ID].channels--
 }
 
 // holds reports whether a session's key is still its user's.
@@ -242,12 +283,20 @@ func (s *Server) config() *ssh.ServerConfig {
 			if subtle.ConstantTimeCompare([]byte(name), []byte(conn.User())) != 1 {
 				return nil, errors.New("another user's key")
 			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.full(id) {
+				return nil, &ssh.BannerError{Err: errFull, Message: "overlayd: " + errFull.Error() + "; end one of them, or try again later\n"}
+			}
 			return &ssh.Permissions{Extensions: map[string]string{extID: id, extKey: string(k.Marshal())}}, nil
 		},
 	}
 	c.AddHostKey(s.o.HostKey)
 	return c
 }
+
+// errFull says to who proves to be a user why he is not let in.
+var errFull = errors.New("there are too many sessions here already")
 
 // What a login leaves behind: package ssh hands on only strings.
 const (
@@ -258,12 +307,16 @@ const (
 // handshake lets a client log in, or closes the connection.
 func (s *Server) handshake(ctx context.Context, cancel func(), conn net.Conn, client netip.AddrPort) (*session, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
 	_ = conn.SetDeadline(s.o.Now().Add(loginGrace)) // fails on a closed connection only
-	name := ""
+	name, full := "", false
 	c := s.config()
-	c.AuthLogCallback = func(m ssh.ConnMetadata, _ string, _ error) { name = m.User() }
+	c.AuthLogCallback = func(m ssh.ConnMetadata, _ string, err error) {
+		name, full = m.User(), full || errors.Is(err, errFull)
+	}
 	sc, chans, reqs, err := ssh.NewServerConn(conn, c)
 	if err != nil {
-		if ctx.Err() == nil {
+		if full {
+			s.o.Log.Warn("ssh sessions are full", "most", maxSessions, "of_one", maxSessionsOf, "user", plain(name), "addr", client)
+		} else if ctx.Err() == nil {
 			s.failures.Add(client.Addr(), s.o.Now())
 			s.o.Log.Info("ssh login refused", "user", plain(name), "addr", client, "err", plain(err.Error()))
 			if name != "" { // else nobody tried to log in
@@ -275,7 +328,7 @@ func (s *Server) handshake(ctx context.Context, cancel func(), conn net.Conn, cl
 	_ = conn.SetDeadline(time.Time{})
 	x := sc.Permissions.Extensions
 	return &session{
-		s: s, conn: sc, end: cancel, key: []byte(x[extKey]), room: make(chan struct{}, maxChannels),
+		s: s, conn: sc, end: cancel, key: []byte(x[extKey]),
 		guest: Guest{ID: x[extID], Name: sc.User(), Client: client},
 	}, chans, reqs, nil
 }

@@ -20,9 +20,8 @@ type session struct {
 	s     *Server
 	conn  *ssh.ServerConn
 	guest Guest
-	key   []byte        // that was proved
-	end   func()        // ends it, at once; may be called often
-	room  chan struct{} // holds a token for each channel; never closed
+	key   []byte // that was proved
+	end   func() // ends it, at once; may be called often
 }
 
 // run serves the session until the client goes or ctx ends.
@@ -39,15 +38,14 @@ func (se *session) run(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-
 			nc.Reject(ssh.Prohibited, refusal(nc.ChannelType()))
 			continue
 		}
-		select {
-		case se.room <- struct{}{}:
-			running.Go(func() {
-				defer func() { <-se.room }()
-				se.forward(ctx, nc)
-			})
-		default:
-			nc.Reject(ssh.ResourceShortage, fmt.Sprintf("no more than %d channels at a time", maxChannels))
+		if !se.s.open(se) {
+			nc.Reject(ssh.ResourceShortage, fmt.Sprintf("no more than %d connections of one user at a time", maxChannels))
+			continue
 		}
+		running.Go(func() {
+			defer se.s.close(se)
+			se.forward(ctx, nc)
+		})
 	}
 }
 

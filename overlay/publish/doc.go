@@ -17,7 +17,9 @@
 // saw them: what the client sent of those is thrown away, and so are
 // X-Forwarded-User, which names who has logged in, and the login's cookie. A
 // client's connection has connections to the target of its own, and those belong
-// to one user, so that every one is one person's. WebSockets pass.
+// to one login, so that every one is one person's and ends when that login counts no
+// more. WebSockets pass; no other upgrade does, since what comes after it could tell
+// the target anything about who asks.
 //
 // A login is remembered in a cookie: the user's id and the time, under a MAC with
 // the exposure's own secret. Whether it still counts is asked with each request.
@@ -28,6 +30,9 @@
 //
 // # Strangers
 //
-// Headers, times, connections of a port and flows of a UDP port are bounded;
-// who is not in Allow is reset before a byte is read.
+// Headers, times, connections of a port and flows of a UDP port are bounded, and
+// nobody alone has more than half of those; who is not in Allow is reset before a
+// byte is read. A UDP port that is full gives up the flow that has been silent
+// longest, of those first whose client has not gone on after an answer: forged
+// sources keep nobody out.
 package publish

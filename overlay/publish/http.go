@@ -83,7 +83,7 @@ func (p *port) serveHTTP(ctx context.Context, w *website) {
 		Handler: w, TLSConfig: w.tls, ReadHeaderTimeout: headerWait, IdleTimeout: idleWait, MaxHeaderBytes: maxHeader,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, clientKey{}, &client{far: map[string]*http.Transport{}})
+			return context.WithValue(ctx, clientKey{}, &client{far: map[who]*http.Transport{}})
 		},
 		ErrorLog: slog.NewLogLogger(p.s.o.Log.Handler(), slog.LevelDebug),
 	}
@@ -102,15 +102,16 @@ func (p *port) serveHTTP(ctx context.Context, w *website) {
 type clientKey struct{}
 
 // client is a client's connection: what it has to the target is its own, and of
-// one user each.
+// one login each.
 type client struct {
 	mu  sync.Mutex // guards far
-	far map[string]*http.Transport
+	far map[who]*http.Transport
 }
 
 // who is whose a request is.
 type who struct {
-	id, name string // of the user; empty: nobody logged in
+	id, name string    // of the user; empty: nobody logged in
+	since    time.Time // when that was
 }
 
 type whoKey struct{}
@@ -124,7 +125,7 @@ func whoOf(r *http.Request) who {
 func (w *website) guest(r *http.Request) Guest {
 	g := Guest{User: w.p.e.User, Exposure: w.p.e.ID, Own: true, Web: true}
 	if v := whoOf(r); v.id != "" {
-		g.User, g.Own = v.id, false
+		g.User, g.Since, g.Own = v.id, v.since, false
 	}
 	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		g.Client = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
@@ -177,7 +178,11 @@ func (w *website) rewrite(pr *httputil.ProxyRequest) {
 	if v := whoOf(pr.In); v.id != "" {
 		h.Set("X-Forwarded-User", v.name)
 	}
-	w.hideCookie(pr.Out)
+	hideCookies(pr.Out)
+	if up := h.Get("Upgrade"); up != "" && !strings.EqualFold(up, "websocket") {
+		h.Del("Upgrade")
+		h.Del("Connection")
+	}
 }
 
 // isOurs reports whether a header is one that only this machine may say, or that
@@ -218,39 +223,39 @@ func (w *website) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !ok {
 		return nil, errors.New("the client's connection is not known")
 	}
-	g := w.guest(r)
+	g, as := w.guest(r), whoOf(r)
 	if w.p.s.o.May(g, "tcp", w.p.e.Target) != nil {
-		c.forget(g.User) // a new connection says why
+		c.forget(as) // a new connection says why
 	}
-	return c.transport(w, g).RoundTrip(r)
+	return c.transport(w, g, as).RoundTrip(r)
 }
 
-// forget leaves a user's connections that wait for a request to their end.
-func (c *client) forget(user string) {
+// forget leaves the connections of a login that wait for a request to their end.
+func (c *client) forget(as who) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if t := c.far[user]; t != nil {
+	if t := c.far[as]; t != nil {
 		t.CloseIdleConnections()
-		delete(c.far, user)
+		delete(c.far, as)
 	}
 }
 
-func (c *client) transport(w *website, g Guest) *http.Transport {
+func (c *client) transport(w *website, g Guest, as who) *http.Transport {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if t := c.far[g.User]; t != nil {
+	if t := c.far[as]; t != nil {
 		return t
 	}
-	for user, t := range c.far { // another one has logged in
+	for other, t := range c.far { // somebody else has logged in, or again
 		t.CloseIdleConnections()
-		delete(c.far, user)
+		delete(c.far, other)
 	}
 	t := &http.Transport{
 		DialContext:        func(ctx context.Context, network, _ string) (net.Conn, error) { return w.p.dial(ctx, g, network) },
 		DisableCompression: true, IdleConnTimeout: farIdle, MaxConnsPerHost: maxFar, MaxIdleConnsPerHost: maxFar,
 		MaxResponseHeaderBytes: maxHeader,
 	}
-	c.far[g.User] = t
+	c.far[as] = t
 	return t
 }
 

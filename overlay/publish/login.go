@@ -17,21 +17,24 @@ const (
 	// loginPath and logoutPath are ours on every page with a login.
 	loginPath  = "/.overlayd/login"
 	logoutPath = "/.overlayd/logout"
-	// loginFor is a working day with its evening.
-	loginFor = 12 * time.Hour
+	// LoginFor is how long a login counts: a working day with its evening.
+	LoginFor = 12 * time.Hour
 	// maxForm holds a name, a password and a code.
 	maxForm = 4 << 10
 	// maxCookie holds an id of 64 bytes, a time and a MAC.
 	maxCookie = 256
 )
 
-// cookieName is of one exposure: browsers do not tell ports apart. The prefix
-// makes them insist on TLS and on this very host.
-func (w *website) cookieName() string { return "__Host-overlayd-" + w.p.e.ID }
+// cookiePrefix begins the name of every login's cookie. Its first word makes
+// browsers insist on TLS and on this very host.
+const cookiePrefix = "__Host-overlayd-"
+
+// cookieName is of one exposure: browsers do not tell ports apart.
+func (w *website) cookieName() string { return cookiePrefix + w.p.e.ID }
 
 // seal makes what the cookie of a user holds who logged in at a time.
 func (e *Exposure) seal(user string, at time.Time) string {
-	text := user + "." + strconv.FormatInt(at.Unix(), 10)
+	text := user + "." + strconv.FormatInt(at.UnixNano(), 10) // whole, to be held against when a password was changed
 	return text + "." + base64.RawURLEncoding.EncodeToString(e.mac(text))
 }
 
@@ -54,8 +57,8 @@ func (e *Exposure) unseal(s string, now time.Time) (user string, at time.Time, o
 	}
 	user, since, found := strings.Cut(text, ".")
 	n, err := strconv.ParseInt(since, 10, 64)
-	at = time.Unix(n, 0)
-	if !found || err != nil || user == "" || now.Sub(at) >= loginFor || at.After(now.Add(time.Minute)) {
+	at = time.Unix(0, n)
+	if !found || err != nil || user == "" || now.Sub(at) >= LoginFor || at.After(now.Add(time.Minute)) {
 		return "", time.Time{}, false
 	}
 	return user, at, true
@@ -74,8 +77,8 @@ func (w *website) admit(rw http.ResponseWriter, r *http.Request) (*http.Request,
 	}
 	if c, err := r.Cookie(w.cookieName()); err == nil {
 		if id, at, ok := w.p.e.unseal(c.Value, w.p.s.o.Now()); ok {
-			if name, ok := w.p.s.o.Holds(id, at.Add(time.Second)); ok { // a cookie's time has whole seconds
-				return r.WithContext(context.WithValue(r.Context(), whoKey{}, who{id, name})), true
+			if name, ok := w.p.s.o.Holds(id, at); ok {
+				return r.WithContext(context.WithValue(r.Context(), whoKey{}, who{id, name, at})), true
 			}
 		}
 	}
@@ -109,12 +112,13 @@ func (w *website) setCookie(rw http.ResponseWriter, value string, seconds int) {
 	})
 }
 
-// hideCookie takes the login's cookie out of what the target gets.
-func (w *website) hideCookie(r *http.Request) {
+// hideCookies takes the cookies of logins out of what the target gets: also those
+// of other exposures, which browsers send to every port of a host.
+func hideCookies(r *http.Request) {
 	all := r.Cookies()
 	kept := all[:0]
 	for _, c := range all {
-		if c.Name != w.cookieName() {
+		if !strings.HasPrefix(c.Name, cookiePrefix) {
 			kept = append(kept, c)
 		}
 	}
@@ -180,7 +184,7 @@ func (w *website) login(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.p.s.o.Log.Info("login", "exposure", w.p.e.ID, "user", name, "addr", g.Client)
-	w.setCookie(rw, w.p.e.seal(id, w.p.s.o.Now()), int(loginFor/time.Second))
+	w.setCookie(rw, w.p.e.seal(id, w.p.s.o.Now()), int(LoginFor/time.Second))
 	rw.Header().Set("Cache-Control", "no-store")
 	http.Redirect(rw, r, form.To, http.StatusSeeOther)
 }

@@ -16,7 +16,7 @@ func TestSeal(t *testing.T) {
 	other := e
 	other.ID = "e2"
 	for name, ok := range map[string]bool{
-		"too late":         second(e.unseal(s, now.Add(loginFor))),
+		"too late":         second(e.unseal(s, now.Add(LoginFor))),
 		"from the future":  second(e.unseal(s, now.Add(-time.Hour))),
 		"another exposure": second(other.unseal(s, now)),
 		"another user":     second(e.unseal(strings.Replace(s, "u1", "u2", 1), now)),

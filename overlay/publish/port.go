@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/netip"
@@ -43,13 +42,14 @@ type port struct {
 
 	mu    sync.Mutex // guards what follows
 	conns map[net.Conn]bool
-	of    map[netip.Prefix]int     // how many of them each source has
-	flows map[netip.AddrPort]*flow // of udp
+	of    map[netip.Prefix]int // how many of them each source has
 	over  bool
+
+	flows flows // of udp
 }
 
 func newPort(s *Server, e Exposure) *port {
-	return &port{s: s, e: e, conns: map[net.Conn]bool{}, of: map[netip.Prefix]int{}, flows: map[netip.AddrPort]*flow{}}
+	return &port{s: s, e: e, conns: map[net.Conn]bool{}, of: map[netip.Prefix]int{}, flows: newFlows()}
 }
 
 // errClosed ends the connections of a port that is closed.
@@ -112,7 +112,7 @@ func (p *port) close() (ended int) {
 	p.unlisten()
 	p.mu.Lock() // to count before they leave by themselves
 	p.over = true
-	ended = len(p.conns) + len(p.flows)
+	ended = len(p.conns) + p.flows.close()
 	conns := slices.Collect(maps.Keys(p.conns))
 	p.mu.Unlock()
 	p.cancel(errClosed)
@@ -133,7 +133,7 @@ func reset(c net.Conn) {
 func (p *port) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.conns) + len(p.flows)
+	return len(p.conns) + p.flows.count()
 }
 
 // enter counts a connection, unless it is one too many or the port is closed.
@@ -231,134 +231,4 @@ func (p *port) dial(ctx context.Context, g Guest, network string) (net.Conn, err
 	ctx, stop := context.WithTimeout(ctx, dialWait)
 	defer stop()
 	return p.s.o.Dial(ctx, g, network, p.e.Target)
-}
-
-const (
-	// maxFlows of one UDP port; each has a socket and a goroutine.
-	maxFlows = 1024
-	// flowIdle is how long a flow without a datagram stays: two minutes at least,
-	// says RFC 4787 section 4.3.
-	flowIdle = 2 * time.Minute
-	// maxDatagram is the longest that there is.
-	maxDatagram = 65535
-	// maxEarly datagrams wait for the connection.
-	maxEarly = 8
-)
-
-// flow is what one client says to a UDP port.
-type flow struct {
-	mu    sync.Mutex // guards what follows
-	far   net.Conn   // nil: not connected yet
-	early [][]byte   // that wait for it
-	last  time.Time  // when the client sent something
-	over  bool
-}
-
-// take carries a datagram of the client to the target; b is borrowed.
-func (f *flow) take(b []byte, now time.Time) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.last = now
-	switch {
-	case f.over:
-	case f.far != nil:
-		f.far.Write(b) // what is lost is lost, as datagrams are
-	case len(f.early) < maxEarly:
-		f.early = append(f.early, append([]byte(nil), b...))
-	}
-}
-
-// connected hands over what waited.
-func (f *flow) connected(far net.Conn) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.far = far
-	for _, b := range f.early {
-		far.Write(b)
-	}
-	f.early = nil
-}
-
-func (f *flow) idle(now time.Time) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return now.Sub(f.last) >= flowIdle
-}
-
-func (p *port) serveUDP(ctx context.Context) {
-	buf := make([]byte, maxDatagram)
-	u := p.pc.(*net.UDPConn)
-	for {
-		n, from, err := u.ReadFromUDPAddrPort(buf)
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			continue // an ICMP message about an answer
-		}
-		client := netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-		if !p.e.allows(client.Addr()) {
-			continue
-		}
-		f, made := p.flow(client)
-		if f == nil {
-			continue
-		}
-		f.take(buf[:n], p.s.o.Now())
-		if made {
-			p.s.running.Go(func() { p.answer(ctx, f, client, from) })
-		}
-	}
-}
-
-// flow returns a client's flow, which is a new one if need be.
-func (p *port) flow(client netip.AddrPort) (f *flow, made bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if f := p.flows[client]; f != nil || p.over || len(p.flows) >= maxFlows {
-		return f, false
-	}
-	f = &flow{}
-	p.flows[client] = f
-	return f, true
-}
-
-// answer is the life of a flow: it carries what the target says to the client.
-func (p *port) answer(ctx context.Context, f *flow, client, to netip.AddrPort) {
-	defer func() {
-		f.mu.Lock()
-		f.over = true
-		f.mu.Unlock()
-		p.mu.Lock()
-		delete(p.flows, client)
-		p.mu.Unlock()
-	}()
-	far, err := p.dial(ctx, Guest{User: p.e.User, Client: client, Exposure: p.e.ID, Own: true}, "udp")
-	if err != nil {
-		p.s.o.Log.Debug("published datagrams are refused", "exposure", p.e.ID, "addr", client, "err", err)
-		return
-	}
-	defer far.Close()
-	stop := context.AfterFunc(ctx, func() { far.Close() })
-	defer stop()
-	f.connected(far)
-	buf := make([]byte, maxDatagram)
-	u := p.pc.(*net.UDPConn)
-	heard := p.s.o.Now()
-	for {
-		far.SetReadDeadline(time.Now().Add(flowIdle))
-		n, err := far.Read(buf)
-		var late net.Error
-		switch {
-		case err == nil:
-			heard = p.s.o.Now()
-			u.WriteToUDPAddrPort(buf[:n], to)
-		case errors.As(err, &late) && late.Timeout():
-			if f.idle(p.s.o.Now()) && p.s.o.Now().Sub(heard) >= flowIdle {
-				return
-			}
-		case errors.Is(err, net.ErrClosed), errors.Is(err, io.EOF):
-			return
-		}
-	}
 }

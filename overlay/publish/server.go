@@ -41,7 +41,8 @@ type ACME struct {
 
 // Guest is on whose behalf a connection to a target is made.
 type Guest struct {
-	User     string // an id; empty: this machine's own
+	User     string    // an id; empty: this machine's own
+	Since    time.Time // when User logged in; zero: nobody did
 	Client   netip.AddrPort
 	Exposure string // its id
 	Own      bool   // User is the exposure's, and nobody who logged in

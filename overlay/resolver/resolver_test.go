@@ -123,6 +123,21 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+// TestMay: what who asks may not know of does not exist.
+func TestMay(t *testing.T) {
+	s := testServer()
+	s.May = func(asker, host netip.Addr) bool {
+		return asker == netip.MustParseAddr("127.0.0.1") && host == netip.MustParseAddr("192.168.1.12")
+	}
+	c := serve(t, s)
+	if _, err := Ask(t.Context(), c, "nas.lab", false); !errors.Is(err, ErrNoName) {
+		t.Errorf("a host that is not to be known: %v", err)
+	}
+	if got, err := Ask(t.Context(), c, "two.lab", false); err != nil || !slices.Equal(got, addrs("192.168.1.12")) {
+		t.Errorf("one that is: %v, %v", got, err)
+	}
+}
+
 // TestAskAgain: a lost question is asked again; an answer that is not to it is
 // not heard.
 func TestAskAgain(t *testing.T) {
@@ -145,7 +160,7 @@ func TestAskAgain(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			a := s.find(context.Background(), q)
+			a := s.find(context.Background(), netip.Addr{}, q)
 			switch i {
 			case 0: // lost
 				continue
@@ -232,7 +247,7 @@ func FuzzQuestion(f *testing.F) {
 		if p, err := parseQuestion(again); err != nil || p != q && hostname(q.name) {
 			t.Fatalf("%+v is read again as %+v: %v", q, p, err)
 		}
-		a := testServer().find(context.Background(), q)
+		a := testServer().find(context.Background(), netip.Addr{}, q)
 		if m, err := appendMessage(nil, q, &a); err == nil && len(m) > longest {
 			t.Fatalf("the answer to %+v has %d bytes", q, len(m))
 		}

@@ -28,6 +28,8 @@ type Server struct {
 	Lookup func(ctx context.Context, name string) ([]netip.Addr, error)
 	// Allowed are the prefixes whose addresses are told.
 	Allowed func() []netip.Prefix
+	// May says whether who asks may know of a host; nil: everybody may.
+	May func(asker, host netip.Addr) bool
 	// Domains are the LAN's own; may be nil.
 	Domains func() []string
 	Log     *slog.Logger // nil: none
@@ -80,7 +82,8 @@ func (s *Server) Serve(ctx context.Context, c net.PacketConn) error {
 func (s *Server) Counters() (answered, dropped uint64) { return s.answered.Load(), s.dropped.Load() }
 
 func (s *Server) answer(ctx context.Context, c net.PacketConn, from net.Addr, q question) {
-	a := s.find(ctx, q)
+	asker, _ := netip.ParseAddrPort(from.String())
+	a := s.find(ctx, asker.Addr().Unmap(), q)
 	b, err := appendMessage(make([]byte, 0, longest), q, &a)
 	if err != nil || len(b) > longest {
 		s.dropped.Add(1)
@@ -91,8 +94,8 @@ func (s *Server) answer(ctx context.Context, c net.PacketConn, from net.Addr, q 
 	}
 }
 
-// find looks a question up.
-func (s *Server) find(ctx context.Context, q question) answer {
+// find looks a question up for who asks.
+func (s *Server) find(ctx context.Context, asker netip.Addr, q question) answer {
 	if q.kind == dnsmessage.TypeTXT && q.name == domainsName {
 		if s.Domains == nil {
 			return answer{}
@@ -117,7 +120,7 @@ func (s *Server) find(ctx context.Context, q question) answer {
 		}
 		return answer{code: dnsmessage.RCodeServerFailure}
 	}
-	told := s.told(addrs)
+	told := s.told(asker, addrs)
 	if len(told) == 0 {
 		return answer{code: dnsmessage.RCodeNameError}
 	}
@@ -131,12 +134,15 @@ func (s *Server) lookup(ctx context.Context, name string) ([]netip.Addr, error) 
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 }
 
-// told are the addresses that may be told.
-func (s *Server) told(addrs []netip.Addr) (list []netip.Addr) {
+// told are the addresses that may be told to who asks.
+func (s *Server) told(asker netip.Addr, addrs []netip.Addr) (list []netip.Addr) {
 	allowed := s.Allowed()
 	for _, a := range addrs {
 		a = a.Unmap()
-		if slices.ContainsFunc(allowed, func(p netip.Prefix) bool { return p.Contains(a) }) && !slices.Contains(list, a) {
+		if !slices.ContainsFunc(allowed, func(p netip.Prefix) bool { return p.Contains(a) }) || s.May != nil && !s.May(asker, a) {
+			continue
+		}
+		if !slices.Contains(list, a) {
 			list = append(list, a)
 		}
 	}
