@@ -305,20 +305,19 @@ func (c *cursor) begin() Verdict {
 }
 
 // permit says whether a flow may begin with this packet. What this side begins
-// needs no rule here: the other side has them.
+// needs no rule here: the other side has them. What a member begins that this node
+// carries, and that comes by the tunnel, needs one at both.
 func (c *cursor) permit() (*rule, *source, Verdict) {
 	x := c.f.index.Load()
-	if c.out {
-		if !x.own(c.p.src) {
-			return nil, nil, DropNotOwn
-		}
-		return nil, x.sources[c.p.dst], Pass
-	}
 	who := x.sources[c.p.src]
-	if who == nil {
-		if x.local(c.p.src) {
-			return nil, nil, DropSpoofed
-		}
+	switch {
+	case c.out && !x.own(c.p.src):
+		return nil, nil, DropNotOwn
+	case c.out && who == nil:
+		return nil, x.sources[c.p.dst], Pass
+	case who == nil && x.local(c.p.src):
+		return nil, nil, DropSpoofed
+	case who == nil:
 		return nil, nil, DropStranger
 	}
 	r := x.find(who, c.p.dst, c.p.proto, c.p.dport, c.wall)
@@ -326,6 +325,9 @@ func (c *cursor) permit() (*rule, *source, Verdict) {
 		c.tell(who, WhyPolicy)
 		c.refuse(who)
 		return nil, nil, DropDenied
+	}
+	if c.out {
+		return nil, x.sources[c.p.dst], Pass
 	}
 	return r, who, Pass
 }
@@ -399,7 +401,9 @@ func (c *cursor) open(r *rule, who *source, outward bool) Verdict {
 	slot, ok := s.victim(c.mono)
 	if !ok {
 		c.slot = 0
-		c.tell(who, WhyFull)
+		if !c.out {
+			c.tell(who, WhyFull)
+		}
 		return DropTableFull
 	}
 	if slot != 0 {

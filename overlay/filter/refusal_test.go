@@ -96,6 +96,27 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestCarried: what a member begins that this node carries needs a rule, is refused
+// without one, and is told of as that member's.
+func TestCarried(t *testing.T) {
+	const phone = "172.18.0.30"
+	r := labRules()
+	r.Hosted = []netip.Addr{netip.MustParseAddr(phone), netip.MustParseAddr("172.18.0.31")} // the second is on this machine
+	r.Sources = append(r.Sources, Source{Address: netip.MustParseAddr(phone), Node: "phone", User: "carol"})
+	r.From, r.To = append(r.From, Set{"carried", ips(phone)}), append(r.To, Set{"far", ips("10.9.0.1")})
+	r.Rules = append(r.Rules, Rule{Name: "far", From: []string{"carried"}, To: []string{"far"}, Services: []Service{{tcp, 22, 22}}})
+	g := newRig(t, r, Options{})
+	g.out(Pass, tcpPacket(phone, "10.9.0.1", 40000, 22, syn, 1, 0, 0))
+	g.out(Pass, tcpPacket("172.18.0.31", "10.9.0.1", 40000, 80, syn, 1, 0, 0))
+	if answer := g.out(DropDenied, tcpPacket(phone, "10.9.0.1", 40001, 80, syn, 1, 0, 0)); len(answer) == 0 {
+		t.Error("it is refused without an answer")
+	}
+	events := make([]Event, 4)
+	if n := g.f.Take(events); n != 1 || events[0].Kind != FlowDenied || events[0].User != "carol" || events[0].Local != netip.MustParseAddrPort("10.9.0.1:80") {
+		t.Errorf("told of %+v", events[:n])
+	}
+}
+
 // TestLeads: whoever a rule lets reach some port of a host, at whatever time.
 func TestLeads(t *testing.T) {
 	r := labRules()

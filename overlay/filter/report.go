@@ -21,9 +21,9 @@ func (f *Filter) tell(fl *flow, kind EventKind, wall int64, why string) {
 	f.events.put(e)
 }
 
-// tell notes that the packet is denied, once for many of the same.
+// tell notes that the packet is denied, which is who's, once for many of the same.
 func (c *cursor) tell(who *source, why string) {
-	if c.out || who == nil || !c.f.told.first(c.h, c.mono) {
+	if who == nil || !c.f.told.first(c.h, c.mono) {
 		return
 	}
 	at := time.Unix(0, c.wall)

@@ -13,7 +13,7 @@ import (
 // Rules is what a node enforces. Swap puts it into force.
 type Rules struct {
 	Self    []netip.Addr   // this node's own addresses: from these it may begin flows
-	Hosted  []netip.Addr   // those of members that it carries: so may these; one that is a source too comes by the tunnel
+	Hosted  []netip.Addr   // those of members that it carries: so may these; one that is a source too comes by the tunnel, and needs a rule
 	Routes  []netip.Prefix // the networks behind it: they may only answer
 	Sources []Source       // who is behind which address of the tunnel
 	From    []Set          // of sources

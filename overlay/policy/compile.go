@@ -101,9 +101,57 @@ func (r *Resolved) For(node string) Ruleset {
 	for s := range to {
 		set.To = append(set.To, Set{ID: s.id, Prefixes: intersect(s.prefixes, reached, set.Routes)})
 	}
+	r.addOnward(&set, r.devices(at))
 	sortSets(set.From)
 	sortSets(set.To)
 	return set
+}
+
+// onward ends the ids of what a node enforces on what it carries begins elsewhere.
+// No id of a policy's has a space.
+const onward = " onward"
+
+// devices returns those at a spot that are carried and begin by the tunnel.
+func (r *Resolved) devices(at spot) bits {
+	b := r.newBits()
+	for i, n := range r.nodes {
+		if i != at.node && at.has(i) && !n.Seat {
+			b.set(i)
+		}
+	}
+	return b
+}
+
+// addOnward adds to a ruleset what devices may begin elsewhere. Whoever receives
+// has rules of its own; but a node that may hear nothing of a device does not know
+// it, and would leave it without an answer.
+func (r *Resolved) addOnward(set *Ruleset, devices bits) {
+	from, to := map[*fromSet]bool{}, map[*toSet]bool{}
+	for i := range r.rules {
+		rule := &r.rules[i]
+		if !rule.src.meets(devices) {
+			continue
+		}
+		v := NodeRule{ID: rule.id + onward, Name: rule.name, Services: rule.services, When: rule.when}
+		for _, s := range rule.from {
+			if s.nodes.meets(devices) {
+				from[s] = true
+				v.From = append(v.From, s.id+onward)
+			}
+		}
+		for _, s := range rule.to {
+			to[s] = true
+			v.To = append(v.To, s.id+onward)
+		}
+		set.Rules = append(set.Rules, v)
+	}
+	for s := range from {
+		set.From = append(set.From, Set{ID: s.id + onward, Prefixes: r.addresses(s.nodes.both(devices), -1)})
+	}
+	for s := range to {
+		set.To = append(set.To, Set{ID: s.id + onward, Prefixes: s.prefixes})
+	}
+	slices.SortFunc(set.Rules, func(a, b NodeRule) int { return compareIDs(a.ID, b.ID) })
 }
 
 // nodeRule notes which sets it needs.

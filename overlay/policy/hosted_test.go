@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,12 +62,28 @@ groups: {alice-2: [dave]}
 		to[s.ID] = s.Prefixes
 	}
 	want := map[string][]netip.Prefix{
+		// What the phone may begin elsewhere, which is alice's, and not bob's.
+		"192.168.1.201 onward": {prefix("192.168.1.201/32")},
+		"relays onward":        {prefix("172.18.0.10/32")},
+
 		"node:phone":    {prefix("172.18.0.30/32")},
 		"relays":        {prefix("172.18.0.10/32")},
 		"172.18.0.0/24": {prefix("172.18.0.10/32"), prefix("172.18.0.30/32")}, // and not the seat
 	}
 	if d := cmp.Diff(want, to, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
 		t.Errorf("the carrier lets reach:\n%s", d)
+	}
+	from := map[string][]netip.Prefix{}
+	for _, s := range vps.From {
+		if strings.HasSuffix(s.ID, onward) {
+			from[s.ID] = s.Prefixes
+		}
+	}
+	if want := (map[string][]netip.Prefix{"user:alice onward": {prefix("172.18.0.30/32")}}); !maps.EqualFunc(from, want, slices.Equal) {
+		t.Errorf("what goes on is from %v", from)
+	}
+	if !slices.IsSortedFunc(vps.Rules, func(a, b NodeRule) int { return compareIDs(a.ID, b.ID) }) {
+		t.Errorf("the rules are out of order: %+v", vps.Rules)
 	}
 	if peers := r.Peers("phone"); !slices.Equal(peers, []string{"carol-1", "dave-1", "gw", "vps"}) {
 		t.Errorf("a revocation of the phone concerns %v", peers)

@@ -63,6 +63,25 @@ func (b bits) add(o bits) {
 	}
 }
 
+// both returns what is in both.
+func (b bits) both(o bits) bits {
+	all := slices.Clone(b)
+	for i := range all {
+		all[i] &= o[i]
+	}
+	return all
+}
+
+// meets reports whether anything is in both.
+func (b bits) meets(o bits) bool {
+	for i := range b {
+		if b[i]&o[i] != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // Resolve applies a policy and grants to a world.
 func Resolve(p *Policy, w World, grants []Grant) *Resolved {
 	r := &Resolved{policy: p, users: map[string]*User{}, idle: map[string]bool{}, from: map[string]*fromSet{}, to: map[string]*toSet{}}
@@ -304,15 +323,7 @@ func (s spot) has(i int) bool { return i == s.node || s.carried != nil && s.carr
 
 // in reports whether any who is there is in a set.
 func (s spot) in(b bits) bool {
-	if b.has(s.node) {
-		return true
-	}
-	for i := range s.carried {
-		if b[i]&s.carried[i] != 0 {
-			return true
-		}
-	}
-	return false
+	return b.has(s.node) || s.carried != nil && b.meets(s.carried)
 }
 
 // peers returns the nodes that any at a spot may talk to, in either direction.

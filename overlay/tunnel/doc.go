@@ -58,8 +58,8 @@
 // A Peer that is a Device is a stock WireGuard for which this machine is the only
 // peer. It has no endpoint here: WireGuard answers where its last authentic
 // datagram came from. What it sends to others is judged by the filter as what this
-// side sends, since whoever receives it has rules of its own, and what others send
-// to it as what comes in; what passes is copied to a ring, and WireGuard gets it
+// side sends, by the rules for what it may begin, and what others send to it as what
+// comes in; what passes is copied to a ring, and WireGuard gets it
 // from the next Read, encrypted for whom it is for. The kernel sees none of it and
 // forwards nothing. It lives one hop less, and its sender is told when it dies. What
 // waits takes 2 MiB, once there is a device; the newest is lost when that is full.

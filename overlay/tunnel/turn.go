@@ -117,9 +117,8 @@ func (t *turnTable) isOwn(a netip.Addr) bool {
 }
 
 // through turns round what devices send to others than this machine, and returns
-// the rest, for the filter to judge as what comes in. A device begins as this
-// side does, since whoever receives has rules of its own: but for another device
-// here, for which this machine's rules are asked besides.
+// the rest, for the filter to judge as what comes in. Of two devices here, the
+// rules are asked for the one that sends, and for the one that receives besides.
 func (t *turn) through(now time.Time, f *filter.Filter, s *sieve, table *turnTable, bufs [][]byte, offset int, narrow *narrowTable) [][]byte {
 	for _, b := range bufs {
 		src, dst, ok := addresses(b[offset:])

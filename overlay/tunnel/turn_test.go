@@ -20,7 +20,8 @@ var (
 )
 
 // carrying is the TUN of a machine that carries a phone and a tablet: alice may
-// reach the phone's port 9 and the machine's port 7, the phone the tablet's port 9.
+// reach the phone's port 9 and the machine's port 7, the phone the tablet's port 9
+// and ports 22 and 80 of the LAN.
 func carrying(t testing.TB, now time.Time) (*gatedTUN, *benchTUN) {
 	t.Helper()
 	single := func(a netip.Addr) []netip.Prefix { return []netip.Prefix{netip.PrefixFrom(a, 32)} }
@@ -32,8 +33,8 @@ func carrying(t testing.TB, now time.Time) (*gatedTUN, *benchTUN) {
 		Self: []netip.Addr{vps}, Hosted: []netip.Addr{phone, tablet},
 		Sources: []filter.Source{{Address: alice, Node: "laptop"}, {Address: phone, Node: "phone"}, {Address: tablet, Node: "tablet"}},
 		From:    []filter.Set{{ID: "a", Prefixes: single(alice)}, {ID: "p", Prefixes: single(phone)}},
-		To:      []filter.Set{{ID: "p", Prefixes: single(phone)}, {ID: "t", Prefixes: single(tablet)}, {ID: "v", Prefixes: single(vps)}},
-		Rules:   []filter.Rule{rule("phone", "p", 9, "a"), rule("tablet", "t", 9, "p"), rule("vps", "v", 7, "a", "p")},
+		To:      []filter.Set{{ID: "p", Prefixes: single(phone)}, {ID: "t", Prefixes: single(tablet)}, {ID: "v", Prefixes: single(vps)}, {ID: "n", Prefixes: single(nas)}},
+		Rules:   []filter.Rule{rule("phone", "p", 9, "a"), rule("tablet", "t", 9, "p"), rule("vps", "v", 7, "a", "p"), rule("web", "n", 80, "p"), rule("ssh", "n", 22, "p")},
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +72,9 @@ func TestTurn(t *testing.T) {
 		flags        byte
 		turned, here bool
 	}{
-		{"a device to the LAN, which has rules of its own", phone, nas, 80, flagSYN, true, false},
+		{"a device to the LAN, allowed", phone, nas, 80, flagSYN, true, false},
+		{"a device to the LAN, not allowed", phone, nas, 81, flagSYN, false, false},
+		{"a device to nobody", phone, netip.MustParseAddr("172.18.0.77"), 80, flagSYN, false, false},
 		{"to a device, allowed", alice, phone, 9, flagSYN, true, false},
 		{"to a device, not allowed", alice, phone, 10, flagSYN, false, false},
 		{"a device to this machine, allowed", phone, vps, 7, flagSYN, false, true},
@@ -95,10 +98,17 @@ func TestTurn(t *testing.T) {
 				if turned := g.turn.n == 1; turned != c.turned {
 					t.Errorf("%d packets are turned", g.turn.n)
 				}
+				bufs, sizes := newBufs()
+				if !c.turned && c.src == phone && !c.here { // it hears so at once
+					n := g.guard.back.take(bufs, sizes, tellOffset)
+					got := bufs[0][tellOffset : tellOffset+sizes[0]]
+					if src, dst, _ := addresses(got); n != 1 || src != c.dst || dst != phone || got[header4+13]&rst == 0 {
+						t.Errorf("%d answers: %x", n, got)
+					}
+				}
 				if !c.turned {
 					return
 				}
-				bufs, sizes := newBufs()
 				n, err := g.Read(bufs, sizes, tellOffset)
 				got := bufs[0][tellOffset : tellOffset+sizes[0]]
 				if n != 1 || err != nil || got[8] != 63 || fold(add(0, got[:header4])) != 0xffff {
