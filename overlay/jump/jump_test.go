@@ -232,6 +232,13 @@ func TestLogins(t *testing.T) {
 		}
 	}
 	h.mustLogin()
+	refused := func() int { // the client hears of it before it is told here
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return len(h.refused)
+	}
+	for end := time.Now().Add(patience); refused() < 4 && time.Now().Before(end); <-time.After(time.Millisecond) {
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.refused) != 4 || strings.Contains(strings.Join(h.refused, ""), "\x1b") {
