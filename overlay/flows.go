@@ -45,7 +45,7 @@ type FlowLine struct {
 	Rule     string     `json:"rule"`    // that allowed it
 	Why      string     `json:"why"`     // it ended, or was denied
 	BeganAt  time.Time  `json:"began_at"`
-	EndedAt  *time.Time `json:"ended_at"`
+	EndedAt  *time.Time `json:"ended_at"`  // its last packet, which may be long before the line
 	InBytes  uint64     `json:"in_bytes"`  // from the tunnel, as IP packets
 	OutBytes uint64     `json:"out_bytes"` // into it
 	SeenAs   string     `json:"seen_as"`   // the source as the target sees it, when it is another one
@@ -207,7 +207,7 @@ func lineOf(e *filter.Event) FlowLine {
 	}
 	switch e.Kind {
 	case filter.FlowEnded:
-		at := l.At
+		at := l.At.Add(-e.Silent)
 		l.Event, l.EndedAt = EventFlowEnded, &at
 	case filter.FlowDenied:
 		l.Event, l.Verdict = EventFlowDenied, "denied"

@@ -235,6 +235,9 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 // refusals are what the policies of others refused of late.
 func (s snapshot) refusals() []StatusRefusal {
 	out := []StatusRefusal{}
+	if barred(s.m) != nil {
+		return out // there is more amiss
+	}
 	for _, r := range s.guard.refused {
 		by := ""
 		if s.plan != nil {

@@ -99,7 +99,11 @@ Exit code: 0 no step is wrong, 6 one is.
 			if err != nil {
 				return err
 			}
-			return p.printSteps(steps, allowed)
+			if err := p.printSteps(steps, allowed); err != nil {
+				p.wish(who, target, steps)
+				return err
+			}
+			return nil
 		},
 		ValidArgsFunction: p.completeFirst(p.userNames),
 	}
@@ -134,6 +138,24 @@ func (p *program) printSteps(steps []coord.Step, allowed bool) error {
 		return quiet(overlay.ExitDenied)
 	}
 	return nil
+}
+
+// wish says how the policy's no may become a yes, if nothing else stands in the
+// way before it.
+func (p *program) wish(who, target string, steps []coord.Step) {
+	for _, s := range steps {
+		switch {
+		case s.Verdict != coord.VerdictBad || p.common.json:
+		case s.Name != "policy":
+			return
+		case who == "":
+			fmt.Fprintf(p.stderr, "hint: ask for access: overlayd request %s\n", oneLine(target))
+			return
+		default:
+			fmt.Fprintf(p.stderr, "hint: a rule for it: overlayd policy show; or for a time: overlayd grant %s %s --for 4h\n", oneLine(who), oneLine(target))
+			return
+		}
+	}
 }
 
 func (p *program) verifyRecordCommand() *cobra.Command {

@@ -68,6 +68,7 @@ type change struct {
 	Time    time.Time       `json:"time"`
 	Who     string          `json:"who"`
 	Node    string          `json:"node"`
+	From    string          `json:"from"`
 	Call    string          `json:"call"`
 	Request json.RawMessage `json:"request"`
 	Refused string          `json:"refused"`
@@ -94,14 +95,23 @@ func writeAudit(w io.Writer, line []byte) error {
 
 func timeText(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
 
+// shownRequest is how many characters of a request are shown: that of a policy is
+// the whole policy, which --json has.
+const shownRequest = 160
+
 func changeText(c change) string {
 	who := c.Who
 	if c.Node != "" {
 		who += " on " + c.Node
 	}
+	if c.From != "" && c.From != "socket" {
+		who += " from " + c.From
+	}
 	text := who + "  " + c.Call
-	if r := string(c.Request); r != "" && r != "{}" && r != "null" {
-		text += " " + r
+	if r := []rune(oneLine(string(c.Request))); len(r) > shownRequest {
+		text += " " + string(r[:shownRequest]) + "…"
+	} else if s := string(r); s != "" && s != "{}" && s != "null" {
+		text += " " + s
 	}
 	if len(c.About) > 0 && len(c.Request) == 0 {
 		text += " " + strings.Join(c.About, ", ")
@@ -133,10 +143,22 @@ func flowText(l overlay.FlowLine) string {
 	case overlay.EventFlowDenied:
 		return text + "denied: " + l.Why
 	case overlay.EventFlowEnded:
+		end := l.At
+		if l.EndedAt != nil {
+			end = *l.EndedAt
+		}
 		return text + fmt.Sprintf("allowed by %s, ended after %s (%s), %s in, %s out",
-			orUnknown(l.Rule), roughly(l.At.Sub(l.BeganAt)), l.Why, bytesText(l.InBytes), bytesText(l.OutBytes))
+			orUnknown(l.Rule), lastedText(end.Sub(l.BeganAt)), l.Why, bytesText(l.InBytes), bytesText(l.OutBytes))
 	}
 	return text + "allowed by " + orUnknown(l.Rule) + ", began"
+}
+
+// lastedText writes how long a flow lasted: most are short.
+func lastedText(d time.Duration) string {
+	if d < 10*time.Second {
+		return secondsText(d)
+	}
+	return roughly(d)
 }
 
 // moment is a flag that is a time, or a span back from now.

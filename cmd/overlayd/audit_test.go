@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -17,15 +18,17 @@ var (
 
 func TestAudit(t *testing.T) {
 	w := newWorld(t)
-	w.record = []string{lineBegan, lineEnded, lineDenied, lineChange}
+	const long = `{"time":"2026-05-01T10:00:00Z","who":"user:bob","node":"desk","from":"198.51.100.7","call":"ApplyPolicy","request":{"text":"rules:\n%s"}}`
+	w.record = []string{lineBegan, lineEnded, lineDenied, lineChange, fmt.Sprintf(long, strings.Repeat("x", 300))}
 	if code := w.do("audit", "--user", "alice", "--since", "2h", "--denied", "-f", "--host", "192.168.1.0/24"); code != 0 {
 		t.Fatalf("exit %d: %s", code, &w.err)
 	}
 	for _, want := range []string{
 		"alice on laptop  172.18.0.11:40000 (there 192.168.1.200:40000) to 192.168.1.201:22 tcp  allowed by ssh, began\n",
-		"allowed by ssh, ended after 7 s (cut), 1.2 kB in, 10 B out\n",
+		"allowed by ssh, ended after 7.0 s (cut), 1.2 kB in, 10 B out\n",
 		"alice on laptop  172.18.0.11:40001 to 192.168.1.201:80 tcp  denied: policy\n",
 		`bob on bob-1  Revoke {"what":"alice"}  refused: bob is no admin` + "\n",
+		`user:bob on desk from 198.51.100.7  ApplyPolicy {"text":"rules:\n` + strings.Repeat("x", shownRequest-len(`{"text":"rules:\n`)) + "…\n",
 	} {
 		if !strings.Contains(w.out.String(), want) {
 			t.Errorf("it lacks %q:\n%s", want, &w.out)

@@ -65,7 +65,8 @@ func (p *program) grantsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "grants", Short: "list what is open for a time", Args: words(0, 0, ""),
 		Long: `List the grants that are not over: what is open to whom, on top of the policy, for how
-long still, and who gave it. overlayd revoke GRANT ends one.`,
+long still, and who gave it; to an admin all, to others their own. overlayd revoke
+GRANT ends one.`,
 		Example: "  sudo overlayd grants\n  sudo overlayd revoke aq7f3k2m9x",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			grants, err := admin(cmd.Context(), p, func(ctx context.Context, c coordinator) ([]coord.Grant, error) { return c.Grants(ctx) })

@@ -126,7 +126,7 @@ func TestPeopleVerbs(t *testing.T) {
 		{line: "access nas:22", says: "alice  ssh"},
 		{line: "access nowhere:22", code: 1, says: "nowhere"},
 		{line: "access nas:22 --at 2020-01-01", code: 1, says: "does not reach back"},
-		{line: "explain alice nas:443", code: 6, says: ""},
+		{line: "explain alice nas:443", code: 6, says: "no active node"},
 		{line: "requests", says: ""},
 		{line: "approve r234", code: 1, says: "no request"},
 		{line: "requests deny r234", code: 1, says: "no request"},

@@ -164,7 +164,7 @@ func (t *pingTally) text() string {
 func (t *pingTally) verdict(untilDirect bool) error {
 	switch {
 	case t.answered == 0 && t.refused != "":
-		return failure(overlay.ExitDenied, "ask for access with overlayd request "+t.target,
+		return failure(overlay.ExitDenied, "ask for access with overlayd request "+t.target+"/icmp",
 			"%s is refused by the policy that %s enforces", t.target, t.refused)
 	case t.answered == 0:
 		return failure(overlay.ExitUnreachable, "look at the path and the health items of overlayd status",

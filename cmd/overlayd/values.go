@@ -273,7 +273,7 @@ func (d *span) Set(s string) error {
 		}
 	}
 	if v <= 0 {
-		return fmt.Errorf("%q is not above zero", s)
+		return hinted("write it as 30m, 24h or 7d", "%q is not above zero", s)
 	}
 	*d = span(v)
 	return nil

@@ -95,7 +95,8 @@ func (a *Admin) Grant(ctx context.Context, user, target string, span time.Durati
 	return grantFromWire(resp.Msg.Grant)
 }
 
-// Grants lists the grants that are not over.
+// Grants lists the grants that are not over: for an admin all, for others their
+// own.
 func (a *Admin) Grants(ctx context.Context) ([]Grant, error) {
 	resp, err := a.c.ListGrants(ctx, connect.NewRequest(&api.ListGrantsRequest{}))
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 var everybodys = map[string]bool{
 	api.AdminRequestAccessProcedure: true,
 	api.AdminListRequestsProcedure:  true,
+	api.AdminListGrantsProcedure:    true,
 	api.AdminExplainProcedure:       true,
 }
 

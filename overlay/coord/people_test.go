@@ -363,6 +363,11 @@ func TestGrants(t *testing.T) {
 	if _, err := l.admin.Grant(ctx, "alice", "nas:80", time.Hour); err != nil {
 		t.Fatal(err)
 	}
+	for nd, want := range map[*node]int{l.alice: 1, l.bob: 0} { // none is an admin
+		if gs, err := l.adminOf(nd).Grants(ctx); err != nil || len(gs) != want {
+			t.Errorf("%s sees %v, %v, want %d", nd.Name, gs, err, want)
+		}
+	}
 	l.now.add(2 * time.Hour)
 	if gs, err := l.admin.Grants(ctx); err != nil || len(gs) != 0 {
 		t.Errorf("%v, %v", gs, err)

@@ -226,10 +226,10 @@ func (s adminService) AddGrant(ctx context.Context, req *connect.Request[api.Add
 	return connect.NewResponse(&api.AddGrantResponse{Grant: g}), nil
 }
 
-func (s adminService) ListGrants(context.Context, *connect.Request[api.ListGrantsRequest]) (*connect.Response[api.ListGrantsResponse], error) {
+func (s adminService) ListGrants(ctx context.Context, _ *connect.Request[api.ListGrantsRequest]) (*connect.Response[api.ListGrantsResponse], error) {
 	snap, resp, now := s.ledger.now(), &api.ListGrantsResponse{}, s.o.Now()
 	for _, g := range snap.grantsByID() {
-		if now.Before(g.Until) {
+		if now.Before(g.Until) && s.sees(ctx, snap, g.User) {
 			resp.Grants = append(resp.Grants, grantToWire(snap, g))
 		}
 	}

@@ -34,8 +34,9 @@ const (
 // that this side begins are the other side's to tell.
 type Event struct {
 	Kind          EventKind
-	At, Began     time.Time // Began is At for denied ones
-	User, Node    string    // behind the remote address
+	At, Began     time.Time     // Began is At for denied ones
+	Silent        time.Duration // of one that ended: how long before At its last packet came
+	User, Node    string        // behind the remote address
 	Remote, Local netip.AddrPort
 	Proto         uint8
 	In, Out       uint64 // bytes of IP packets from and to the tunnel

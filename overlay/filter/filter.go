@@ -15,7 +15,7 @@ type Options struct {
 	// FlowsPerSource is how many one address of the tunnel may have; default
 	// half of Flows.
 	FlowsPerSource int
-	// Events is how many wait for Take; default 4096, of 208 bytes each.
+	// Events is how many wait for Take; default 4096, of 216 bytes each.
 	Events int
 }
 

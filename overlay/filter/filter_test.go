@@ -346,6 +346,9 @@ func TestEvents(t *testing.T) {
 	for _, e := range events {
 		got = append(got, fmt.Sprint(e.Kind, " ", e.User, " ", e.Node, " ", e.Remote, " ", e.Local, " ", e.Proto, " ", e.In, " ", e.Out, " ", e.Rule, " ", e.Why))
 	}
+	if ended := events[len(events)-1]; ended.Silent != endedTCP {
+		t.Errorf("its last packet came %v earlier, want %v", ended.Silent, endedTCP)
+	}
 	want := []string{
 		"began alice alice-1 172.18.0.11:40000 192.168.1.201:22 6 40 0 ssh ",
 		"denied alice alice-1 172.18.0.11:9 192.168.1.201:80 17 29 0  policy",

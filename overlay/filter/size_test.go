@@ -13,7 +13,7 @@ func TestSizes(t *testing.T) {
 	if n := unsafe.Sizeof(datagram{}); n != 112 {
 		t.Errorf("a datagram takes %d bytes", n)
 	}
-	if n := unsafe.Sizeof(Event{}); n != 208 {
+	if n := unsafe.Sizeof(Event{}); n != 216 {
 		t.Errorf("an event takes %d bytes", n)
 	}
 }
