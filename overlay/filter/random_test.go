@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -99,6 +100,63 @@ func (m *model) known(a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// TestBatches: what is decided of packets together is what is decided of them
+// one after the other.
+func TestBatches(t *testing.T) {
+	r := traffic{rand.New(rand.NewPCG(3, 3))}
+	for range 20 {
+		together, alone := newRig(t, labRules(), Options{}), newRig(t, labRules(), Options{})
+		passed := 0
+		for range 100 {
+			now := together.now.Add(time.Duration(r.IntN(1000)) * time.Millisecond)
+			together.now, alone.now = now, now
+			out := r.IntN(2) == 0
+			decide := func(g *rig, packets [][]byte) {
+				if out {
+					g.f.Out(now, packets, &g.b)
+				} else {
+					g.f.In(now, packets, &g.b)
+				}
+			}
+			var batch [][]byte
+			for range 1 + r.IntN(32) {
+				p := r.packet(out)
+				for range 1 + r.IntN(3) { // a run of one flow
+					batch = append(batch, p)
+				}
+			}
+			decide(together, batch)
+			answers := together.b.Answers
+			for i, p := range batch {
+				decide(alone, [][]byte{p})
+				if alone.b.Verdicts[0] != together.b.Verdicts[i] {
+					t.Fatalf("packet %d of %d is %s among the others and %s alone: %x", i, len(batch), together.b.Verdicts[i], alone.b.Verdicts[0], p)
+				}
+				for _, a := range alone.b.Answers {
+					if len(answers) == 0 || !bytes.Equal(a, answers[0]) {
+						t.Fatalf("packet %d of %d has another answer alone: %x", i, len(batch), a)
+					}
+					answers = answers[1:]
+				}
+				if alone.b.Verdicts[0] == Pass {
+					passed++
+				}
+			}
+			if len(answers) > 0 {
+				t.Fatalf("%d answers come of nothing", len(answers))
+			}
+		}
+		for i, c := range together.f.Counters() {
+			if v := alone.f.Counters()[i]; v != c && c.Name != "flow_table_bytes" {
+				t.Errorf("%v together, %v alone", c, v)
+			}
+		}
+		if passed == 0 {
+			t.Error("nothing passed")
+		}
+	}
 }
 
 // Everything at once, for the race detector; the flows add up afterwards.
