@@ -443,6 +443,7 @@ func TestRevoke(t *testing.T) {
 	}{
 		{"by the relay", lab.Options{Home: lab.Hard, Lab: lab.Hard}},
 		{"directly", lab.Options{}},
+		{"by TLS", lab.Options{Home: lab.NoUDP, Lab: lab.Hard}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ctx, c := newCompany(t, tt.o)

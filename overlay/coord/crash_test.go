@@ -169,8 +169,14 @@ func TestCrash(t *testing.T) {
 	l := crashLedger{owner: map[string]string{}, invites: map[string]string{}, removed: map[string]bool{}, revoked: map[string]string{}}
 	r := rand.New(rand.NewPCG(uint64(os.Getpid()), 1))
 	for kill := range kills {
-		// Some die while they create or open the file: those say nothing.
-		l.victim(t, path, time.Duration(r.IntN(200))*time.Millisecond, kill%5 == 0)
+		v := victim{life: time.Duration(r.IntN(200)) * time.Millisecond, from: "open"}
+		switch kill % 5 {
+		case 0: // some die while they create or open the file: those say nothing
+			v.from = ""
+		case 1, 3: // and some around a revocation, which follows a policy
+			v = victim{life: v.life / 4, from: "policy"}
+		}
+		l.sacrifice(t, path, v)
 		if t.Failed() {
 			return
 		}
@@ -181,9 +187,15 @@ func TestCrash(t *testing.T) {
 	t.Logf("%d kills, %d addresses given, %d users revoked, policy %d", kills, len(l.owner), len(l.revoked), l.policy)
 }
 
-// victim runs one coordinator for a while after it opened the database, or
-// after it started.
-func (l *crashLedger) victim(t *testing.T, path string, life time.Duration, early bool) {
+// victim is a coordinator that is killed some time after it said a word; after no
+// word, since it was started.
+type victim struct {
+	life time.Duration
+	from string
+}
+
+// sacrifice runs a victim, and takes down what it says.
+func (l *crashLedger) sacrifice(t *testing.T, path string, v victim) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), crashEnv+"="+path)
@@ -194,16 +206,18 @@ func (l *crashLedger) victim(t *testing.T, path string, life time.Duration, earl
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	kill := func() { time.AfterFunc(life, func() { cmd.Process.Kill() }) }
-	if early {
+	var once sync.Once
+	kill := func() { once.Do(func() { time.AfterFunc(v.life, func() { cmd.Process.Kill() }) }) }
+	if v.from == "" {
 		kill()
 	}
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		f := strings.Fields(lines.Text())
-		switch {
-		case f[0] == "open" && !early:
+		if f[0] == v.from {
 			kill()
+		}
+		switch {
 		case f[0] == "failed":
 			t.Errorf("the coordinator failed: %s", lines.Text())
 			cmd.Process.Kill()
@@ -217,9 +231,9 @@ func (l *crashLedger) victim(t *testing.T, path string, life time.Duration, earl
 		case f[0] == "revoked" && len(f) == 3:
 			l.revoked[f[1]] = f[2]
 		case f[0] == "policy" && len(f) == 2:
-			v, err := strconv.ParseUint(f[1], 10, 64)
+			version, err := strconv.ParseUint(f[1], 10, 64)
 			if err == nil {
-				l.policy = max(l.policy, v)
+				l.policy = max(l.policy, version)
 			}
 		}
 	}

@@ -67,6 +67,14 @@ func openAll(dir, name string) (open []*os.File, err error) {
 	return open, nil
 }
 
+// numbers names the lines from one to another, with the verb.
+func numbers(first, last uint64) string {
+	if first == last {
+		return fmt.Sprintf("number %d is", first)
+	}
+	return fmt.Sprintf("numbers %d to %d are", first, last)
+}
+
 // mostProblems is how many Verify lists: one change shows in two lines.
 const mostProblems = 100
 
@@ -100,12 +108,12 @@ func Verify(dir, name string) (Verified, error) {
 		}
 		switch {
 		case last.Seq == 0 && l.Seq > max(end.First, 1):
-			problem("number %d to %d are missing", max(end.First, 1), l.Seq-1)
+			problem("%s missing", numbers(max(end.First, 1), l.Seq-1))
 		case last.Seq == 0 && l.Seq == 1 && l.Prev != noHash:
 			problem("number 1 was changed")
 		case last.Seq == 0: // the first that is kept: what was before is gone
 		case l.Seq > last.Seq+1:
-			problem("number %d to %d are missing", last.Seq+1, l.Seq-1)
+			problem("%s missing", numbers(last.Seq+1, l.Seq-1))
 		case l.Seq <= last.Seq:
 			problem("number %d comes after number %d", l.Seq, last.Seq)
 		case l.Prev != last.Hash:
@@ -121,7 +129,7 @@ func Verify(dir, name string) (Verified, error) {
 		return nil
 	})
 	if err == nil && !reached && last.Seq < end.Seq {
-		problem("number %d to %d are missing at the end", last.Seq+1, end.Seq)
+		problem("%s missing at the end", numbers(last.Seq+1, end.Seq))
 	}
 	if err == nil && last.Seq > 0 && end.Seq == 0 {
 		problem("the head is missing")
