@@ -95,7 +95,7 @@ func (s *Stack) dialTCP(ctx context.Context, from, to tcpip.FullAddress) (net.Co
 	entry, connected := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
-	if terr = ep.Bind(from); terr == nil {
+	if terr = s.bind(ep, from); terr == nil {
 		terr = ep.Connect(to)
 	}
 	if _, began := terr.(*tcpip.ErrConnectStarted); began {
@@ -114,6 +114,25 @@ func (s *Stack) dialTCP(ctx context.Context, from, to tcpip.FullAddress) (net.Co
 		return nil, errnoOf(terr)
 	}
 	return s.newStream(wq, ep, account), nil
+}
+
+const (
+	firstPort, lastPort = 16384, 65535 // of those that dial; Linux takes 32768 to 60999
+	mostTaken           = 256          // ports in a row that may be taken
+)
+
+// bind gives a connection its port: each has its turn. One that was drawn could be
+// one of the last second's, of which the other end has not seen the end yet and
+// would refuse the next beginning.
+func (s *Stack) bind(ep tcpip.Endpoint, from tcpip.FullAddress) (terr tcpip.Error) {
+	for range mostTaken {
+		from.Port = uint16(firstPort + s.nextPort.Add(1)%(lastPort-firstPort+1))
+		terr = ep.Bind(from)
+		if _, taken := terr.(*tcpip.ErrPortInUse); !taken {
+			return terr
+		}
+	}
+	return terr
 }
 
 // dialUDP makes a socket; to is nil for one that is not connected.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -77,6 +78,8 @@ type Stack struct {
 	cancel context.CancelFunc
 	count  counters
 
+	nextPort atomic.Uint32 // for who dials; any number
+
 	frame   []byte // of the one goroutine that reads, as the splitter
 	split   train.Splitter
 	joiners sync.Pool
@@ -123,6 +126,7 @@ func New(o Options, mtu int) (*Stack, error) {
 	}
 	s.joiners.New = func() any { return new(train.Joiner) }
 	s.state.Store(&State{MTU: mtu})
+	s.nextPort.Store(rand.Uint32()) // not the one of the last start
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.tune(); err != nil {
 		s.Close()

@@ -75,6 +75,28 @@ func TestDialAndListen(t *testing.T) {
 	}
 }
 
+// TestPortsInTurn: no port comes again while there are others.
+func TestPortsInTurn(t *testing.T) {
+	p := newPair(t, Options{})
+	l, err := p.gateway.Listen(t.Context(), "tcp", netip.AddrPortFrom(netip.Addr{}, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	back := func() { p.laptop.nextPort.Store(lastPort - firstPort - 1) }
+	back()
+	for i, want := range []int{lastPort, firstPort, firstPort + 1, firstPort + 2} {
+		if i == 3 {
+			back() // to those that are taken
+		}
+		c := p.mustDial(t, "tcp", netip.AddrPortFrom(gateway, 80))
+		defer c.Close()
+		if got := c.LocalAddr().(*net.TCPAddr).Port; got != want {
+			t.Errorf("connection %d is from port %d, want %d", i, got, want)
+		}
+	}
+}
+
 // TestConnection: deadlines, Close and resets are those of a kernel's connection.
 func TestConnection(t *testing.T) {
 	p := newPair(t, Options{})
