@@ -55,8 +55,8 @@ lint: ## gofmt, go vet, staticcheck
 cross: ## compile for every platform
 	@for p in $(PLATFORMS); do echo "== build $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 go build ./...; done
 
-race: ## all tests under the race detector (needs a C compiler)
-	@go test -race -timeout 20m ./...
+race: ## all tests under the race detector, simulations shortened (needs a C compiler)
+	@go test -race -short -timeout 20m ./...
 
 bench: bin/overlayd bin/overlayd-unfiltered bin/bench bin/wireguard-go ## speed, beside wireguard-go, plain routing and no filter (BENCH_SECONDS, BENCH_ROUNDS, ONLY=relayed,direct,tls,filter)
 	@examples/lab/install.sh bench

@@ -137,7 +137,10 @@ func (s *storm) attached() (n int) {
 // the same moment, since their streams to the coordinator break: what they send
 // together stays bounded, nobody is locked out, and soon all are back.
 func TestStorm(t *testing.T) {
-	const nodes = 10_000
+	nodes := 10_000
+	if testing.Short() {
+		nodes = 1000
+	}
 	for _, down := range []time.Duration{100 * time.Millisecond, 10 * time.Second} {
 		t.Run(down.String(), func(t *testing.T) {
 			s := newStorm(nodes)
@@ -170,7 +173,8 @@ func TestStorm(t *testing.T) {
 			if took > 6*time.Second || s.attached() != nodes {
 				t.Errorf("%d of %d nodes are back, 99 %% after %v", s.attached(), nodes, took)
 			}
-			if peak > 5*nodes/2 || s.events[dropLimited] > 0 {
+			// Few may be as fast as attachEach lets many be.
+			if peak > max(5*nodes/2, 6000) || s.events[dropLimited] > 0 {
 				t.Errorf("%d ATTACHes in a second, %d refused for their number", peak, s.events[dropLimited])
 			}
 		})

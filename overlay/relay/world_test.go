@@ -566,7 +566,11 @@ func TestTwoNodesOneAddress(t *testing.T) {
 // TestSoak runs some virtual days of loss, restarts, rebinding, kicks, duplicates and
 // replays. Whenever the world is kind for ten seconds, packets flow.
 func TestSoak(t *testing.T) {
-	for seed := range uint64(4) {
+	seeds := uint64(4)
+	if testing.Short() {
+		seeds = 1
+	}
+	for seed := range seeds {
 		w := newWorld(t, 100+seed)
 		nodes := []*simNode{w.node(1), w.node(2), w.node(3)}
 		for round := range 400 {
