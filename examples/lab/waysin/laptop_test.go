@@ -10,11 +10,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -97,12 +99,13 @@ func (w *world) tryProxy(ctx context.Context, t *testing.T) {
 			}
 		}
 	}
-	for url, want := range map[string]string{"http://nas.lab:81/": "403", "http://example.org/": "502", "http://203.0.113.10/": "403", "http://127.0.0.1/": "403"} {
+	for url, want := range map[string]string{"http://nas.lab:81/": "403", "http://example.org/": "502", "http://new.lab/": "502", "http://172.18.0.77/": "403", "http://127.0.0.1/": "403"} {
 		args := slices.Concat(curl[1:], []string{"--proxy", "http://127.0.0.1:1080", "-o", "/dev/null", "-w", "%{http_code}", url})
-		if got := w.ok(ctx, t, "", curl[0], args...); got != want && !(url == "http://nas.lab:81/" && got == "403") {
+		if got := w.ok(ctx, t, "", curl[0], args...); got != want {
 			t.Errorf("%s: status %s, want %s", url, got, want)
 		}
 	}
+	w.tryOutside(ctx, t)
 	out := w.ok(ctx, t, "", "sh", "-c", `eval "$("$0" proxy env)" && curl -sS --max-time 10 http://nas.lab/ && eval "$("$0" proxy env --unset)" && echo "[$http_proxy$ALL_PROXY]"`, w.Options.Overlayd)
 	if out != page+"[]\n" {
 		t.Errorf("by the environment: %q", out)
@@ -112,6 +115,31 @@ func (w *world) tryProxy(ctx context.Context, t *testing.T) {
 		if !strings.Contains(pac, want) {
 			t.Errorf("the PAC file does not have %s:\n%s", want, pac)
 		}
+	}
+}
+
+// tryOutside: with the proxy in the environment the world is as it was, and a name
+// that the LAN's resolver leads out of the LAN leads nowhere.
+func (w *world) tryOutside(ctx context.Context, t *testing.T) {
+	t.Helper()
+	const words = "a page of the world"
+	l := must[net.Listener](t)(w.VPS.Listen("tcp4", lab.VPSAddr+":8000"))
+	var asked atomic.Int64
+	server := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		fmt.Fprint(rw, words)
+	})}
+	served := make(chan struct{})
+	go func() { defer close(served); server.Serve(l) }()
+	defer func() { server.Close(); <-served }()
+	script := `eval "$("$0" proxy env)" && for u in "$@"; do curl -sS --max-time 10 "$u"; done`
+	for _, c := range []struct{ url, want string }{{"http://" + lab.VPSAddr + ":8000/", words}, {"http://evil.lab:8000/", "names of lab are the LAN's"}} {
+		if got := w.ok(ctx, t, "", "sh", "-c", script, w.Options.Overlayd, c.url); !strings.Contains(got, c.want) {
+			t.Errorf("%s by the environment: %q, want %q", c.url, got, c.want)
+		}
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the world is asked %d times, want once", n)
 	}
 }
 

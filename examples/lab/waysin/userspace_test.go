@@ -266,6 +266,7 @@ func TestWithoutRoot(t *testing.T) {
 	}
 	alice.serve(ctx, t, "up", "--userspace", link)
 	reaches(ctx, t, "alice", alice.dial)
+	alice.alone(ctx, t)
 
 	out, err := alice.overlayd(ctx, "status", "--json")
 	var s overlay.Status
@@ -293,6 +294,29 @@ func TestWithoutRoot(t *testing.T) {
 	}
 	defer c.Close()
 	n.revoke(ctx, t, c)
+}
+
+// alone: her proxy and her forwards are for her programs, and not for those of another
+// user of the machine.
+func (p *person) alone(ctx context.Context, t *testing.T) {
+	t.Helper()
+	for _, args := range [][]string{{"proxy"}, {"forward", "127.0.0.1:8022", lab.HostAddr + ":22"}} {
+		if out, err := p.overlayd(ctx, args...); err != nil || !strings.Contains(out, "your own programs") {
+			t.Errorf("%s: %v\n%s", args, err, out)
+		}
+	}
+	const greet = `exec 3<>/dev/tcp/127.0.0.1/$0 && printf "$1" >&3 && head -c $2 <&3 | od -An -tx1`
+	for _, try := range []struct{ port, says, length, hears string }{
+		{"1080", `\5\1\0`, "2", "05 00"}, {"8022", "hello", "5", "68 65 6c 6c 6f"},
+	} {
+		for user, want := range map[int]string{nobody: try.hears, nobody - 1: ""} {
+			out, _ := p.m.Run(ctx, "setpriv", fmt.Sprint("--reuid=", user), fmt.Sprint("--regid=", user), "--clear-groups", // a reset is no news
+				"timeout", "10", "bash", "-c", greet, try.port, try.says, try.length)
+			if got := strings.TrimSpace(out); got != want && !(want == "" && !strings.Contains(got, try.hears)) {
+				t.Errorf("user %d hears %q on port %s, want %q", user, got, try.port, want)
+			}
+		}
+	}
 }
 
 // revoke takes alice away while she has a connection.
