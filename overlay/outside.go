@@ -43,6 +43,10 @@ func hostOuter() outer {
 // another to try: IPv6 that leads nowhere.
 const nextAfter = 2 * time.Second
 
+// resolverPatience is how long this machine's resolver is waited for: one question
+// that was lost, asked again.
+const resolverPatience = 6 * time.Second
+
 // dialLocal connects for a program of this machine: into the overlay as
 // DialContext, and by TCP to what is outside of it as the machine itself.
 func (n *Node) dialLocal(ctx context.Context, network, address string) (net.Conn, error) {
@@ -68,9 +72,14 @@ func (n *Node) lookupOutside(ctx context.Context, v view, host string) ([]netip.
 	case n.names.knew(name):
 		return nil, &DialError{Reason: ReasonNoName, Target: host, why: "the gateway that knew it does not answer for its LAN"}
 	}
-	addrs, lerr := n.outer.lookup(ctx, name)
+	within, stop := context.WithTimeout(ctx, resolverPatience)
+	defer stop()
+	addrs, lerr := n.outer.lookup(within, name)
 	if (lerr != nil || len(addrs) == 0) && n.proxyFor(net.JoinHostPort(name, "443")) != "" {
 		return []netip.Addr{{}}, nil // the proxy on the way out will know
+	}
+	if d, ok := errors.AsType[*net.DNSError](lerr); ok && !d.IsNotFound {
+		return nil, &DialError{Reason: ReasonNoName, Target: host, why: "nothing of the network is called so, and the resolver of this machine does not answer", err: lerr}
 	}
 	if lerr != nil || len(addrs) == 0 {
 		return nil, &DialError{Reason: ReasonNoName, Target: host, why: "neither the network nor the resolver of this machine knows that name", err: lerr}

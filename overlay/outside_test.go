@@ -28,8 +28,12 @@ type fakeWorld struct {
 
 func (w *fakeWorld) outer() outer {
 	return outer{
-		lookup: func(_ context.Context, host string) (addrs []netip.Addr, err error) {
+		lookup: func(ctx context.Context, host string) (addrs []netip.Addr, err error) {
 			w.asked = append(w.asked, host)
+			if host == "dead.example.org" {
+				<-ctx.Done()
+				return nil, &net.DNSError{Err: "no answer", Name: host, IsTimeout: true}
+			}
 			for _, a := range w.names[host] {
 				addrs = append(addrs, netip.MustParseAddr(a))
 			}
@@ -91,6 +95,7 @@ func TestOutside(t *testing.T) {
 		{"new.lab:80", nowhere, nowhere, "", "names of lab are the LAN's"},
 		{"nas:80", nowhere, nowhere, "", "knows that name"},
 		{"gone.example.org:80", nowhere, nowhere, "gone.example.org", "neither the network nor the resolver"},
+		{"dead.example.org:80", nowhere, nowhere, "dead.example.org", "the resolver of this machine does not answer"},
 		{"down.example.org:80", nowhere, nowhere, "", "Lab-GW did not answer"},
 	} {
 		t.Run(test.address, func(t *testing.T) {
