@@ -206,7 +206,7 @@ func newInviteJSON(i coord.InviteInfo) inviteJSON {
 }
 
 func (p *program) revokeInviteCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "revoke ID", Short: "make a link worthless",
 		Long:    "Make a link worthless. Machines that joined with it stay; see overlayd nodes remove.",
 		Example: "  sudo overlayd invite revoke 7f3k2m",
@@ -222,9 +222,13 @@ func (p *program) revokeInviteCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(p.stdout, "revoked %s\n", oneLine(id))
-			return nil
+			return p.tell(struct {
+				Schema  string `json:"schema"`
+				Revoked string `json:"revoked"`
+			}{"overlayd.invite_revoked/v1", id}, "revoked %s", oneLine(id))
 		},
 		ValidArgsFunction: p.completeFirst(p.inviteIDs),
 	}
+	p.jsonFlag(cmd)
+	return cmd
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -82,7 +83,8 @@ func newPolicyJSON(v coord.PolicyVersion) policyJSON {
 func (p *program) policyVersionsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "versions", Short: "list the versions that are kept", Args: words(0, 0, ""),
-		Long: "List the versions of the policy that are kept, the last hundred, with who applied each.",
+		Long:    "List the versions of the policy that are kept, the last hundred, with who applied each.",
+		Example: "  sudo overlayd policy versions\n  sudo overlayd policy show --version 3 > before.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := admin(cmd.Context(), p, func(ctx context.Context, c coordinator) (coord.StoredPolicy, error) { return c.Policy(ctx, 0) })
 			if err != nil {
@@ -140,7 +142,8 @@ type changeJSON struct {
 
 func (p *program) tryPolicyCommand(use, short, long string, least int) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: use, Short: short, Long: long, Args: words(least, 1, "one FILE"),
+		Use: use, Short: short, Long: long + "\n\nFILE may be -, which is standard input.", Args: words(least, 1, "one FILE"),
+		Example: "  sudo overlayd policy " + strings.Fields(use)[0] + " policy.yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			text := ""
 			if len(args) > 0 {
@@ -157,6 +160,9 @@ func (p *program) tryPolicyCommand(use, short, long string, least int) *cobra.Co
 				return printJSON(p.stdout, changeJSON{"overlayd.policy_change/v1", nil, notNil(c.Changes), c.Tests})
 			}
 			if cmd.Name() == "diff" {
+				if len(c.Changes) == 0 {
+					fmt.Fprintln(p.stderr, "nothing would change")
+				}
 				printLines(p.stdout, c.Changes)
 				return nil
 			}

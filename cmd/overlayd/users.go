@@ -109,10 +109,20 @@ func (p *program) renameUserCommand() *cobra.Command {
 	return cmd
 }
 
+// userVerbs say more about what the verbs do, by what they say first.
+var userVerbs = map[string]string{
+	"remove a person, with all machines": ` Grants, requests and open invites
+go too. To come back, each machine has to be invited again.`,
+	"let a person reach nothing": ` Nor is any of the person's machines reached, until
+enabled again. overlayd revoke does this, ends grants and open invites too, and waits
+until every machine has applied it.`,
+	"undo disable": ` It undoes revoke as well, but brings no grants and invites back.`,
+}
+
 // userVerb is a verb that does one thing to one user.
 func (p *program) userVerb(verb, short, done string, do func(context.Context, coordinator, string) (coord.User, error)) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: verb + " USER", Short: short, Long: strings.ToUpper(short[:1]) + short[1:] + ".",
+		Use: verb + " USER", Short: short, Long: strings.ToUpper(short[:1]) + short[1:] + "." + userVerbs[short],
 		Example: "  sudo overlayd users " + verb + " alice",
 		Args:    words(1, 1, "one USER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
