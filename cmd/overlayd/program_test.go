@@ -51,6 +51,7 @@ type world struct {
 	run    func(context.Context, overlay.Options) error // what the started daemon does
 
 	systemd systemd
+	notRoot bool
 }
 
 var (
@@ -87,6 +88,7 @@ func (w *world) program() *program {
 		},
 		exit:    func(code int) { panic(fmt.Sprintf("exit %d", code)) },
 		now:     func() time.Time { return testNow },
+		root:    func() bool { return !w.notRoot },
 		systemd: w.systemd,
 		engine: engine{
 			dial: func(string) daemon { return w },

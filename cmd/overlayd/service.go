@@ -28,11 +28,16 @@ func (p *program) serviceCommand() *cobra.Command {
 
 install takes the command that you would type in the foreground. It writes a unit
 file, starts the service and says what it did. A link is kept in a file that only
-root can read, and removed once it has served.`,
+you can read, and removed once it has served.
+
+Who is not root has a service of his own, which his own systemd runs, of up or gateway
+with --userspace. It runs while he is logged in, and from the boot on with
+loginctl enable-linger.`,
 		Example: `  sudo overlayd service install relay --public 203.0.113.10
   sudo overlayd service install gateway LINK
   sudo overlayd service install relay --join LINK --public 198.51.100.10
   sudo overlayd service install up
+  overlayd service install up --userspace
   sudo overlayd service status
   sudo overlayd service uninstall`,
 	}
@@ -86,7 +91,7 @@ flags become part of the unit.`,
 // planService reads args as the daemon itself would, and returns the service
 // that runs the same and the link that it needs once.
 func (p *program) planService(install *cobra.Command, called string, args []string) (unit, string, error) {
-	probe := &program{stdin: p.stdin, getenv: p.getenv}
+	probe := &program{stdin: p.stdin, getenv: p.getenv, root: p.root}
 	verb, rest, err := probe.rootCommand().Find(args[:1])
 	if err != nil || len(rest) > 0 || !slices.Contains(daemonVerbs, args[0]) {
 		return unit{}, "", usage("overlayd service install relay, gateway or up", "a service runs relay, gateway or up")
@@ -106,7 +111,13 @@ func (p *program) planService(install *cobra.Command, called string, args []stri
 		return unit{}, "", err
 	}
 	absolutePaths(verb.Flags())
-	u := unit{Name: called, Args: append([]string{verb.Name()}, changedFlags(verb.Flags())...)}
+	if p.systemd.own {
+		if f := verb.Flags().Lookup("userspace"); f == nil || f.Value.String() != "true" {
+			return unit{}, "", failure(overlay.ExitPermission, "run it as root (sudo), or install up or gateway with --userspace",
+				"a service that changes this machine is root's to install")
+		}
+	}
+	u := unit{Name: called, Own: p.systemd.own, Args: append([]string{verb.Name()}, changedFlags(verb.Flags())...)}
 	if err := probe.fill(verb); err != nil { // the rest, from the config file
 		return unit{}, "", err
 	}
@@ -116,6 +127,9 @@ func (p *program) planService(install *cobra.Command, called string, args []stri
 	link, err := probe.serviceLink(verb, words)
 	if err != nil {
 		return unit{}, "", err
+	}
+	if u.Own { // the manager's environment need not be this one
+		u.Args = append(u.Args, "--state-dir="+probe.common.stateDir, "--socket="+probe.common.socket)
 	}
 	u.StateDir, u.Socket, u.Link = probe.common.stateDir, probe.common.socket, probe.common.link
 	if link != "" {
@@ -217,6 +231,9 @@ func (p *program) install(ctx context.Context, u unit, link string) error {
 		}
 		fmt.Fprintf(p.stdout, "saved the link in %s until it has served\n", u.LinkFile)
 	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("make the directory of units: %w", err)
+	}
 	if err := replaceFile(path, u.String(), 0o644); err != nil {
 		return err
 	}
@@ -226,7 +243,11 @@ func (p *program) install(ctx context.Context, u unit, link string) error {
 			return err
 		}
 	}
-	fmt.Fprintf(p.stdout, "started it, now and at every boot\n")
+	if u.Own {
+		fmt.Fprintf(p.stdout, "started it, now and when you log in; at every boot with: loginctl enable-linger\n")
+	} else {
+		fmt.Fprintf(p.stdout, "started it, now and at every boot\n")
+	}
 	return p.awaitService(ctx, u)
 }
 
@@ -250,11 +271,11 @@ func (p *program) awaitService(ctx context.Context, u unit) error {
 		}
 		if out, err := p.systemd.systemctl(ctx, "show", "--property=ActiveState", "--value", u.Name); err == nil &&
 			strings.TrimSpace(out) == "failed" {
-			return failure(overlay.ExitFailure, "journalctl -u "+u.Name+" -n 20", "%s failed", u.Name)
+			return failure(overlay.ExitFailure, p.systemd.journal()+" -u "+u.Name+" -n 20", "%s failed", u.Name)
 		}
 		select {
 		case <-ctx.Done():
-			fmt.Fprintf(p.stdout, "it is not ready yet; follow it with: journalctl -fu %s\n", u.Name)
+			fmt.Fprintf(p.stdout, "it is not ready yet; follow it with: %s -fu %s\n", p.systemd.journal(), u.Name)
 			return nil
 		case <-tick.C:
 		}

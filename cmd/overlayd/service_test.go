@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"overlayd/overlay"
 )
 
 func TestUnitText(t *testing.T) {
@@ -112,6 +114,37 @@ func TestInstallAndUninstall(t *testing.T) {
 }
 
 // The link of a second relay is no part of the unit either.
+// TestInstallOwn: who is not root gets a service of his own, with his own places, and
+// only of what needs no root.
+func TestInstallOwn(t *testing.T) {
+	w := newWorld(t)
+	w.systemd.own, w.notRoot = true, true
+	w.systemd.unitDir = filepath.Join(t.TempDir(), "systemd", "user")
+	home := t.TempDir()
+	w.env["HOME"] = home
+	for _, args := range [][]string{{"up"}, {"relay", "--public", "203.0.113.10"}} {
+		if code := w.do(append([]string{"service", "install"}, args...)...); code != overlay.ExitPermission || !strings.Contains(w.err.String(), "--userspace") {
+			t.Errorf("%s: exit code %d\n%s", args, code, &w.err)
+		}
+	}
+	if code := w.do("service", "install", "up", "--userspace", testLink.Encode()); code != 0 {
+		t.Fatal(&w.err)
+	}
+	text, err := os.ReadFile(filepath.Join(w.systemd.unitDir, "overlayd.service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(home, ".local/state/overlayd")
+	want := "ExecStart=/usr/local/bin/overlayd up --userspace=true --state-dir=" + state + " --socket=" + state + "/overlayd.sock --link-file=" + state + "/link\n"
+	if !strings.Contains(string(text), want) || !strings.Contains(string(text), "WantedBy=default.target") || strings.Contains(string(text), "tun") || strings.Contains(string(text), "Capability") {
+		t.Errorf("want\n%s\nin\n%s", want, text)
+	}
+	if !strings.Contains(w.out.String(), "loginctl enable-linger") {
+		t.Errorf("got\n%s", &w.out)
+	}
+	verifyUnit(t, string(text))
+}
+
 func TestInstallOfAFurtherRelay(t *testing.T) {
 	w := newWorld(t)
 	state := filepath.Join(t.TempDir(), "state")

@@ -15,6 +15,7 @@ type unit struct {
 	Socket   string
 	Link     string // the interface's name
 	LinkFile string // holds the invite until the first start; "": none
+	Own      bool   // a user's own systemd runs it, without any right
 }
 
 // unitMark is how we know a unit file of ours.
@@ -36,6 +37,10 @@ func (u unit) String() string {
 	line(unitMark)
 	line("[Unit]")
 	line("Description=overlayd %s", u.Args[0])
+	if u.Own {
+		u.writeOwn(line, start)
+		return b.String()
+	}
 	// Not after network-online.target: the daemon waits for the network by itself.
 	line("After=network-pre.target network.target nftables.service firewalld.service ufw.service docker.service")
 	line("Wants=network-pre.target")
@@ -71,6 +76,30 @@ func (u unit) String() string {
 	line("[Install]")
 	line("WantedBy=multi-user.target")
 	return b.String()
+}
+
+// writeOwn writes the rest of a user's own service. It has nothing to take away
+// from it: whoever starts it has no rights.
+func (u unit) writeOwn(line func(string, ...any), start []string) {
+	line("StartLimitIntervalSec=0")
+	line("")
+	line("[Service]")
+	line("Type=notify")
+	line("NotifyAccess=main")
+	line("ExecStart=%s", systemdLine(start))
+	if u.LinkFile != "" {
+		line("ExecStartPost=-/bin/rm -f %s", systemdWord(u.LinkFile))
+	}
+	line("Restart=always")
+	line("RestartSec=500ms")
+	line("RestartPreventExitStatus=0 2 4 6") // as above
+	line("TimeoutStartSec=infinity")
+	line("TimeoutStopSec=20")
+	line("UMask=0077")
+	line("NoNewPrivileges=yes")
+	line("")
+	line("[Install]")
+	line("WantedBy=default.target")
 }
 
 const sandbox = `
