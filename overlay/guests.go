@@ -212,10 +212,19 @@ func exposureOf(e coord.OpenExposure) publish.Exposure {
 
 // Try implements coord.Publisher.
 func (g *guests) Try(e coord.OpenExposure) error {
-	if err := g.ports.Try(exposureOf(e)); err != nil {
-		return &coord.Problem{Kind: coord.KindConflict, Message: err.Error(), Hint: "choose another port with --on"}
+	p := &coord.Problem{Kind: coord.KindConflict, Hint: "choose another port with --on"}
+	if g.sshLn != nil && e.Protocol != coord.ExposeUDP && g.sshLn.Addr().(*net.TCPAddr).AddrPort().Port() == e.Listen.Port() {
+		p.Message = fmt.Sprintf("port %d is the jump host's", e.Listen.Port())
+		return p
 	}
-	return nil
+	err := g.ports.Try(exposureOf(e))
+	if err == nil {
+		return nil
+	}
+	if p.Message = err.Error(); errors.Is(err, publish.ErrAddress) {
+		p.Hint = fmt.Sprintf("leave the address away: --on :%d", e.Listen.Port())
+	}
+	return p
 }
 
 // State implements coord.Publisher.
@@ -285,6 +294,9 @@ func (g *guests) dial(ctx context.Context, c *guestConn, network, target string)
 		var d *DialError
 		p, isProblem := coord.AsProblem(err)
 		if isProblem && p.Kind == coord.KindDenied || errors.As(err, &d) && d.Reason == ReasonPolicy {
+			if c.to.IsValid() {
+				target = c.to.String() // as it is recorded where it is reached
+			}
 			g.note(c, FlowLine{Event: EventFlowDenied, Verdict: "denied", Why: "policy", Target: target, Protocol: network})
 			err = errForbidden{err}
 		}

@@ -128,9 +128,12 @@ func flowText(l overlay.FlowLine) string {
 	if l.Node != l.User {
 		who += " on " + l.Node
 	}
-	way := l.Source + " to " + l.Target + " " + l.Protocol
-	if l.SeenAs != "" {
-		way = l.Source + " (there " + l.SeenAs + ") to " + l.Target + " " + l.Protocol
+	way := "to " + l.Target + " " + l.Protocol
+	switch {
+	case l.SeenAs != "":
+		way = l.Source + " (there " + l.SeenAs + ") " + way
+	case l.Source != "": // else it was denied before it had one
+		way = l.Source + " " + way
 	}
 	if l.Client != "" {
 		who += " from " + l.Client + " by " + l.Via

@@ -20,6 +20,10 @@ func TestAudit(t *testing.T) {
 	w := newWorld(t)
 	const long = `{"time":"2026-05-01T10:00:00Z","who":"user:bob","node":"desk","from":"198.51.100.7","call":"ApplyPolicy","request":{"text":"rules:\n%s"}}`
 	w.record = []string{lineBegan, lineEnded, lineDenied, lineChange, fmt.Sprintf(long, strings.Repeat("x", 300))}
+	unsourced := strings.NewReplacer(
+		`"user":"alice"`, `"user":"carol","client":"203.0.113.1:5","via":"ssh"`, `"node":"laptop"`, `"node":"vps"`,
+		`"172.18.0.11:40001"`, `""`, `192.168.1.201:80`, `192.168.1.201:23`).Replace(lineDenied)
+	w.record = append(w.record, unsourced)
 	if code := w.do("audit", "--user", "alice", "--since", "2h", "--denied", "-f", "--host", "192.168.1.0/24"); code != 0 {
 		t.Fatalf("exit %d: %s", code, &w.err)
 	}
@@ -27,6 +31,7 @@ func TestAudit(t *testing.T) {
 		"alice on laptop  172.18.0.11:40000 (there 192.168.1.200:40000) to 192.168.1.201:22 tcp  allowed by ssh, began\n",
 		"allowed by ssh, ended after 7.0 s (cut), 1.2 kB in, 10 B out\n",
 		"alice on laptop  172.18.0.11:40001 to 192.168.1.201:80 tcp  denied: policy\n",
+		"carol on vps from 203.0.113.1:5 by ssh  to 192.168.1.201:23 tcp  denied: policy\n",
 		`bob on bob-1  Revoke {"what":"alice"}  refused: bob is no admin` + "\n",
 		`user:bob on desk from 198.51.100.7  ApplyPolicy {"text":"rules:\n` + strings.Repeat("x", shownRequest-len(`{"text":"rules:\n`)) + "…\n",
 	} {

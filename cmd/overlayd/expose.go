@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -121,10 +122,7 @@ func (p *program) expose(ctx context.Context, target string, f exposeFlags) erro
 	if err != nil {
 		return err
 	}
-	as := e.User
-	if as == "" {
-		as = "the relay"
-	}
+	as := cmp.Or(e.User, "the relay")
 	if e.Login {
 		as = "whoever logs in"
 	}
@@ -132,7 +130,11 @@ func (p *program) expose(ctx context.Context, target string, f exposeFlags) erro
 	if e.Fingerprint != "" && e.TLS == coord.TLSSelf {
 		text += "\nits certificate's SHA-256 is " + e.Fingerprint
 	}
-	return p.tell(newExposureJSON(e), "%s", text)
+	if err := p.tell(newExposureJSON(e), "%s", text); err != nil || e.Problem == "" {
+		return err
+	}
+	_, err = fmt.Fprintf(p.stderr, "but nobody comes through now: %s\n", e.Problem)
+	return err
 }
 
 // errorsOf returns the first error of some.
@@ -191,7 +193,7 @@ func (p *program) listExposures(ctx context.Context) error {
 	t.row("EXPOSURE", "ON", "TARGET", "PROTO", "TLS", "AS", "LEFT", "OPEN", "STATE")
 	for _, e := range exposures {
 		list = append(list, newExposureJSON(e))
-		as, left, state := orUnknown(e.User), orUnknown(""), e.State
+		as, left, state := cmp.Or(e.User, "the relay"), orUnknown(""), e.State
 		if e.Login {
 			as = "login"
 		}

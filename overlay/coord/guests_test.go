@@ -428,6 +428,35 @@ func TestExposureOfAnAdmin(t *testing.T) {
 	}
 }
 
+// TestExposureUnreached: who publishes what nobody would reach is told so.
+func TestExposureUnreached(t *testing.T) {
+	l, _, _ := newHubLab(t)
+	for at, c := range map[string]struct{ target, problem string }{
+		":81": {"10.77.0.1:80", "no machine has 10.77.0.1"}, ":82": {"192.168.1.201:80", "refused by policy"},
+		":83": {"gw:80", "refused by policy"}, ":84": {"a-name-of-the-lan:80", ""},
+	} {
+		e, err := l.admin.Expose(t.Context(), wish(c.target, at, ExposeTCP))
+		if err != nil || c.problem == "" && e.Problem != "" || !strings.Contains(e.Problem, c.problem) {
+			t.Errorf("%s: %q, %v", c.target, e.Problem, err)
+		}
+	}
+	page := wish("192.168.1.201:80", ":85", ExposeHTTP)
+	page.Login, page.TLS = true, TLSSelf
+	if e, err := l.admin.Expose(t.Context(), page); err != nil || e.Problem != "" {
+		t.Errorf("for whoever logs in: %q, %v", e.Problem, err)
+	}
+	l.apply("hosts: {nas: 192.168.1.201}\nrules:\n  - {name: all, src: \"*\", dst: \"*\"}\n")
+	list, err := l.admin.Exposures(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range list {
+		if e.Target == "192.168.1.201:80" && e.Problem != "" {
+			t.Errorf("allowed, and %q", e.Problem)
+		}
+	}
+}
+
 // TestTally: what a revocation ended of guests is in its answer.
 func TestTally(t *testing.T) {
 	n, ctx := newNetwork(t), t.Context()

@@ -2,7 +2,9 @@ package coord
 
 import (
 	"context"
+	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"connectrpc.com/connect"
@@ -182,8 +184,40 @@ func (s adminService) exposureToWire(snap *snapshot, e *exposureRecord) *api.Exp
 		var n int
 		w.State, w.Problem, n = s.o.Publisher.State(o.ID)
 		w.Connections = uint32(n)
+		if w.Problem == "" && w.State == ExposureListening {
+			w.Problem = s.unreached(&o)
+		}
 	}
 	return w
+}
+
+// unreached says why nobody would reach an exposure's target now, as far as that is
+// known without asking a LAN for a name. Whoever may log in is not asked about.
+func (s *Server) unreached(e *OpenExposure) string {
+	host, port, err := net.SplitHostPort(e.Target)
+	if err != nil {
+		return ""
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		if addr, err = s.HostAddr("", host); err != nil {
+			return ""
+		}
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return ""
+	}
+	network := "tcp"
+	if e.Protocol == ExposeUDP {
+		network = "udp"
+	}
+	_, err = s.Reach(e.User, network, netip.AddrPortFrom(addr, uint16(n)))
+	p, ok := AsProblem(err)
+	if !ok || e.Login && p.Kind == KindDenied {
+		return ""
+	}
+	return p.Message
 }
 
 // ListenText writes an address to listen on as people do.

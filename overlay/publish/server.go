@@ -52,6 +52,9 @@ type Guest struct {
 // ErrWait says that somebody has to wait before a login is looked at.
 var ErrWait = errors.New("too many wrong logins")
 
+// ErrAddress says that a port is to be of an address that is another machine's.
+var ErrAddress = errors.New("no address of this machine")
+
 // The protocols.
 const (
 	TCP  = "tcp"
@@ -272,7 +275,7 @@ func listenError(e *Exposure, own netip.AddrPort, err error) error {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Errorf("%s port %d is in use by another program; ss -lnp sport = :%d shows it", e.network(), n, n)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("%s is no address of this machine", e.Listen.Addr())
+		return fmt.Errorf("%s is %w", e.Listen.Addr(), ErrAddress)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s port %d may not be opened by this program: run overlayd as root, or choose a port above 1023", e.network(), n)
 	}

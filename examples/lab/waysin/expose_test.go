@@ -127,7 +127,7 @@ func TestExpose(t *testing.T) {
 	run("expose", "nas:80", "--on", ":8080", "--proto", "http")
 	run("expose", "nas:81", "--on", ":8081", "--proxy-protocol", "--allow", "203.0.113.0/24")
 	run("expose", lab.HostAddr+":53", "--on", ":5353", "--proto", "udp", "--ttl", "1h")
-	for on, says := range map[string]string{":443": "is the relay's own", ":8080": "is taken", "198.51.100.77:80": "no address of this machine"} {
+	for on, says := range map[string]string{":443": "is the relay's own", ":8080": "is taken", "198.51.100.77:80": "leave the address away: --on :80"} {
 		if out, err := s.VPS.Overlayd(ctx, "expose", "nas:80", "--on", on); err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "hint:") {
 			t.Errorf("expose --on %s: %s, %v", on, out, err)
 		}
@@ -240,26 +240,20 @@ func TestExposeLogin(t *testing.T) {
 	if out := must[string](t)(s.fetch(ctx, "-b", jar, base+"/")); !strings.Contains(out, "Asked by bob") {
 		t.Errorf("logged in: %s", out)
 	}
-	began := make(chan struct{})
-	done := make(chan error, 1)
-	cmd := s.Internet.Command(ctx, "curl", "-sSkN", "-b", jar, base+"/stream")
-	out := must[io.ReadCloser](t)(cmd.StdoutPipe())
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { // ends with curl
-		if _, err := io.ReadFull(out, make([]byte, 200)); err == nil {
-			close(began)
-		}
-		_, _ = io.Copy(io.Discard, out)
-		done <- cmd.Wait()
-	}()
-	select {
-	case <-began:
-	case err := <-done:
-		t.Fatalf("the stream: %v", err)
-	}
+	// What was begun with a login ends with it.
+	done := s.stream(ctx, t, jar, base+"/stream")
 	asked := time.Now()
+	password = run("users", "set-password", "bob")
+	<-done
+	if took := time.Since(asked); took > endsWithin {
+		t.Errorf("with another password bob's stream ended after %v", took)
+	}
+	seed = must[login.Seed](t)(login.ParseSeed(must[[]byte](t)(base32.StdEncoding.DecodeString(strings.Split(run("users", "totp", "bob"), "\n")[1]))))
+	if out := must[string](t)(form(password)); !strings.HasSuffix(out, "303") {
+		t.Fatalf("with the new password and codes: %s", out)
+	}
+	done = s.stream(ctx, t, jar, base+"/stream")
+	asked = time.Now()
 	r := must[coord.Revoked](t)(s.admin.Revoke(ctx, "bob"))
 	<-done
 	if took := time.Since(asked); took > endsWithin {
@@ -276,4 +270,29 @@ func TestExposeLogin(t *testing.T) {
 	if out := must[string](t)(s.Gateway.Overlayd(ctx, "audit", "--user", "bob")); !strings.Contains(out, lab.HostAddr+":80 tcp  allowed by admins") {
 		t.Errorf("the gateway's record:\n%s", out)
 	}
+}
+
+// stream reads an endless page until it ends, and returns when that has begun.
+func (s *site) stream(ctx context.Context, t *testing.T, jar, url string) (done chan error) {
+	t.Helper()
+	began := make(chan struct{})
+	done = make(chan error, 1)
+	cmd := s.Internet.Command(ctx, "curl", "-sSkN", "-b", jar, url)
+	out := must[io.ReadCloser](t)(cmd.StdoutPipe())
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { // ends with curl
+		if _, err := io.ReadFull(out, make([]byte, 200)); err == nil {
+			close(began)
+		}
+		_, _ = io.Copy(io.Discard, out)
+		done <- cmd.Wait()
+	}()
+	select {
+	case <-began:
+	case err := <-done:
+		t.Fatalf("the stream: %v", err)
+	}
+	return done
 }

@@ -80,7 +80,7 @@ func TestStockWireGuard(t *testing.T) {
 			c := p.until(ctx, t)
 			back := time.Since(began)
 			t.Logf("after the relay was killed and restarted, it worked again in %s", back.Round(time.Millisecond))
-			if back > 10*time.Second { // a stock WireGuard alone takes fifteen to notice
+			if back > promised+slack { // a stock WireGuard alone takes fifteen seconds to notice
 				t.Errorf("it worked again %s after the relay was ready", back)
 			}
 			revoked(ctx, t, l, c)
@@ -241,13 +241,18 @@ func answered(c net.Conn, within time.Duration) error {
 // reaches what the policy says, and nothing else.
 func (p *phone) reaches(ctx context.Context, t *testing.T) {
 	t.Helper()
+	began := time.Now()
 	if err := answered(p.until(ctx, t), 10*time.Second); err != nil {
 		t.Fatal(err)
+	}
+	t.Logf("the first connection took %s", time.Since(began).Round(time.Millisecond))
+	if took := time.Since(began); took > promised+slack { // a handshake that is lost is tried again after five seconds
+		t.Errorf("the first connection took %s", took)
 	}
 	// The last is somebody's who has never heard of the phone, and so would not answer.
 	for _, at := range []string{lab.HostAddr + ":80", lab.GatewayOverlay + ":22", lab.VPSOverlay + ":443", "172.18.0.13:22"} {
 		ctx, stop := context.WithTimeout(ctx, 5*time.Second)
-		began := time.Now()
+		began = time.Now()
 		if c, err := p.m.DialContext(ctx, "tcp4", at); !errors.Is(err, syscall.ECONNREFUSED) || time.Since(began) > promised {
 			t.Errorf("%s, which alice may not reach: %v, %v after %v", at, c, err, time.Since(began))
 		}
@@ -291,7 +296,7 @@ func (p *phone) carries(ctx context.Context, t *testing.T) {
 	t.Logf("100 MB there and back in %s: %.0f Mbit/s each way", time.Since(began).Round(time.Millisecond), size*8/1e6/time.Since(began).Seconds())
 }
 
-// roams from one port to another, under a connection.
+// roams from one port to another, and then to another network, under a connection.
 func (p *phone) roams(ctx context.Context, t *testing.T, l *lab.Lab) {
 	t.Helper()
 	file, before := filepath.Join(l.VPS.StateDir(), "devices.json"), ""
@@ -320,6 +325,21 @@ func (p *phone) roams(ctx context.Context, t *testing.T, l *lab.Lab) {
 		t.Error(err)
 	}
 	t.Logf("an open connection went on %s after the phone had another port", took.Round(time.Millisecond))
+
+	// As from Wi-Fi to mobile: its datagrams come from another address.
+	const elsewhere = "198.51.100.3"
+	labtest.Run(ctx, t, l.HomeNAT, "ip", "addr", "add", elsewhere+"/24", "dev", "eth0")
+	labtest.Run(ctx, t, l.HomeNAT, "iptables", "-w", "-t", "nat", "-I", "POSTROUTING", "-o", "eth0", "-p", "udp", "-j", "SNAT", "--to-source", elsewhere)
+	labtest.Run(ctx, t, p.m, "wg", "set", p.link, "listen-port", "40445")
+	began = time.Now()
+	if err := answered(c, 10*time.Second); err != nil {
+		t.Errorf("after another address: %v", err)
+	}
+	took = time.Since(began)
+	if err := lab.Until(ctx, kept); err != nil || !strings.Contains(before, elsewhere) {
+		t.Errorf("the phone is kept at %s (%v)", before, err)
+	}
+	t.Logf("and %s after it had another address", took.Round(time.Millisecond))
 }
 
 // recorded looks for alice in the gateway's record.
