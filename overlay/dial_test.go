@@ -87,7 +87,7 @@ func TestDial(t *testing.T) {
 		{name: "gateway away", network: "tcp", address: "192.168.7.9:80", err: syscall.ETIMEDOUT, dialed: "tcp 192.168.7.9:80",
 			reason: ReasonOffline, code: ExitUnreachable, says: "far-gw, which carries it, is offline", hint: "on far-gw"},
 		{name: "no route", network: "tcp", address: "198.51.100.1:80", reason: ReasonOutside, code: ExitUnreachable,
-			says: "no node carries that address", hint: "overlayd routes"},
+			says: "no node carries that address", hint: "overlayd explain 198.51.100.1:80`"},
 		{name: "own network wins", network: "tcp", address: "10.9.3.4:80", reason: ReasonOutside, code: ExitUnreachable,
 			says: "10.9.0.0/16 via Lab-GW is not used: eth0 is itself on 10.9.0.0/16"},
 		{name: "the loopback", network: "tcp", address: "127.0.0.1:80", reason: ReasonOutside, code: ExitUnreachable},

@@ -86,7 +86,7 @@ func (e *DialError) fault() *Fault {
 		if e.local {
 			return fault(ExitUnreachable, "`overlayd routes` lists what can be reached; for a host of this machine's own network leave out the proxy: no_proxy="+plainTarget(e.Target), "%s%s", about, e.why)
 		}
-		return fault(ExitUnreachable, "`overlayd routes` lists what can be reached", "%s%s", about, e.why)
+		return fault(ExitUnreachable, outsideHint(e.wish()), "%s%s", about, e.why)
 	case ReasonPolicy:
 		return fault(ExitDenied, "ask for access with overlayd request "+e.wish(), "%srefused by the policy that %s enforces", about, e.carrierText())
 	case ReasonRefused:
@@ -127,6 +127,12 @@ func plainTarget(t string) string {
 		return host
 	}
 	return t
+}
+
+// outsideHint is for who wonders why no node carries an address: a map has only
+// those that its machine may reach, and the coordinator knows the rest.
+func outsideHint(target string) string {
+	return "`overlayd routes` lists what can be reached, `overlayd explain " + target + "` says why this cannot"
 }
 
 // outside says why no node carries an address.

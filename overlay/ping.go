@@ -218,8 +218,8 @@ func (v view) pathTo(addr netip.Addr) (PongPath, error) {
 	}
 	peer := v.plan.carrier(addr)
 	if peer == nil {
-		return PongPath{}, fault(ExitUsage, "`overlayd routes` lists what can be reached",
-			"ping %s: no node carries that address, so no packet would enter the overlay", addr)
+		return PongPath{}, fault(ExitUnreachable, outsideHint(targetText(protoICMP, netip.AddrPortFrom(addr, 0))),
+			"ping %s: no node carries that address that this machine may reach, so no packet would enter the overlay", addr)
 	}
 	path := v.live.bind.Path(peer.Key)
 	out := PongPath{Kind: path.Kind, Transport: path.Transport, Endpoint: path.Endpoint, Reason: path.Reason}

@@ -274,3 +274,14 @@ func TestBarred(t *testing.T) {
 		t.Errorf("an active node: %v", p)
 	}
 }
+
+// TestPingOutside: who may reach nothing behind a gateway does not know the
+// gateway, and is told where to ask why.
+func TestPingOutside(t *testing.T) {
+	m := testMap(testNode("laptop", 11, coord.RoleMember, true))
+	v := view{m: m, plan: testPlan(m, testHost("10.0.0.5/24"))}
+	_, err := v.pathTo(netip.MustParseAddr("192.168.1.201"))
+	if f := AsFault(err); f.Code != ExitUnreachable || !strings.Contains(f.Hint, "overlayd explain 192.168.1.201/icmp") {
+		t.Errorf("%+v", f)
+	}
+}
