@@ -19,6 +19,10 @@ const (
 	crowdSockets   = 250
 	crowdPorts     = 200
 	firstCrowdPort = 20000
+	// firstCrowdSocket is where a machine's own ports begin. They are the same in
+	// every round, as the gateway's kernel remembers flows for two minutes, and
+	// no more than some 260,000.
+	firstCrowdSocket = 21000
 	// crowdFlows are at each machine, those of two pairs.
 	crowdFlows = 2 * crowdSockets * crowdPorts
 	// crowdShare of them must be there: one whose packet was lost is forgotten
@@ -71,12 +75,13 @@ func (c *crowd) gather(l *lab.Lab) error {
 			return err
 		}
 	}
-	for _, p := range []struct {
+	for i, p := range []struct {
 		from *lab.Machine
 		to   string
 	}{{l.Laptop, lab.GatewayOverlay}, {l.Laptop, lab.VPSOverlay}, {l.VPS, lab.GatewayOverlay}} {
+		from := netip.AddrPortFrom(at.Addr(), firstCrowdSocket+uint16(i)*crowdSockets)
 		to := netip.AddrPortFrom(netip.MustParseAddr(p.to), firstCrowdPort)
-		if err := p.from.Enter(func() error { return c.call(crowdSockets, to, crowdPorts) }); err != nil {
+		if err := p.from.Enter(func() error { return c.call(from, crowdSockets, to, crowdPorts) }); err != nil {
 			return err
 		}
 	}
@@ -112,11 +117,11 @@ func (c *crowd) echo(at netip.AddrPort, ports int) error {
 	return nil
 }
 
-// call makes flows from some sockets to ports in a row, of which to is the
-// first.
-func (c *crowd) call(sockets int, to netip.AddrPort, ports int) error {
-	for range sockets {
-		s, err := c.listen(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
+// call makes flows from some sockets, whose ports stand in a row from that of
+// at on, to ports in a row from that of to on.
+func (c *crowd) call(at netip.AddrPort, sockets int, to netip.AddrPort, ports int) error {
+	for i := range sockets {
+		s, err := c.listen(netip.AddrPortFrom(at.Addr(), at.Port()+uint16(i)))
 		if err != nil {
 			return err
 		}

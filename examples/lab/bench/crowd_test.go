@@ -27,7 +27,7 @@ func TestCrowd(t *testing.T) {
 	}
 	c := &crowd{stop: make(chan struct{})}
 	defer c.close()
-	if err := c.call(sockets, first, ports); err != nil {
+	if err := c.call(netip.MustParseAddrPort("127.0.0.1:29180"), sockets, first, ports); err != nil {
 		t.Fatal(err)
 	}
 	c.start()

@@ -107,6 +107,20 @@ func run(ctx context.Context, args []string) error {
 	if r.Busy > quiet {
 		fmt.Printf("careful: %.0f %% of this machine is busy with something else\n", 100*r.Busy)
 	}
+	failed := measureAll(ctx, s, r)
+	if len(r.Samples) == 0 {
+		return failed
+	}
+	fmt.Print("\n", r.text()) // of the rounds before a failure, too
+	file, err := r.save(s.out, time.Now())
+	if err != nil {
+		return errors.Join(failed, err)
+	}
+	fmt.Println("\nas JSON:", file)
+	return failed
+}
+
+func measureAll(ctx context.Context, s settings, r *report) error {
 	for _, name := range s.only {
 		sec, err := sectionOf(name)
 		if err != nil {
@@ -118,12 +132,6 @@ func run(ctx context.Context, args []string) error {
 			}
 		}
 	}
-	fmt.Print("\n", r.text())
-	file, err := r.save(s.out, time.Now())
-	if err != nil {
-		return err
-	}
-	fmt.Println("\nas JSON:", file)
 	return nil
 }
 
