@@ -49,8 +49,10 @@ const (
 	windowFirst = 128 << 10
 	windowMost  = 4 << 20
 	// lastWords is how long a closed connection's number pair is kept, for
-	// packets that are still on their way. Linux takes 60 s, with less memory.
-	lastWords = 100 * time.Millisecond
+	// packets that are still on their way. Linux takes 60 s, and lets a new
+	// connection begin meanwhile; this stack does not, and refuses one now and
+	// then that comes just as the time is over.
+	lastWords = 10 * time.Millisecond
 )
 
 // State is what a Stack should be.
