@@ -45,8 +45,6 @@ type origin struct {
 	call *call // nil: by UDP
 }
 
-func byUDP(a netip.AddrPort) origin { return origin{addr: a} }
-
 // place is where table finds the seat of an origin. Calls go by number: an
 // address may have both.
 func (o origin) place() (p place) {

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"net/netip"
 	"os"
 	"testing"
 
@@ -17,3 +18,5 @@ func TestMain(m *testing.M) {
 	}
 	goleak.VerifyTestMain(m)
 }
+
+func byUDP(a netip.AddrPort) origin { return origin{addr: a} }
