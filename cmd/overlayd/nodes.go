@@ -117,8 +117,8 @@ func (p *program) renewNodeCommand() *cobra.Command {
 	var ttl lifetime
 	cmd := &cobra.Command{
 		Use: "renew NODE", Short: "let a member's key hold for another while",
-		Long: `Let the key of a person's machine hold from now on for another while, as long as when
-it joined or as --for says. Nothing is interrupted, and a machine whose key has
+		Long: `Let the key of a person's machine hold from now on for another while: as long as when it
+joined, or as --for said last. Nothing is interrupted, and a machine whose key has
 expired is back at once. Keys of gateways and relays do not expire.`,
 		Example: "  sudo overlayd nodes renew laptop\n  sudo overlayd nodes renew build-server --for never",
 		Args:    words(1, 1, "one NODE"),
@@ -136,7 +136,7 @@ expired is back at once. Keys of gateways and relays do not expire.`,
 		},
 		ValidArgsFunction: p.completeFirst(p.nodeNames),
 	}
-	cmd.Flags().Var(&ttl, "for", "how long (default: as long as when it joined)")
+	cmd.Flags().Var(&ttl, "for", "how long, this time and when it is renewed again (default: as long as before)")
 	p.jsonFlag(cmd)
 	return cmd
 }
