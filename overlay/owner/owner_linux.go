@@ -4,11 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -42,25 +40,24 @@ const (
 	answerSize  = answerInode + 4
 )
 
-// request is the question for one socket.
-type request struct {
-	protocol uint8
-	from, to netip.AddrPort
-}
+// answerWithin bounds the wait for the kernel, which answers as it is asked.
+var answerWithin = unix.Timeval{Sec: 1}
 
-func (r request) Len() int { return requestSize }
-
-func (r request) Serialize() []byte {
-	b := make([]byte, 0, requestSize)
+// appendRequest appends the question for one socket.
+func appendRequest(b []byte, protocol uint8, from, to netip.AddrPort) []byte {
+	b = binary.NativeEndian.AppendUint32(b, unix.NLMSG_HDRLEN+requestSize)
+	b = binary.NativeEndian.AppendUint16(b, unix.SOCK_DIAG_BY_FAMILY)
+	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST)
+	b = append(b, make([]byte, 4+4)...) // number and sender: the only one on its socket
 	family := byte(unix.AF_INET)
-	if r.from.Addr().Is6() {
+	if from.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	b = append(b, family, r.protocol, 0, 0)
+	b = append(b, family, protocol, 0, 0)
 	b = binary.NativeEndian.AppendUint32(b, 0xffffffff) // in whatever state
-	b = binary.BigEndian.AppendUint16(b, r.from.Port())
-	b = binary.BigEndian.AppendUint16(b, r.to.Port())
-	for _, a := range []netip.Addr{r.from.Addr(), r.to.Addr()} {
+	b = binary.BigEndian.AppendUint16(b, from.Port())
+	b = binary.BigEndian.AppendUint16(b, to.Port())
+	for _, a := range []netip.Addr{from.Addr(), to.Addr()} {
 		b = append(b, a.AsSlice()...)
 		b = append(b, make([]byte, 16-a.BitLen()/8)...)
 	}
@@ -71,27 +68,48 @@ func (r request) Serialize() []byte {
 // ask asks the kernel. Of a connection it wants the socket's own end first; of
 // datagrams the sender's, as if one were on its way to the socket.
 func ask(network string, client, server netip.AddrPort) (uid int, err error) {
-	r := request{unix.IPPROTO_TCP, client, server}
+	b := make([]byte, 0, 512) // more than an answer and its attributes
 	if network == "udp" {
-		r = request{unix.IPPROTO_UDP, server, client}
+		b = appendRequest(b, unix.IPPROTO_UDP, server, client)
+	} else {
+		b = appendRequest(b, unix.IPPROTO_TCP, client, server)
 	}
-	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, 0)
-	req.AddData(r)
-	msgs, err := req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
-	if errors.Is(err, unix.ENOENT) {
-		// Also what a kernel says that has no such diagnosis.
-		return read(network, client, server)
-	}
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
 	if err != nil {
 		return 0, err
 	}
-	if len(msgs) != 1 || len(msgs[0]) < answerSize {
-		return 0, io.ErrUnexpectedEOF
+	defer unix.Close(fd)
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &answerWithin); err != nil {
+		return 0, err
 	}
-	if binary.NativeEndian.Uint32(msgs[0][answerInode:]) == 0 {
+	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return 0, err
+	}
+	n, _, err := unix.Recvfrom(fd, b[:cap(b)], 0)
+	if err != nil {
+		return 0, err
+	}
+	return parseAnswer(b[:n])
+}
+
+// errAnswer means that the kernel said something else than expected.
+var errAnswer = errors.New("the answer is malformed")
+
+// parseAnswer reads what the kernel says: a socket, or an error.
+func parseAnswer(b []byte) (uid int, err error) {
+	if len(b) < unix.NLMSG_HDRLEN+4 {
+		return 0, errAnswer
+	}
+	kind, body := binary.NativeEndian.Uint16(b[4:]), b[unix.NLMSG_HDRLEN:]
+	switch {
+	case kind == unix.NLMSG_ERROR:
+		return 0, unix.Errno(-int32(binary.NativeEndian.Uint32(body)))
+	case kind != unix.SOCK_DIAG_BY_FAMILY || len(body) < answerSize:
+		return 0, errAnswer
+	case binary.NativeEndian.Uint32(body[answerInode:]) == 0:
 		return 0, errNobody
 	}
-	return int(binary.NativeEndian.Uint32(msgs[0][answerUID:])), nil
+	return int(binary.NativeEndian.Uint32(body[answerUID:])), nil
 }
 
 // read looks for the socket in /proc/net, also among those of IPv6, which may
