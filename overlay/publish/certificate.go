@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -31,6 +32,7 @@ type certificates struct {
 
 // authority gets the certificates of one name.
 type authority struct {
+	of      ACME // set by certificates.of, then read-only, like manager and http01
 	manager *autocert.Manager
 	http01  http.Handler // answers the authority on port 80
 	failed  string       // why the last attempt did; guarded by certificates.mu
@@ -49,6 +51,12 @@ const acmeTimeout = 30 * time.Second
 
 // of returns the authority for a name, as the exposure wants it.
 func (c *certificates) of(host string, a ACME) (*authority, error) {
+	c.mu.Lock()
+	au := c.hosts[host]
+	c.mu.Unlock()
+	if au != nil && au.of.Directory == a.Directory && bytes.Equal(au.of.CA, a.CA) {
+		return au, nil // as when a port is tried again, and again
+	}
 	directory := a.Directory
 	if directory == "" {
 		directory = autocert.DefaultACMEDirectory
@@ -70,7 +78,7 @@ func (c *certificates) of(host string, a ACME) (*authority, error) {
 			HTTPClient: &http.Client{Transport: until{c.ctx, web}, Timeout: acmeTimeout},
 		},
 	}
-	au := &authority{manager: m, http01: m.HTTPHandler(http.NotFoundHandler())}
+	au = &authority{of: a, manager: m, http01: m.HTTPHandler(http.NotFoundHandler())}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hosts[host] = au

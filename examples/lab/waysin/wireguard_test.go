@@ -60,7 +60,7 @@ func TestStockWireGuard(t *testing.T) {
 			if _, err := admin.ApplyPolicy(ctx, phonePolicy); err != nil {
 				t.Fatal(err)
 			}
-			begin(ctx, t, l.Gateway, "gateway", verb(ctx, t, l.VPS, lab.GatewayInvite...))
+			gateway := begin(ctx, t, l.Gateway, "gateway", verb(ctx, t, l.VPS, lab.GatewayInvite...))
 			echoOn(t, l.Host, "22", "80")
 
 			file := verb(ctx, t, l.VPS, "wg", "add", "phone", "--user", "alice") + "\n"
@@ -73,19 +73,30 @@ func TestStockWireGuard(t *testing.T) {
 			recorded(ctx, t, l)
 			addedTwice(ctx, t, l, file)
 
-			relay.Kill()
-			<-relay.Done()
-			begin(ctx, t, l.VPS, lab.RelayArgs...)
-			began := time.Now()
-			c := p.until(ctx, t)
-			back := time.Since(began)
-			t.Logf("after the relay was killed and restarted, it worked again in %s", back.Round(time.Millisecond))
-			if back > promised+slack { // a stock WireGuard alone takes fifteen seconds to notice
-				t.Errorf("it worked again %s after the relay was ready", back)
-			}
+			p.heals(ctx, t, l.Gateway, gateway, "gateway")
+			c := p.heals(ctx, t, l.VPS, relay, lab.RelayArgs...) // of which a stock WireGuard alone takes fifteen seconds to hear
 			revoked(ctx, t, l, c)
 		})
 	}
+}
+
+// heals kills a daemon, starts it again, and returns the phone's next connection.
+func (p *phone) heals(ctx context.Context, t *testing.T, m *lab.Machine, daemon *lab.Process, args ...string) net.Conn {
+	t.Helper()
+	daemon.Kill()
+	<-daemon.Done()
+	begin(ctx, t, m, args...)
+	began := time.Now()
+	c := p.until(ctx, t)
+	if err := answered(c, 10*time.Second); err != nil {
+		t.Errorf("after the %s was killed: %v", args[0], err)
+	}
+	back := time.Since(began)
+	t.Logf("after the %s was killed and restarted, it worked again in %s", args[0], back.Round(time.Millisecond))
+	if back > promised+slack {
+		t.Errorf("it worked again %s after the %s was ready", back, args[0])
+	}
+	return c
 }
 
 func begin(ctx context.Context, t *testing.T, m *lab.Machine, args ...string) *lab.Process {
