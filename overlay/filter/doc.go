@@ -85,4 +85,6 @@
 //	the first packet of a flow, 1 rule / 10,000 rules       510 / 540 ns
 //	a denied packet, 10,000 rules                           145 ns
 //	Swap of 10,000 rules under 100,000 flows                 71 ms, in wall time
+//
+// While TCP fills a direct path, that is 1.6 to 2.1 % of a daemon's processor time.
 package filter
