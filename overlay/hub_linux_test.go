@@ -203,7 +203,7 @@ func runHub(t *testing.T, dir, laptop string) Status {
 	if err != nil || pongs != 1 {
 		t.Errorf("ping of itself: %d pongs, %v", pongs, err)
 	}
-	if err := l.Ping(ctx, "8.8.8.8", 1, 0, func(Pong) {}); AsFault(err).Code != ExitUsage {
+	if err := l.Ping(ctx, "8.8.8.8", 1, 0, func(Pong) {}); AsFault(err).Code != ExitUnreachable {
 		t.Errorf("ping of somebody outside: %v", err)
 	}
 	if c, err := l.Netcheck(ctx); err != nil || c.Schema != NetcheckSchema || !c.ByDaemon || len(c.Relays) != 1 ||
