@@ -47,32 +47,25 @@ func (n *Node) watchDevices(ctx context.Context) error {
 		return nil
 	}
 	var saved []deviceAt
-	tick := time.NewTicker(devicesEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	return every(ctx, devicesEvery, func(time.Time) {
 		v := n.look()
 		if v.live == nil || v.plan == nil || !slices.ContainsFunc(v.plan.Peers, func(p PlanPeer) bool { return p.Device }) {
-			continue
+			return
 		}
 		stats, err := v.live.dev.Stats()
 		if err != nil {
-			continue // it is being closed, or said elsewhere
+			return // it is being closed, or said elsewhere
 		}
 		at := devicesAt(v.plan, stats)
 		if len(at) == 0 || slices.Equal(at, saved) {
-			continue
+			return
 		}
 		if err := n.dir.writeJSON(devicesFile, devicesJSON{stateSchema, at}); err != nil {
 			n.log.Warn("where devices are is not saved", "err", err)
-			continue
+			return
 		}
 		saved = at
-	}
+	})
 }
 
 // greetDevices begins new sessions with the devices of a plan, where they were

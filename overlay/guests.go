@@ -149,16 +149,7 @@ const guestsEvery = 500 * time.Millisecond
 
 // look ends what may go on no more because time passes, until ctx ends.
 func (g *guests) look(ctx context.Context) error {
-	tick := time.NewTicker(guestsEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			g.cut(g.h.coord)
-		}
-	}
+	return every(ctx, guestsEvery, func(time.Time) { g.cut(g.h.coord) })
 }
 
 // heed ends what may go on no more, and opens and closes ports, after a change of

@@ -53,23 +53,16 @@ const keepaliveBytes = 32
 
 // watchEchoes looks at the peers' counters until ctx ends.
 func (n *Node) watchEchoes(ctx context.Context) error {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case now := <-tick.C:
-			v := n.look()
-			if v.live == nil {
-				continue
-			}
-			if stats, err := v.live.dev.Stats(); err == nil { // else Status says so
-				next := lookAt(v.echoes, stats, now)
-				n.update(func(v *view) { v.echoes = next })
-			}
+	return every(ctx, lookEvery, func(now time.Time) {
+		v := n.look()
+		if v.live == nil {
+			return
 		}
-	}
+		if stats, err := v.live.dev.Stats(); err == nil { // else Status says so
+			next := lookAt(v.echoes, stats, now)
+			n.update(func(v *view) { v.echoes = next })
+		}
+	})
 }
 
 // lookAt returns the echoes after another look. The old ones are not changed.

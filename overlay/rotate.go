@@ -60,31 +60,24 @@ func strands(peers []coord.Node, stats map[key.Public]tunnel.Stat, now time.Time
 
 // watchKey replaces the WireGuard key when that is due, until ctx ends.
 func (n *Node) watchKey(ctx context.Context) error {
-	tick := time.NewTicker(rotateCheck)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		v, now := n.look(), time.Now()
+	return every(ctx, rotateCheck, func(now time.Time) {
+		v := n.look()
 		if v.m == nil || v.live == nil || v.control.Phase != coord.PhaseConnected || !rotationDue(v.m.Self, now) || carriesDevices(v.m) {
-			continue
+			return
 		}
 		stats, err := v.live.dev.Stats()
 		if err != nil {
 			n.log.Warn("tunnel statistics cannot be read", "err", err)
-			continue
+			return
 		}
 		if cut := strands(v.m.Peers, stats, now); len(cut) > 0 && now.Sub(v.m.Self.Keyed) < rotateBy {
 			n.log.Debug("the WireGuard key is kept for peers without the coordinator", "peers", cut)
-			continue
+			return
 		}
 		if err := n.beginRotation(); err != nil {
 			n.log.Error("no new WireGuard key", "err", err)
 		}
-	}
+	})
 }
 
 // beginRotation makes a new key, which the next report tells the coordinator.

@@ -53,22 +53,15 @@ func (c clocks) awake(now clocks) clocks {
 // watchSleep calls woke after each time that this process stood still, with how
 // long that was, until ctx ends.
 func watchSleep(ctx context.Context, woke func(time.Duration)) error {
-	tick := time.NewTicker(clockEvery)
-	defer tick.Stop()
 	before := readClocks()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	return every(ctx, clockEvery, func(time.Time) {
 		now := readClocks()
 		if d := slept(before, now); d > 0 {
 			woke(d)
 			now = now.awake(readClocks())
 		}
 		before = now
-	}
+	})
 }
 
 // outlived returns the peers with whom there was a session when this machine

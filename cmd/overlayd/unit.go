@@ -37,25 +37,27 @@ func (u unit) String() string {
 	line(unitMark)
 	line("[Unit]")
 	line("Description=overlayd %s", u.Args[0])
-	if u.Own {
-		u.writeOwn(line, start)
-		return b.String()
+	if !u.Own {
+		// Not after network-online.target: the daemon waits for the network by itself.
+		line("After=network-pre.target network.target nftables.service firewalld.service ufw.service docker.service")
+		line("Wants=network-pre.target")
 	}
-	// Not after network-online.target: the daemon waits for the network by itself.
-	line("After=network-pre.target network.target nftables.service firewalld.service ufw.service docker.service")
-	line("Wants=network-pre.target")
 	line("StartLimitIntervalSec=0")
 	line("")
 	line("[Service]")
 	line("Type=notify")
 	line("NotifyAccess=main")
-	line("ExecStartPre=-+/sbin/modprobe --quiet tun")
+	if !u.Own {
+		line("ExecStartPre=-+/sbin/modprobe --quiet tun")
+	}
 	line("ExecStart=%s", systemdLine(start))
 	if u.LinkFile != "" {
 		// runs when the daemon is ready, that is, when the link has served
 		line("ExecStartPost=-/bin/rm -f %s", systemdWord(u.LinkFile))
 	}
-	line("ExecStopPost=%s", systemdLine(cleanup))
+	if !u.Own {
+		line("ExecStopPost=%s", systemdLine(cleanup))
+	}
 	line("Restart=always")
 	line("RestartSec=500ms")
 	// stopped by overlayd down, usage, not joined, denied: trying again changes nothing
@@ -63,6 +65,22 @@ func (u unit) String() string {
 	line("TimeoutStartSec=infinity") // waits for approval, or for the relay to come
 	line("TimeoutStopSec=20")
 	line("UMask=0077")
+	target := "multi-user.target"
+	if u.Own { // there are no rights to take away, and no directories to make
+		line("NoNewPrivileges=yes")
+		target = "default.target"
+	} else {
+		u.writeDirectories(line)
+		b.WriteString(sandbox)
+	}
+	line("")
+	line("[Install]")
+	line("WantedBy=%s", target)
+	return b.String()
+}
+
+// writeDirectories has systemd make the daemon's directories.
+func (u unit) writeDirectories(line func(string, ...any)) {
 	if dir, ok := below("/var/lib", u.StateDir); ok {
 		line("StateDirectory=%s", systemdWord(dir))
 		line("StateDirectoryMode=0700")
@@ -71,35 +89,6 @@ func (u unit) String() string {
 		line("RuntimeDirectory=%s", systemdWord(dir))
 		line("RuntimeDirectoryPreserve=yes") // other daemons may have their sockets there
 	}
-	b.WriteString(sandbox)
-	line("")
-	line("[Install]")
-	line("WantedBy=multi-user.target")
-	return b.String()
-}
-
-// writeOwn writes the rest of a user's own service. It has nothing to take away
-// from it: whoever starts it has no rights.
-func (u unit) writeOwn(line func(string, ...any), start []string) {
-	line("StartLimitIntervalSec=0")
-	line("")
-	line("[Service]")
-	line("Type=notify")
-	line("NotifyAccess=main")
-	line("ExecStart=%s", systemdLine(start))
-	if u.LinkFile != "" {
-		line("ExecStartPost=-/bin/rm -f %s", systemdWord(u.LinkFile))
-	}
-	line("Restart=always")
-	line("RestartSec=500ms")
-	line("RestartPreventExitStatus=0 2 4 6") // as above
-	line("TimeoutStartSec=infinity")
-	line("TimeoutStopSec=20")
-	line("UMask=0077")
-	line("NoNewPrivileges=yes")
-	line("")
-	line("[Install]")
-	line("WantedBy=default.target")
 }
 
 const sandbox = `

@@ -69,8 +69,10 @@ func TestClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	client, server := at(c.LocalAddr()), at(c.RemoteAddr())
-	c.Close()                                                                                                           // the other end has not, so this one waits in FIN_WAIT2
-	for how, of := range map[string]func(string, netip.AddrPort, netip.AddrPort) (int, error){"Of": Of, "proc": read} { // netlink has none at all, or nobody's
+	c.Close() // the other end has not, so this one waits in FIN_WAIT2
+
+	// netlink has none at all, or nobody's
+	for how, of := range map[string]func(string, netip.AddrPort, netip.AddrPort) (int, error){"Of": Of, "proc": read} {
 		if uid, err := of("tcp", client, server); !errors.Is(err, errNobody) {
 			t.Errorf("%s: %d, %v", how, uid, err)
 		}
