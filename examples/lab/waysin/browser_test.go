@@ -148,7 +148,7 @@ func (b *browser) keep(name string) {
 // LAB_LONG=1 runs it: chromium is large.
 func TestBrowser(t *testing.T) {
 	if os.Getenv("LAB_LONG") == "" {
-		t.Skip("LAB_LONG=1 runs it, and it needs chromium")
+		t.Skip("SKIPPED: LAB_LONG=1 runs it, and it needs chromium")
 	}
 	ctx, s := newSite(t, lab.Options{})
 	serveLAN(t, s.Host)
@@ -194,7 +194,7 @@ func TestBrowser(t *testing.T) {
 // and shows a page of the LAN by a name that only the LAN knows.
 func TestBrowserPAC(t *testing.T) {
 	if os.Getenv("LAB_LONG") == "" {
-		t.Skip("LAB_LONG=1 runs it, and it needs chromium")
+		t.Skip("SKIPPED: LAB_LONG=1 runs it, and it needs chromium")
 	}
 	ctx, w := newWorld(t, "userspace")
 	w.overlayd(ctx, t, "proxy")
