@@ -8,7 +8,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -144,9 +146,17 @@ func TestNothingIsLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// One that the lab does not know of, and that will not listen.
-	stray := l.VPS.Command(context.Background(), "sh", "-c", "trap '' TERM; sleep 1000 & wait; wait")
+	// One that the lab does not know of, and that will not listen. It says when
+	// it is in the machine: before that, Close could not find it there.
+	stray := l.VPS.Command(context.Background(), "sh", "-c", "trap '' TERM; echo; sleep 1000 & wait; wait")
+	said, err := stray.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := stray.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := said.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
 	usage, err := p.Usage()
@@ -177,13 +187,17 @@ func TestLeftoversOfTheDead(t *testing.T) {
 	if err := dead.Run(); err != nil {
 		t.Fatal(err)
 	}
-	ns := fmt.Sprintf("%s%d-laptop", "ovl-", dead.Process.Pid)
-	if out, err := exec.CommandContext(ctx, "ip", "netns", "add", ns).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	stray := exec.Command("ip", "netns", "exec", ns, "sleep", "1000")
+	// It is in its namespace before that has a name: whoever clears up at the
+	// same time, another run's lab too, finds it there.
+	stray := exec.Command("sleep", "1000")
+	stray.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	if err := stray.Start(); err != nil {
 		t.Fatal(err)
+	}
+	defer func() { _ = stray.Process.Kill() }()
+	ns := fmt.Sprintf("%s%d-laptop", "ovl-", dead.Process.Pid)
+	if out, err := exec.CommandContext(ctx, "ip", "netns", "attach", ns, strconv.Itoa(stray.Process.Pid)).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 	if err := lab.RemoveLeftovers(ctx); err != nil {
 		t.Fatal(err)
