@@ -89,42 +89,10 @@ func serve(ctx context.Context, t *testing.T, m *lab.Machine, args ...string) *l
 // What comes is echoed.
 func services(t *testing.T, m *lab.Machine) {
 	t.Helper()
-	var running sync.WaitGroup
-	var open []io.Closer
-	t.Cleanup(func() {
-		for _, c := range open {
-			c.Close()
-		}
-		running.Wait()
-	})
 	for _, port := range []string{"22", "80"} {
-		l := must[net.Listener](t)(m.Listen("tcp4", lab.HostAddr+":"+port))
-		open = append(open, l)
-		running.Go(func() { // ends when the listener closes
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				running.Go(func() { // ends with the client
-					defer conn.Close()
-					_, _ = io.Copy(conn, conn)
-				})
-			}
-		})
+		labtest.Serve(t, m, lab.HostAddr+":"+port, labtest.Echo)
 	}
-	p := must[net.PacketConn](t)(m.ListenPacket("udp4", lab.HostAddr+":53"))
-	open = append(open, p)
-	running.Go(func() { // ends when the socket closes
-		buf := make([]byte, 1500)
-		for {
-			n, from, err := p.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = p.WriteTo(buf[:n], from)
-		}
-	})
+	labtest.ServePackets(t, m, lab.HostAddr+":53", labtest.EchoPacket)
 }
 
 // says sends a word over a connection, and returns how the echo fails to come.
@@ -376,23 +344,7 @@ func (c *company) session(ctx context.Context, t *testing.T) *session {
 	t.Cleanup(func() { s.conn.Close() })
 	s.peer = must[net.Conn](t)(l.Accept())
 	t.Cleanup(func() { s.peer.Close() })
-	p := must[net.PacketConn](t)(c.Host.ListenPacket("udp4", lab.HostAddr+":53"))
-	done := make(chan struct{})
-	go func() { // ends when the socket closes
-		defer close(done)
-		buf := make([]byte, 100)
-		for {
-			n, from, err := p.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = p.WriteTo(buf[:n], from)
-		}
-	}()
-	t.Cleanup(func() {
-		p.Close()
-		<-done
-	})
+	labtest.ServePackets(t, c.Host, lab.HostAddr+":53", labtest.EchoPacket)
 	s.udp = datagramsTo(ctx, t, c.Laptop, "192.168.1.201:53")
 	s.udp.flows(ctx, t)
 	return s

@@ -75,46 +75,12 @@ func TestTheRelaySeesCiphertext(t *testing.T) {
 // the TCP server then echoes until the client ends.
 func echoServers(t *testing.T, m *lab.Machine) (tcp, udp string) {
 	t.Helper()
-	stream, err := m.Listen("tcp4", lab.HostAddr+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	packets, err := m.ListenPacket("udp4", lab.HostAddr+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() { // ends when the listener closes
-		defer close(done)
-		for {
-			conn, err := stream.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.WriteString(conn, host(conn.RemoteAddr())+"\n")
-			_, _ = io.Copy(conn, conn)
-			conn.Close()
-		}
-	}()
-	udpDone := make(chan struct{})
-	go func() { // ends when the socket closes
-		defer close(udpDone)
-		buf := make([]byte, 1500)
-		for {
-			_, from, err := packets.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = packets.WriteTo([]byte(host(from)+"\n"), from)
-		}
-	}()
-	t.Cleanup(func() {
-		stream.Close()
-		packets.Close()
-		<-done
-		<-udpDone
+	stream := labtest.Serve(t, m, lab.HostAddr+":0", func(c net.Conn) {
+		_, _ = io.WriteString(c, host(c.RemoteAddr())+"\n")
+		labtest.Echo(c)
 	})
-	return stream.Addr().String(), packets.LocalAddr().String()
+	packets := labtest.ServePackets(t, m, lab.HostAddr+":0", func(_ []byte, from net.Addr) []byte { return []byte(host(from) + "\n") })
+	return stream.String(), packets.String()
 }
 
 func host(a net.Addr) string {

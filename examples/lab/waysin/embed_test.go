@@ -40,14 +40,7 @@ func TestEmbed(t *testing.T) {
 	if _, err := n.Gateway.Serve(ctx, "gateway", n.gatewayLink(ctx, t)); err != nil {
 		t.Fatal(err)
 	}
-	l, err := n.Host.Listen("tcp4", lab.HostAddr+":80")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "the LAN's page\n") })}
-	served := make(chan struct{})
-	go func() { defer close(served); server.Serve(l) }()
-	defer func() { server.Close(); <-served }()
+	serveHTTP(t, n.Host, lab.HostAddr+":80", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "the LAN's page\n") })
 
 	alice := newPerson(t, n.Laptop)
 	args := append(append([]string{}, alice.unit[1:]...), program, filepath.Join(alice.home, "embed"), "http://"+lab.HostAddr+"/", n.link(ctx, t, "alice-1"))

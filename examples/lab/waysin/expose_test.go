@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"overlayd/examples/lab"
+	"overlayd/examples/lab/labtest"
 	"overlayd/overlay/coord"
 	"overlayd/overlay/login"
 )
@@ -33,37 +34,9 @@ type lanServices struct {
 func serveLAN(t *testing.T, m *lab.Machine) *lanServices {
 	t.Helper()
 	s := &lanServices{}
-	var running sync.WaitGroup
-	web := &http.Server{Handler: http.HandlerFunc(s.page)}
-	weblis := must[net.Listener](t)(m.Listen("tcp4", lab.HostAddr+":80"))
-	echo := must[net.Listener](t)(m.Listen("tcp4", lab.HostAddr+":81"))
-	dgram := must[net.PacketConn](t)(m.ListenPacket("udp4", lab.HostAddr+":53"))
-	running.Go(func() { _ = web.Serve(weblis) })
-	running.Go(func() {
-		for {
-			c, err := echo.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() { s.echo(c) })
-		}
-	})
-	running.Go(func() {
-		buf := make([]byte, 1500)
-		for {
-			n, from, err := dgram.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = dgram.WriteTo(buf[:n], from)
-		}
-	})
-	t.Cleanup(func() {
-		web.Close()
-		echo.Close()
-		dgram.Close()
-		running.Wait()
-	})
+	serveHTTP(t, m, lab.HostAddr+":80", s.page)
+	labtest.Serve(t, m, lab.HostAddr+":81", s.echo)
+	labtest.ServePackets(t, m, lab.HostAddr+":53", labtest.EchoPacket)
 	return s
 }
 
@@ -84,7 +57,6 @@ func (s *lanServices) page(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *lanServices) echo(c net.Conn) {
-	defer c.Close()
 	buf := make([]byte, 1500)
 	n, err := c.Read(buf)
 	if err != nil {
@@ -94,7 +66,7 @@ func (s *lanServices) echo(c net.Conn) {
 	s.first = append([]byte(nil), buf[:n]...)
 	s.mu.Unlock()
 	_, _ = c.Write(buf[:n])
-	_, _ = io.Copy(c, c)
+	labtest.Echo(c)
 }
 
 // fetch is curl, from the internet.

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -123,15 +122,11 @@ func (w *world) tryProxy(ctx context.Context, t *testing.T) {
 func (w *world) tryOutside(ctx context.Context, t *testing.T) {
 	t.Helper()
 	const words = "a page of the world"
-	l := must[net.Listener](t)(w.VPS.Listen("tcp4", lab.VPSAddr+":8000"))
 	var asked atomic.Int64
-	server := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+	serveHTTP(t, w.VPS, lab.VPSAddr+":8000", func(rw http.ResponseWriter, _ *http.Request) {
 		asked.Add(1)
 		fmt.Fprint(rw, words)
-	})}
-	served := make(chan struct{})
-	go func() { defer close(served); server.Serve(l) }()
-	defer func() { server.Close(); <-served }()
+	})
 	script := `eval "$("$0" proxy env)" && for u in "$@"; do curl -sS --max-time 10 "$u"; done`
 	for _, c := range []struct{ url, want string }{{"http://" + lab.VPSAddr + ":8000/", words}, {"http://evil.lab:8000/", "names of lab are the LAN's"}} {
 		if got := w.ok(ctx, t, "", "sh", "-c", script, w.Options.Overlayd, c.url); !strings.Contains(got, c.want) {
@@ -228,7 +223,7 @@ func (w *world) counter(ctx context.Context, t *testing.T, name string) uint64 {
 // trySSH: the installed configuration serves ssh, scp and rsync.
 func (w *world) trySSH(ctx context.Context, t *testing.T) {
 	w.overlayd(ctx, t, "ssh", "config", "--install")
-	extra := fmt.Sprintf("\nHost *\n  IdentityFile %s\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n  BatchMode yes\n", filepath.Join(w.Dir, "userkey"))
+	extra := fmt.Sprintf("\nHost *\n  IdentityFile %s\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n  BatchMode yes\n", w.key)
 	f, err := os.OpenFile(filepath.Join(w.home, ".ssh/config"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)

@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -110,42 +109,8 @@ type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 // echoes listens on the LAN host's port 22, and on 53 for datagrams, and echoes.
 func echoes(t *testing.T, m *lab.Machine) {
 	t.Helper()
-	l, err := m.Listen("tcp4", lab.HostAddr+":22")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := m.ListenPacket("udp4", lab.HostAddr+":53")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var running sync.WaitGroup
-	t.Cleanup(func() {
-		l.Close()
-		p.Close()
-		running.Wait()
-	})
-	running.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c) // and closes when the client says that it is done
-			})
-		}
-	})
-	running.Go(func() {
-		buf := make([]byte, 1500)
-		for {
-			n, from, err := p.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = p.WriteTo(buf[:n], from)
-		}
-	})
+	labtest.Serve(t, m, lab.HostAddr+":22", labtest.Echo)
+	labtest.ServePackets(t, m, lab.HostAddr+":53", labtest.EchoPacket)
 }
 
 // says sends a word, and returns how the echo fails to come.
@@ -467,31 +432,9 @@ func (n *network) own(ctx context.Context, t *testing.T) {
 	if _, err := n.admin.Grant(ctx, "alice", "lab-gw", time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	var open sync.WaitGroup
-	var listeners []net.Listener
 	for _, at := range []string{"0.0.0.0:8001", "127.0.0.1:8002"} {
-		l, err := n.Gateway.Listen("tcp4", at)
-		if err != nil {
-			t.Fatal(err)
-		}
-		open.Go(func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				_, _ = io.Copy(c, c)
-				c.Close()
-			}
-		})
-		listeners = append(listeners, l)
+		labtest.Serve(t, n.Gateway, at, labtest.Echo)
 	}
-	defer open.Wait()
-	defer func() {
-		for _, l := range listeners {
-			l.Close()
-		}
-	}()
 	to := netip.MustParseAddr(lab.GatewayOverlay)
 	err := lab.Until(ctx, func(ctx context.Context) error { // until the grant is in force there
 		c, err := n.Laptop.DialContext(ctx, "tcp4", netip.AddrPortFrom(to, 8001).String())

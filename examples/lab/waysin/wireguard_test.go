@@ -61,7 +61,9 @@ func TestStockWireGuard(t *testing.T) {
 				t.Fatal(err)
 			}
 			gateway := begin(ctx, t, l.Gateway, "gateway", verb(ctx, t, l.VPS, lab.GatewayInvite...))
-			echoOn(t, l.Host, "22", "80")
+			for _, port := range []string{"22", "80"} {
+				labtest.Serve(t, l.Host, lab.HostAddr+":"+port, labtest.Echo)
+			}
 
 			file := verb(ctx, t, l.VPS, "wg", "add", "phone", "--user", "alice") + "\n"
 			p := &phone{m: l.Laptop, link: fmt.Sprintf("wgp%d%c", os.Getpid(), 'a'+i), file: file}
@@ -174,38 +176,6 @@ func (p *phone) up(ctx context.Context, t *testing.T, l *lab.Lab, binary string)
 	}
 	for _, c := range commands {
 		labtest.Run(ctx, t, p.m, c[0], c[1:]...)
-	}
-}
-
-// echoOn echoes what comes to ports of the LAN host.
-func echoOn(t *testing.T, m *lab.Machine, ports ...string) {
-	t.Helper()
-	var running sync.WaitGroup
-	var open []net.Listener
-	t.Cleanup(func() {
-		for _, l := range open {
-			l.Close()
-		}
-		running.Wait()
-	})
-	for _, port := range ports {
-		l, err := m.Listen("tcp4", lab.HostAddr+":"+port)
-		if err != nil {
-			t.Fatal(err)
-		}
-		open = append(open, l)
-		running.Go(func() { // ends when the listener closes
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				running.Go(func() { // ends with the client, or when the gateway cuts it
-					defer c.Close()
-					_, _ = io.Copy(c, c)
-				})
-			}
-		})
 	}
 }
 

@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -44,6 +43,7 @@ type world struct {
 	admin                 *coord.Admin
 	relay, gateway, alice *lab.Process
 	home                  string // alice's home directory
+	key                   string // the file with her SSH key
 }
 
 // modes are how a laptop can be in the network.
@@ -132,92 +132,50 @@ const page = "a page of the LAN"
 // services are the LAN host's.
 func (w *world) services(ctx context.Context, t *testing.T) {
 	t.Helper()
-	var running sync.WaitGroup
-	var open []io.Closer
-	t.Cleanup(func() {
-		for _, c := range open {
-			c.Close()
-		}
-		running.Wait()
-	})
-	web := must[net.Listener](t)(w.Host.Listen("tcp4", lab.HostAddr+":80"))
-	server := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, page) })}
-	open = append(open, server)
-	running.Go(func() { server.Serve(web) })
-	for _, port := range []string{"7", "81"} { // echo
-		l := must[net.Listener](t)(w.Host.Listen("tcp4", lab.HostAddr+":"+port))
-		open = append(open, l)
-		running.Go(func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				running.Go(func() {
-					defer c.Close()
-					io.Copy(c, c)
-				})
-			}
-		})
+	serveHTTP(t, w.Host, lab.HostAddr+":80", func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, page) })
+	for _, port := range []string{"7", "81"} {
+		labtest.Serve(t, w.Host, lab.HostAddr+":"+port, labtest.Echo)
 	}
-	names := must[net.PacketConn](t)(w.Host.ListenPacket("udp4", lab.HostAddr+":53"))
-	open = append(open, names)
-	running.Go(func() { serveNames(names) })
-	w.sshd(ctx, t)
+	labtest.ServePackets(t, w.Host, lab.HostAddr+":53", lanName)
+	w.key = labtest.SSHKey(ctx, t, w.Lab, "alice")
+	labtest.SSHD(ctx, t, w.Lab, w.Host, lab.HostAddr, w.key+".pub")
+}
+
+// serveHTTP is a web server on a machine until the test ends.
+func serveHTTP(t *testing.T, m *lab.Machine, addr string, h http.HandlerFunc) {
+	t.Helper()
+	l := must[net.Listener](t)(m.Listen("tcp4", addr))
+	server := &http.Server{Handler: h}
+	served := make(chan struct{})
+	go func() { defer close(served); server.Serve(l) }()
+	t.Cleanup(func() {
+		server.Close()
+		<-served
+	})
 }
 
 // lanNames are what the LAN's own resolver knows; evil leads out of the LAN.
 var lanNames = map[string][4]byte{"nas.lab.": {192, 168, 1, 201}, "evil.lab.": {203, 0, 113, 10}}
 
-// serveNames is the LAN's resolver.
-func serveNames(c net.PacketConn) {
-	buf := make([]byte, 1500)
-	for {
-		n, from, err := c.ReadFrom(buf)
-		if err != nil {
-			return
-		}
-		var m dnsmessage.Message
-		if m.Unpack(buf[:n]) != nil || len(m.Questions) != 1 {
-			continue
-		}
-		q := m.Questions[0]
-		m.Response, m.Additionals, m.RCode = true, nil, dnsmessage.RCodeNameError
-		if a, ok := lanNames[strings.ToLower(q.Name.String())]; ok {
-			m.RCode = dnsmessage.RCodeSuccess
-			if q.Type == dnsmessage.TypeA {
-				m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class}, Body: &dnsmessage.AResource{A: a}}}
-			}
-		}
-		if b, err := m.Pack(); err == nil {
-			c.WriteTo(b, from)
-		}
-	}
-}
-
-// sshd starts Debian's own server with keys made for this lab.
-func (w *world) sshd(ctx context.Context, t *testing.T) {
-	t.Helper()
-	sshd := must[string](t)(exec.LookPath("sshd"))
-	for _, key := range []string{"hostkey", "userkey"} {
-		must[string](t)(w.Host.Run(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(w.Dir, key)))
-	}
-	config := filepath.Join(w.Dir, "sshd_config")
-	text := fmt.Sprintf("HostKey %s\nListenAddress %s\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nAuthorizedKeysFile %s\nSubsystem sftp internal-sftp\n",
-		filepath.Join(w.Dir, "hostkey"), lab.HostAddr, filepath.Join(w.Dir, "userkey.pub"))
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p := must[*lab.Process](t)(w.Host.Start("sh", "-c", `mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && exec "$0" -D -e -f "$1"`, sshd, config))
-	err := lab.Until(ctx, func(context.Context) error {
-		if tail := p.Tail(); !strings.Contains(tail, "Server listening") {
-			return fmt.Errorf("sshd does not listen: %s", tail)
-		}
+// lanName is an answer of the LAN's resolver.
+func lanName(query []byte, _ net.Addr) []byte {
+	var m dnsmessage.Message
+	if m.Unpack(query) != nil || len(m.Questions) != 1 {
 		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
+	q := m.Questions[0]
+	m.Response, m.Additionals, m.RCode = true, nil, dnsmessage.RCodeNameError
+	if a, ok := lanNames[strings.ToLower(q.Name.String())]; ok {
+		m.RCode = dnsmessage.RCodeSuccess
+		if q.Type == dnsmessage.TypeA {
+			m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class}, Body: &dnsmessage.AResource{A: a}}}
+		}
+	}
+	answer, err := m.Pack()
+	if err != nil {
+		return nil
+	}
+	return answer
 }
 
 // run runs a program on the laptop, where root's home directory is alice's. It
