@@ -222,9 +222,7 @@ func TestWhois(t *testing.T) {
 	ctx, c := newCompany(t, lab.Options{Home: lab.Hard, Lab: lab.Hard})
 	l := must[net.Listener](t)(c.Host.Listen("tcp4", lab.HostAddr+":22"))
 	defer l.Close()
-	conn := must[net.Conn](t)(c.Laptop.DialContext(ctx, "tcp4", "192.168.1.201:22"))
-	seen := must[net.Conn](t)(l.Accept())
-	defer seen.Close()
+	conn, seen := connected(ctx, t, c.Laptop, l)
 	at := seen.RemoteAddr().String() // 192.168.1.200 and a port
 	out, err := c.Gateway.Overlayd(ctx, "whois", at)
 	if err != nil || !strings.Contains(out, "now, since") || !strings.Contains(out, "alice on alice-1") {
@@ -340,10 +338,8 @@ func (c *company) session(ctx context.Context, t *testing.T) *session {
 	t.Helper()
 	l := must[net.Listener](t)(c.Host.Listen("tcp4", lab.HostAddr+":22"))
 	t.Cleanup(func() { l.Close() })
-	s := &session{conn: must[net.Conn](t)(c.Laptop.DialContext(ctx, "tcp4", "192.168.1.201:22"))}
-	t.Cleanup(func() { s.conn.Close() })
-	s.peer = must[net.Conn](t)(l.Accept())
-	t.Cleanup(func() { s.peer.Close() })
+	s := &session{}
+	s.conn, s.peer = connected(ctx, t, c.Laptop, l)
 	labtest.ServePackets(t, c.Host, lab.HostAddr+":53", labtest.EchoPacket)
 	s.udp = datagramsTo(ctx, t, c.Laptop, "192.168.1.201:53")
 	s.udp.flows(ctx, t)

@@ -38,16 +38,9 @@ type copying struct {
 // copyTo starts a copy from the machine to a listener; the test's end breaks it off.
 func copyTo(ctx context.Context, t *testing.T, m *lab.Machine, server net.Listener) *copying {
 	t.Helper()
-	from, err := m.DialContext(ctx, "tcp4", server.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	from, to := connected(ctx, t, m, server)
 	// A tenth of a second's worth: the end of the copy is not to be waited for.
 	if err := from.(*net.TCPConn).SetWriteBuffer(256 << 10); err != nil {
-		t.Fatal(err)
-	}
-	to, err := server.Accept()
-	if err != nil {
 		t.Fatal(err)
 	}
 	c := &copying{from: from, to: to, in: sha256.New(), out: sha256.New(), stop: make(chan struct{}), last: time.Now()}

@@ -129,6 +129,7 @@ func TestCaptureSeesAMarker(t *testing.T) {
 	if _, err := io.WriteString(client, "a marker in the clear"); err != nil {
 		t.Fatal(err)
 	}
+	_ = server.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, _, err := server.ReadFrom(make([]byte, 64)); err != nil {
 		t.Fatal(err)
 	}
@@ -141,14 +142,14 @@ func TestCaptureSeesAMarker(t *testing.T) {
 }
 
 func TestNothingIsLeft(t *testing.T) {
-	_, l := labtest.New(t, lab.Options{})
+	ctx, l := labtest.New(t, lab.Options{})
 	p, err := l.VPS.Start("sleep", "1000")
 	if err != nil {
 		t.Fatal(err)
 	}
 	// One that the lab does not know of, and that will not listen. It says when
 	// it is in the machine: before that, Close could not find it there.
-	stray := l.VPS.Command(context.Background(), "sh", "-c", "trap '' TERM; echo; sleep 1000 & wait; wait")
+	stray := l.VPS.Command(ctx, "sh", "-c", "trap '' TERM; echo; sleep 1000 & wait; wait")
 	said, err := stray.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -170,6 +171,9 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Error("a process outlived its lab")
 	}
 	_ = stray.Wait() // it was killed: returns at once
+	if err := ctx.Err(); err != nil {
+		t.Errorf("the stray process went on: %v", err)
+	}
 	if _, err := os.Stat(l.Dir); !os.IsNotExist(err) {
 		t.Errorf("the directory is still there: %v", err)
 	}
@@ -189,7 +193,7 @@ func TestLeftoversOfTheDead(t *testing.T) {
 	}
 	// It is in its namespace before that has a name: whoever clears up at the
 	// same time, another run's lab too, finds it there.
-	stray := exec.Command("sleep", "1000")
+	stray := exec.CommandContext(ctx, "sleep", "1000")
 	stray.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	if err := stray.Start(); err != nil {
 		t.Fatal(err)
@@ -202,8 +206,8 @@ func TestLeftoversOfTheDead(t *testing.T) {
 	if err := lab.RemoveLeftovers(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := stray.Wait(); err == nil {
-		t.Error("the leftover's process ended by itself")
+	if err := stray.Wait(); err == nil || ctx.Err() != nil {
+		t.Errorf("the leftover's process was not killed: %v, %v", err, ctx.Err())
 	}
 	if _, err := os.Stat("/run/netns/" + ns); !os.IsNotExist(err) {
 		t.Errorf("%s is still there: %v", ns, err)

@@ -103,14 +103,26 @@ func (p *Process) Stop() error { return p.end(terminate) }
 // Interrupt is Ctrl-C, and otherwise like Stop.
 func (p *Process) Interrupt() error { return p.end(syscall.SIGINT) }
 
+// Hangup is a terminal that was closed, and otherwise like Stop.
+func (p *Process) Hangup() error { return p.end(syscall.SIGHUP) }
+
 func (p *Process) end(s syscall.Signal) error {
 	p.Signal(s)
+	if err := p.Ended(); err != nil {
+		return fmt.Errorf("after a signal (%v): %w", s, err)
+	}
+	return nil
+}
+
+// Ended waits until a process that somebody asked to end has done so; one that
+// does not is killed, which is an error.
+func (p *Process) Ended() error {
 	select {
 	case <-p.done:
 		return p.err
 	case <-time.After(stopWithin):
 		p.Kill()
-		return fmt.Errorf("%s did not end within %v of a signal (%v)", strings.Join(p.cmd.Args[3:], " "), stopWithin, s)
+		return fmt.Errorf("%s did not end within %v", strings.Join(p.cmd.Args[3:], " "), stopWithin)
 	}
 }
 

@@ -74,10 +74,7 @@ func copyingOn(ctx context.Context, t *testing.T, l *lab.Lab) (stop func() (int,
 	t.Helper()
 	server := must[net.Listener](t)(l.Host.Listen("tcp4", lab.HostAddr+":0"))
 	t.Cleanup(func() { server.Close() })
-	client := must[net.Conn](t)(l.Laptop.DialContext(ctx, "tcp4", server.Addr().String()))
-	t.Cleanup(func() { client.Close() })
-	conn := must[net.Conn](t)(server.Accept())
-	t.Cleanup(func() { conn.Close() })
+	client, conn := connected(ctx, t, l.Laptop, server)
 	type result struct {
 		n   int
 		err error

@@ -9,12 +9,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"os"
 	"sync"
 	"testing"
 	"time"
 
 	"overlayd/examples/lab"
+	"overlayd/examples/lab/labtest"
 )
 
 // pingEvery is dense enough to see an outage of a few tens of milliseconds.
@@ -166,5 +166,4 @@ func (s *stream) stalled() time.Duration {
 	return gap
 }
 
-// long is whether the long forms of tests are asked for.
-var long = os.Getenv("LAB_LONG") != ""
+var long = labtest.Long()

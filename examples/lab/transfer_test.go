@@ -4,6 +4,7 @@ package lab_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -46,14 +47,7 @@ func TestCopies(t *testing.T) {
 			defer server.Close()
 			for _, from := range []*lab.Machine{l.Laptop, l.VPS} {
 				start := time.Now()
-				client, err := from.DialContext(ctx, "tcp4", server.Addr().String())
-				if err != nil {
-					t.Fatal(err)
-				}
-				conn, err := server.Accept()
-				if err != nil {
-					t.Fatal(err)
-				}
+				client, conn := connected(ctx, t, from, server)
 				for _, way := range []struct {
 					name     string
 					from, to net.Conn
@@ -62,12 +56,28 @@ func TestCopies(t *testing.T) {
 						t.Errorf("%s, %s: %v", from.Name, way.name, err)
 					}
 				}
-				client.Close()
-				conn.Close()
 				t.Logf("%s: %d MB there and back in %v", from.Name, copySize()>>20, time.Since(start).Round(time.Millisecond))
 			}
 		})
 	}
+}
+
+// connected connects from a machine to a listener, and returns both ends. They are
+// good for as long as the test may take, and its end closes them.
+func connected(ctx context.Context, t *testing.T, m *lab.Machine, l net.Listener) (client, server net.Conn) {
+	t.Helper()
+	until, _ := ctx.Deadline() // which every lab's context has
+	client = must[net.Conn](t)(m.DialContext(ctx, "tcp4", l.Addr().String()))
+	t.Cleanup(func() { client.Close() })
+	if err := l.(*net.TCPListener).SetDeadline(until); err != nil {
+		t.Fatal(err)
+	}
+	server = must[net.Conn](t)(l.Accept())
+	t.Cleanup(func() { server.Close() })
+	if err := errors.Join(client.SetDeadline(until), server.SetDeadline(until)); err != nil {
+		t.Fatal(err)
+	}
+	return client, server
 }
 
 // copied sends random bytes over a connection and compares their SHA-256 at

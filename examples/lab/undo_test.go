@@ -6,7 +6,6 @@ import (
 	"context"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -29,15 +28,12 @@ var endings = []struct {
 		if _, err := d.machine.Overlayd(ctx, "down"); err != nil {
 			t.Fatal(err)
 		}
-		<-d.process.Done()
-		if err := d.process.Err(); err != nil {
+		if err := d.process.Ended(); err != nil {
 			t.Errorf("%s after overlayd down: %v", d.machine.Name, err)
 		}
 	}},
 	{"a closed terminal", func(_ context.Context, t *testing.T, d *daemon) {
-		d.process.Signal(syscall.SIGHUP)
-		<-d.process.Done()
-		if err := d.process.Err(); err != nil {
+		if err := d.process.Hangup(); err != nil {
 			t.Errorf("%s after SIGHUP: %v", d.machine.Name, err)
 		}
 	}},

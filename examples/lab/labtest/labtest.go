@@ -8,16 +8,22 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"overlayd/examples/lab"
 )
 
-// Patience is how long a test in a lab may take when it does not say more.
+// Patience is how long a test in a lab may take, several times what any needs.
 const Patience = 2 * time.Minute
+
+// Long reports whether LAB_LONG asks for the long forms of tests: more rounds, more
+// bytes, longer sleeps.
+func Long() bool { return os.Getenv("LAB_LONG") != "" }
 
 // NeedRoot skips loudly without root; with CI=true that is a failure.
 func NeedRoot(t testing.TB) {
@@ -45,6 +51,12 @@ func Main(m *testing.M) {
 		os.Exit(1)
 	}
 	binaries = dir
+	// Whoever started the tests may have told them to ignore the end of the
+	// terminal, as nohup does. What they start would inherit that, and one test is
+	// of how overlayd ends with its terminal.
+	if signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 	code := m.Run()
 	if err := os.RemoveAll(dir); err != nil {
 		fmt.Fprintln(os.Stderr, "remove the built overlayd:", err)
@@ -83,10 +95,13 @@ func New(t testing.TB, o lab.Options) (context.Context, *lab.Lab) {
 	return NewFor(t, Patience, o)
 }
 
-// NewFor is New with another patience.
+// NewFor is New with less patience, or with more for a test's long form.
 func NewFor(t testing.TB, patience time.Duration, o lab.Options) (context.Context, *lab.Lab) {
 	t.Helper()
 	NeedRoot(t)
+	if !Long() {
+		patience = min(patience, Patience)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	l, err := lab.New(ctx, o)
@@ -110,7 +125,7 @@ func Joined(t testing.TB, o lab.Options) (context.Context, *lab.Lab, *lab.Joined
 	return JoinedFor(t, Patience, o)
 }
 
-// JoinedFor is Joined with another patience.
+// JoinedFor is to Joined what NewFor is to New.
 func JoinedFor(t testing.TB, patience time.Duration, o lab.Options) (context.Context, *lab.Lab, *lab.Joined) {
 	t.Helper()
 	NeedRoot(t)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/net/websocket"
 
 	"overlayd/examples/lab"
+	"overlayd/examples/lab/labtest"
 	"overlayd/overlay"
 	"overlayd/overlay/login"
 )
@@ -65,6 +66,7 @@ func newBrowser(ctx context.Context, t *testing.T, l *lab.Lab, m *lab.Machine, a
 			if err != nil {
 				return err
 			}
+			_ = conn.SetDeadline(time.Now().Add(10 * time.Second)) // it may listen and not answer yet
 			b.ws, err = websocket.NewClient(config, conn)
 			return err
 		}
@@ -147,7 +149,7 @@ func (b *browser) keep(name string) {
 // when the gateway is away the page says so, and when he is revoked he has to log in.
 // LAB_LONG=1 runs it: chromium is large.
 func TestBrowser(t *testing.T) {
-	if os.Getenv("LAB_LONG") == "" {
+	if !labtest.Long() {
 		t.Skip("SKIPPED: LAB_LONG=1 runs it, and it needs chromium")
 	}
 	ctx, s := newSite(t, lab.Options{})
@@ -193,7 +195,7 @@ func TestBrowser(t *testing.T) {
 // Alice's machine has no interface and no routes. Her browser is given the PAC file,
 // and shows a page of the LAN by a name that only the LAN knows.
 func TestBrowserPAC(t *testing.T) {
-	if os.Getenv("LAB_LONG") == "" {
+	if !labtest.Long() {
 		t.Skip("SKIPPED: LAB_LONG=1 runs it, and it needs chromium")
 	}
 	ctx, w := newWorld(t, "userspace")

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"overlayd/examples/lab"
+	"overlayd/examples/lab/labtest"
 	"overlayd/overlay"
 )
 
@@ -242,7 +243,7 @@ func (w *world) trySSH(ctx context.Context, t *testing.T) {
 		t.Errorf("overlayd ssh: %q", got)
 	}
 	size := 16 << 20
-	if long() {
+	if labtest.Long() {
 		size = 1 << 30
 	}
 	data := filepath.Join(w.Dir, "data")

@@ -8,13 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"overlayd/examples/lab"
+	"overlayd/examples/lab/labtest"
 	"overlayd/overlay"
 	"overlayd/overlay/coord"
 )
@@ -24,7 +24,7 @@ import (
 // Then alice is revoked under live connections of every kind.
 func TestOutages(t *testing.T) {
 	for _, mode := range modes(t) {
-		if mode == "both" && os.Getenv("LAB_LONG") == "" {
+		if mode == "both" && !labtest.Long() {
 			continue
 		}
 		t.Run(mode, func(t *testing.T) {
@@ -56,7 +56,9 @@ func (w *world) kinds() map[string]func(context.Context) (net.Conn, error) {
 		"http":    w.httpConnect,
 		"forward": func(ctx context.Context) (net.Conn, error) { return w.dial(ctx, "tcp", "127.0.0.1:8007") },
 		"nc": func(ctx context.Context) (net.Conn, error) {
-			return overlay.Dial(w.Laptop.Socket()).Dial(ctx, "tcp", lab.HostAddr+":7")
+			l := overlay.Dial(w.Laptop.Socket())
+			defer l.Close()
+			return l.Dial(ctx, "tcp", lab.HostAddr+":7")
 		},
 	}
 }

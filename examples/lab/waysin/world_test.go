@@ -59,18 +59,11 @@ func modes(t *testing.T) []string {
 	return []string{"tun"}
 }
 
-// long reports whether the long versions are asked for.
-func long() bool { return os.Getenv("LAB_LONG") == "1" }
-
 // newWorld builds the lab and has everybody join.
 func newWorld(t *testing.T, mode string) (context.Context, *world) {
 	t.Helper()
 	labtest.NeedRoot(t)
-	patience := labtest.Patience
-	if long() {
-		patience = 15 * time.Minute
-	}
-	ctx, l := labtest.NewFor(t, patience, lab.Options{Overlayd: labtest.Overlayd(t)})
+	ctx, l := labtest.NewFor(t, 15*time.Minute, lab.Options{Overlayd: labtest.Overlayd(t)})
 	w := &world{Lab: l, mode: mode, home: filepath.Join(l.Dir, "home")}
 	w.relay = must[*lab.Process](t)(l.VPS.Serve(ctx, lab.RelayArgs...))
 	socket := overlay.Dial(l.VPS.Socket())
