@@ -219,6 +219,7 @@ func (c *company) remembers(ctx context.Context, t *testing.T) {
 // Whoever looks at a connection on the LAN host learns from the gateway whose it
 // is, while it goes on and afterwards.
 func TestWhois(t *testing.T) {
+	labtest.Waits(t)
 	ctx, c := newCompany(t, lab.Options{Home: lab.Hard, Lab: lab.Hard})
 	l := must[net.Listener](t)(c.Host.Listen("tcp4", lab.HostAddr+":22"))
 	defer l.Close()

@@ -110,6 +110,7 @@ func heals(t *testing.T, what string, all []time.Duration, within time.Duration)
 // A daemon that stood still, as on a machine that slept, is back at once, also
 // when the network is another one by then.
 func TestSleep(t *testing.T) {
+	labtest.Waits(t)
 	naps, rounds := []time.Duration{8 * time.Second}, 1
 	if long {
 		naps, rounds = append(naps, 200*time.Second), 3
@@ -119,6 +120,7 @@ func TestSleep(t *testing.T) {
 		nat  lab.NAT
 	}{{"relay", lab.Hard}, {"direct", lab.Cone}} {
 		t.Run(kind.path, func(t *testing.T) {
+			labtest.Waits(t)
 			ctx, l, j := labtest.JoinedFor(t, time.Hour, lab.Options{Home: kind.nat, Lab: kind.nat})
 			pings := pinging(t, l.Laptop, lab.HostAddr)
 			f := lab.NewFreezer(j.Laptop)
@@ -191,11 +193,13 @@ func port(ctx context.Context, t *testing.T, m *lab.Machine) string {
 // vanishes, although the network is fine. TLS bridges the gap, and another port
 // ends it, with nobody's help.
 func TestStuckMapping(t *testing.T) {
+	labtest.Waits(t)
 	for _, kind := range []struct {
 		path string
 		nat  lab.NAT
 	}{{"relay", lab.Hard}, {"direct", lab.Cone}} {
 		t.Run(kind.path, func(t *testing.T) {
+			labtest.Waits(t)
 			ctx, l, _ := labtest.Joined(t, lab.Options{Home: kind.nat, Lab: kind.nat})
 			pings := pinging(t, l.Laptop, lab.HostAddr)
 			pings.back(ctx, t, time.Now())

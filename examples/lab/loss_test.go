@@ -36,6 +36,7 @@ func lossy(ctx context.Context, t *testing.T, m *lab.Machine, change, from, to s
 // and used again when it is well; where the relay's way loses as much, as behind
 // a bad wireless link, the direct path stays.
 func TestLossyPath(t *testing.T) {
+	labtest.Waits(t)
 	ctx, l, _ := labtest.JoinedFor(t, 2*time.Minute, lab.Options{})
 	pings := pinging(t, l.Laptop, lab.HostAddr)
 	pings.back(ctx, t, time.Now())

@@ -190,6 +190,7 @@ func calm(ctx context.Context, t *testing.T, what string, d time.Duration, most 
 // goes by the proxy, and of the others status and netcheck say what they are,
 // without asking them all the time.
 func TestObstacles(t *testing.T) {
+	labtest.Waits(t)
 	ctx, l, _ := labtest.Joined(t, lab.Options{})
 	p := &proxy{m: l.HomeNAT}
 	serveOn(t, l.HomeNAT, homeRouter+":3128", p, nil)

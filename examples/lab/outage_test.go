@@ -90,6 +90,7 @@ func control(want string) func(status) error {
 // The coordinator cannot be reached: traffic goes on, and machines that are
 // restarted meanwhile come back with what they knew.
 func TestTheCoordinatorIsAway(t *testing.T) {
+	labtest.Waits(t)
 	ctx, l, j := labtest.Joined(t, lab.Options{Home: lab.Hard, Lab: lab.Hard})
 	all := daemons(l, j)
 	pings := pinging(t, l.Laptop, lab.HostAddr)

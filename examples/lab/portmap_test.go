@@ -31,6 +31,7 @@ func mapped(ctx context.Context, t *testing.T, router *lab.Machine, want int) {
 // router maps makes the path direct. It comes back when the router was
 // restarted, and is gone when the daemon is.
 func TestPortMapping(t *testing.T) {
+	labtest.Waits(t)
 	ctx, l := labtest.New(t, lab.Options{Home: lab.Hard, Lab: lab.Hard, Overlayd: labtest.Overlayd(t)})
 	router, err := l.MapPorts(ctx, l.LabNAT, lab.PortMapping{PMP: true, UPnP: true})
 	if err != nil {

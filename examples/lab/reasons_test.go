@@ -35,6 +35,7 @@ func shownReason(ctx context.Context, t *testing.T, m *lab.Machine, peer, reason
 // A direct path that loses all that is long is left for the relay, and the
 // reason is mtu; a machine that is stopped is peer_offline.
 func TestReasons(t *testing.T) {
+	labtest.Waits(t)
 	ctx, l, _ := labtest.JoinedFor(t, 2*time.Minute, lab.Options{})
 	tcp, _ := echoServers(t, l.Host)
 	data := streaming(ctx, t, l.Laptop, tcp)

@@ -78,6 +78,7 @@ func waitRelays(ctx context.Context, t *testing.T, m *lab.Machine, want, via str
 // A second VPS joins, and the network lives on when either of them dies: with the
 // first one the coordinator.
 func TestTwoRelays(t *testing.T) {
+	labtest.Waits(t)
 	ctx, l, j := labtest.JoinedFor(t, 10*time.Minute, lab.Options{Home: lab.Hard, Lab: lab.Hard, SecondVPS: true})
 	second, err := l.JoinRelay(ctx)
 	if err != nil {

@@ -69,6 +69,7 @@ func (d *daemon) readied(t *testing.T) int {
 // within a second, a TCP stream goes on where it was, and nobody touched the
 // other two.
 func TestKilledAndRestarted(t *testing.T) {
+	labtest.Waits(t)
 	rounds, downtimes := 1, []time.Duration{0, 10 * time.Second}
 	if long {
 		rounds, downtimes = 10, []time.Duration{0, 10 * time.Second, 90 * time.Second}
@@ -78,6 +79,7 @@ func TestKilledAndRestarted(t *testing.T) {
 		nat        lab.NAT
 	}{{"relay", "relay", lab.Hard}, {"gateway", "relay", lab.Hard}, {"laptop", "relay", lab.Hard}, {"relay", "direct", lab.Cone}, {"gateway", "direct", lab.Cone}} {
 		t.Run(c.name+", "+c.path, func(t *testing.T) {
+			labtest.Waits(t)
 			name, downtimes := c.name, downtimes
 			if c.path == "direct" && !long {
 				downtimes = downtimes[:1]

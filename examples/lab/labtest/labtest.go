@@ -22,8 +22,17 @@ import (
 const Patience = 2 * time.Minute
 
 // Long reports whether LAB_LONG asks for the long forms of tests: more rounds, more
-// bytes, longer sleeps.
+// bytes, longer sleeps, one test at a time.
 func Long() bool { return os.Getenv("LAB_LONG") != "" }
+
+// Waits lets a test that mostly waits do so beside others, unless the long forms
+// are asked for, which measure.
+func Waits(t *testing.T) {
+	t.Helper()
+	if !Long() {
+		t.Parallel()
+	}
+}
 
 // NeedRoot skips loudly without root; with CI=true that is a failure.
 func NeedRoot(t testing.TB) {
