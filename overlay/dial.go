@@ -109,7 +109,7 @@ func (n *Node) dialAddr(ctx context.Context, v view, who caller, proto string, t
 	}
 	if !carriedHere(v.m, to.at.Addr()) && v.plan.carrier(to.at.Addr()) == nil {
 		if !who.outside {
-			return nil, v.outside(to)
+			return nil, v.outside(proto, to)
 		}
 		if err := n.stays(v, proto, to); err != nil {
 			return nil, err

@@ -55,6 +55,7 @@ func dialingNode(t *testing.T, s sockets) *Node {
 	m := testMap(testNode("laptop", 11, coord.RoleMember, true),
 		testNode("Lab-GW", 200, coord.RoleGateway, true, approved("192.168.1.0/24"), approved("10.9.0.0/16")),
 		testNode("far-gw", 201, coord.RoleGateway, false, approved("192.168.7.0/24")))
+	m.Closed = []netip.Prefix{prefix("10.55.0.0/16")}
 	n.update(func(v *view) { v.m, v.plan, v.live = m, testPlan(m, testHost("10.9.0.5/16")), &machine{sockets: s} })
 	return n
 }
@@ -90,6 +91,8 @@ func TestDial(t *testing.T) {
 			says: "no node carries that address", hint: "overlayd explain 198.51.100.1:80`"},
 		{name: "own network wins", network: "tcp", address: "10.9.3.4:80", reason: ReasonOutside, code: ExitUnreachable,
 			says: "10.9.0.0/16 via Lab-GW is not used: eth0 is itself on 10.9.0.0/16"},
+		{name: "closed to this machine", network: "udp", address: "10.55.3.4:53", reason: ReasonPolicy, code: ExitDenied,
+			says: "refused by the policy, which lets this machine reach nothing in 10.55.0.0/16", hint: "overlayd request 10.55.3.4:53/udp"},
 		{name: "the loopback", network: "tcp", address: "127.0.0.1:80", reason: ReasonOutside, code: ExitUnreachable},
 		{name: "unknown name", network: "tcp", address: "nowhere:80", reason: ReasonNoName, code: ExitFailure,
 			says: "connect to nowhere: no machine of the network", hint: "overlayd peers"},

@@ -88,7 +88,10 @@ func (e *DialError) fault() *Fault {
 		}
 		return fault(ExitUnreachable, outsideHint(e.wish()), "%s%s", about, e.why)
 	case ReasonPolicy:
-		return fault(ExitDenied, "ask for access with overlayd request "+e.wish(), "%srefused by the policy that %s enforces", about, e.carrierText())
+		if e.why != "" {
+			return fault(ExitDenied, requestHint(e.wish()), "%s%s", about, e.why)
+		}
+		return fault(ExitDenied, requestHint(e.wish()), "%srefused by the policy that %s enforces", about, e.carrierText())
 	case ReasonRefused:
 		return fault(ExitUnreachable, "check the port, and that the service runs there", "%srefused by the host: nothing listens on that port", about)
 	case ReasonUnreachable:
@@ -135,9 +138,21 @@ func outsideHint(target string) string {
 	return "`overlayd routes` lists what can be reached, `overlayd explain " + target + "` says why this cannot"
 }
 
+// requestHint is for whom the policy refused something.
+func requestHint(target string) string { return "ask for access with overlayd request " + target }
+
+// closedWords says that nothing of a network is for this machine.
+func closedWords(p netip.Prefix) string {
+	return fmt.Sprintf("refused by the policy, which lets this machine reach nothing in %s", p)
+}
+
 // outside says why no node carries an address.
-func (v view) outside(to target) *DialError {
-	e := &DialError{Reason: ReasonOutside, Target: to.String(), why: "no node carries that address, so it is not reached through the overlay"}
+func (v view) outside(proto string, to target) *DialError {
+	e := &DialError{Reason: ReasonOutside, Target: to.String(), proto: proto, why: "no node carries that address, so it is not reached through the overlay"}
+	if p, ok := v.plan.closedAt(to.at.Addr()); ok {
+		e.Reason, e.why = ReasonPolicy, closedWords(p)
+		return e
+	}
 	for _, r := range v.plan.Routes {
 		if !r.Prefix.Contains(to.at.Addr()) {
 			continue

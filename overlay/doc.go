@@ -45,6 +45,12 @@
 // coordinator from before there were policies: then nothing is refused, and
 // status warns.
 //
+// What this side begins to where no peer is, the filter refuses as whoever received
+// it would. So the networks of which this node may reach nothing (the map's Closed)
+// are led into the tunnel too, by the same routes: by the default route nobody
+// would answer. A member that is revoked while it runs goes on refusing what it led
+// to, until it stops.
+//
 // After a start the rules of the last map are in force before there is an
 // interface. A node that lets anybody in asks the coordinator before it makes
 // one, for at most a second: it may have missed a revocation. Without an answer

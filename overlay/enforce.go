@@ -39,6 +39,7 @@ type enforcer struct {
 	dev     *tunnel.Device  // nil: there is no interface
 	rules   *policy.Ruleset // in force; nil: nothing is refused
 	carried []netip.Prefix  // what the peers' addresses and routes are, in order
+	aimed   bool            // the filter knows of that
 	version uint64          // of the map that this is of
 	cut     int             // flows, since the version before
 	failed  error           // why the rules of a later map are not in force
@@ -65,7 +66,7 @@ func (e *enforcer) heed(m *coord.Map, now time.Time) {
 	var cut filter.Cut
 	if m.Ruleset != nil && m.Ruleset != e.rules {
 		var err error
-		cut, err = e.filter.Swap(now, rulesOf(*m.Ruleset))
+		cut, err = e.filter.Swap(now, rulesOf(*m.Ruleset, m.Self.Addrs))
 		if err != nil {
 			e.log.Error("the policy of the new map cannot be used; the old one stays", "err", err)
 			e.failed = err
@@ -101,13 +102,18 @@ func (e *enforcer) tell(c filter.Cut) {
 	}
 }
 
-// leave ends the flows that this side began to addresses that no peer carries
-// any more: nobody would answer, and a program here might wait for long. mu is
-// held.
+// leave lets nothing begin on this side to addresses that no peer carries, and
+// ends the flows to those that none carries any more: nobody would answer, and a
+// program here might wait for long. mu is held.
 func (e *enforcer) leave(carried []netip.Prefix, now time.Time) {
 	lost := slices.ContainsFunc(e.carried, func(p netip.Prefix) bool { return !slices.Contains(carried, p) })
+	same := e.aimed && slices.Equal(e.carried, carried)
 	e.carried = carried
-	if !lost || e.filter == nil {
+	if same || e.filter == nil {
+		return
+	}
+	e.filter.Carry(carried)
+	if e.aimed = true; !lost {
 		return
 	}
 	e.tell(e.filter.Cut(now, func(f filter.Flow) bool {
@@ -288,9 +294,14 @@ func (e *enforcer) leads(from, to netip.Addr) bool {
 	return all || f != nil && f.Leads(from, to)
 }
 
-// rulesOf is a policy's ruleset in the words of the filter.
-func rulesOf(s policy.Ruleset) filter.Rules {
+// rulesOf is a policy's ruleset in the words of the filter. That of a node that
+// takes no part does not name its addresses; from there it is refused what it
+// tries.
+func rulesOf(s policy.Ruleset, self []netip.Addr) filter.Rules {
 	r := filter.Rules{Self: s.Self, Hosted: s.Hosted, Routes: s.Routes}
+	if len(r.Self) == 0 {
+		r.Self = self
+	}
 	for _, x := range s.Sources {
 		r.Sources = append(r.Sources, filter.Source{Address: x.Address, Node: x.Node, User: x.User})
 	}

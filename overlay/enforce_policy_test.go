@@ -46,7 +46,7 @@ func TestPolicyAndFilterAgree(t *testing.T) {
 	passed := 0
 	for _, now := range []time.Time{monday, monday.Add(2 * time.Hour), monday.Add(8 * time.Hour), monday.Add(-48 * time.Hour)} {
 		f := filter.New(filter.Options{}, now)
-		if _, err := f.Swap(now, rulesOf(r.For("gw"))); err != nil {
+		if _, err := f.Swap(now, rulesOf(r.For("gw"), nil)); err != nil {
 			t.Fatal(err)
 		}
 		var b filter.Batch

@@ -96,11 +96,11 @@ func refusedHealth(refusals []StatusRefusal, now time.Time) []HealthItem {
 		return nil
 	}
 	last := refusals[0]
-	by := "the node in front of it"
+	by := ""
 	if last.By != "" {
-		by = last.By
+		by = " that " + last.By + " enforces"
 	}
-	title := fmt.Sprintf("%s was refused by the policy that %s enforces, %s ago", last.Target, by, now.Sub(last.At).Round(time.Second))
+	title := fmt.Sprintf("%s was refused by the policy%s, %s ago", last.Target, by, now.Sub(last.At).Round(time.Second))
 	if n := len(refusals) - 1; n > 0 {
 		title += fmt.Sprintf("; and %d more of late: overlayd status --json", n)
 	}

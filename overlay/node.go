@@ -351,6 +351,7 @@ func (n *Node) take(m *coord.Map, also func(*view)) {
 
 // replace is take for a caller that holds taking.
 func (n *Node) replace(m *coord.Map, also func(*view)) {
+	m = recall(m, n.look().m)
 	n.heed(m)
 	n.update(func(v *view) {
 		v.m = m

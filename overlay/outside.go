@@ -108,7 +108,7 @@ func (n *Node) stays(v view, proto string, to target) error {
 	if !to.at.Addr().IsValid() {
 		return nil // a name that only the proxy on the way out knows
 	}
-	if e := v.outside(to); e.Via != "" || proto != "tcp" { // a gateway offers it, or it is for datagrams
+	if e := v.outside(proto, to); e.Via != "" || e.Reason == ReasonPolicy || proto != "tcp" { // a gateway offers it, or it is for datagrams
 		e.local = true
 		return e
 	}

@@ -217,8 +217,12 @@ func (v view) pathTo(addr netip.Addr) (PongPath, error) {
 		return PongPath{Direct: true}, nil
 	}
 	peer := v.plan.carrier(addr)
+	asked := targetText(protoICMP, netip.AddrPortFrom(addr, 0))
+	if closed, is := v.plan.closedAt(addr); peer == nil && is {
+		return PongPath{}, fault(ExitDenied, requestHint(asked), "ping %s: %s", addr, closedWords(closed))
+	}
 	if peer == nil {
-		return PongPath{}, fault(ExitUnreachable, outsideHint(targetText(protoICMP, netip.AddrPortFrom(addr, 0))),
+		return PongPath{}, fault(ExitUnreachable, outsideHint(asked),
 			"ping %s: no node carries that address that this machine may reach, so no packet would enter the overlay", addr)
 	}
 	path := v.live.bind.Path(peer.Key)

@@ -41,6 +41,7 @@ type Plan struct {
 	Relays  []underlay.Relay
 	Local   underlay.Local
 	Router  portmap.Target // without our port, which the sockets know; the zero value: nobody is asked
+	Closed  []netip.Prefix // those of Routing.Routes where everything is refused
 	Routes  []StatusRoute  // every prefix with the reason for what becomes of it
 	Health  []HealthItem   // what the plan could not do as asked
 }
@@ -70,6 +71,7 @@ func plan(in planInput) *Plan {
 	}
 	p.planOverlayClash(in)
 	carried := p.planRoutes(in)
+	p.planClosed(in)
 	p.planHosted(m, carried)
 	p.planPeers(m, carried)
 	p.planLANs(in)
@@ -433,7 +435,7 @@ func (p *Plan) underlayPeers() []underlay.Peer {
 func (p *Plan) String() string {
 	var b strings.Builder
 	if p.Stack != nil {
-		b.WriteString(stackText(p.Stack, p.Routing.Routes))
+		b.WriteString(stackText(p.Stack, p.Routing.Routes, p.Closed))
 	} else {
 		b.WriteString(p.Routing.String())
 	}
@@ -454,7 +456,11 @@ func (p *Plan) String() string {
 	}
 	for _, r := range p.Routes {
 		if r.State != RouteActive && r.State != RouteAdvertised {
-			fmt.Fprintf(&b, "# %s via %s: %s: %s\n", r.Prefix, r.Via, r.State, r.Reason)
+			via := ""
+			if r.Via != "" {
+				via = " via " + r.Via
+			}
+			fmt.Fprintf(&b, "# %s%s: %s: %s\n", r.Prefix, via, r.State, r.Reason)
 		}
 	}
 	for _, h := range p.Health {

@@ -70,6 +70,7 @@ var planRoutes = []struct {
 	name   string
 	home   string // the laptop's own network
 	peers  []coord.Node
+	closed []string
 	want   []string // prefix via state
 	routed []string
 	health []string
@@ -124,6 +125,24 @@ var planRoutes = []struct {
 		routed: []string{lan},
 	},
 	{
+		name: "a closed network is led where it is refused", home: "10.0.0.5/24",
+		peers:  []coord.Node{gw("lab", 200, true, "192.168.2.0/24")},
+		closed: []string{lan, "192.168.0.0/16"},
+		want:   []string{"192.168.2.0/24 lab active", lan + "  refused", "192.168.0.0/16  refused"},
+		routed: []string{"192.168.2.0/24", lan, "192.168.0.0/16"},
+	},
+	{
+		name: "at home in a closed network", home: "192.168.1.77/24",
+		closed: []string{lan},
+		want:   []string{lan + "  clash"},
+	},
+	{
+		name: "at home in a part of a closed network", home: "192.168.1.77/28",
+		closed: []string{lan},
+		want:   []string{lan + "  refused"},
+		routed: []string{lan},
+	},
+	{
 		name: "the overlay itself is at home", home: "172.18.0.77/16",
 		health: []string{"overlay_clash"},
 	},
@@ -133,7 +152,11 @@ func TestPlanRoutes(t *testing.T) {
 	laptop := testNode("laptop", 11, coord.RoleMember, true)
 	for _, tt := range planRoutes {
 		t.Run(tt.name, func(t *testing.T) {
-			p := testPlan(testMap(laptop, tt.peers...), testHost(tt.home))
+			m := testMap(laptop, tt.peers...)
+			for _, c := range tt.closed {
+				m.Closed = append(m.Closed, prefix(c))
+			}
+			p := testPlan(m, testHost(tt.home))
 			var got, routed, health []string
 			for _, r := range p.Routes {
 				got = append(got, r.Prefix.String()+" "+r.Via+" "+r.State)
@@ -161,6 +184,37 @@ func TestPlanRoutes(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestRecall: a machine that is revoked while its daemon runs goes on refusing
+// what it led to; who takes part has what the coordinator says, and a gateway
+// led nowhere.
+func TestRecall(t *testing.T) {
+	lab := gw("lab", 200, true, lan)
+	before := testMap(testNode("laptop", 11, coord.RoleMember, true), lab)
+	before.Closed = []netip.Prefix{prefix("10.9.0.0/16")}
+	after := testMap(before.Self)
+	if got := recall(after, before); got != after {
+		t.Errorf("closed to a machine that takes part: %v", got.Closed)
+	}
+	after.Self.State = coord.NodeDisabled
+	got := recall(after, before)
+	if len(after.Closed) > 0 || joinText(got.Closed) != "10.9.0.0/16,"+lan {
+		t.Errorf("closed are %v; the coordinator's map has %v", got.Closed, after.Closed)
+	}
+	if again := recall(after, got); joinText(again.Closed) != joinText(got.Closed) {
+		t.Errorf("with the next map closed are %v", again.Closed)
+	}
+	if p := testPlan(got, testHost("10.0.0.5/24")); joinText(p.Routing.Routes) != "10.9.0.0/16,"+lan || p.Routes[1].Reason != barred(got).Message {
+		t.Errorf("the plan:\n%s", p)
+	}
+	if got := recall(after, nil); got != after {
+		t.Errorf("closed to who knew nothing: %v", got.Closed)
+	}
+	after.Self.Role = coord.RoleGateway
+	if got := recall(after, before); got != after {
+		t.Errorf("closed to a gateway: %v", got.Closed)
 	}
 }
 

@@ -232,18 +232,22 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 	return out
 }
 
-// refusals are what the policies of others refused of late.
+// refusals are what policy refused of late.
 func (s snapshot) refusals() []StatusRefusal {
 	out := []StatusRefusal{}
 	if barred(s.m) != nil {
 		return out // there is more amiss
 	}
 	for _, r := range s.guard.refused {
-		by := ""
+		by, closed := "", false
 		if s.plan != nil {
 			if p := s.plan.carrier(r.Remote.Addr()); p != nil {
 				by = p.Name
 			}
+			_, closed = s.plan.closedAt(r.Remote.Addr())
+		}
+		if r.Nowhere && !closed {
+			continue // as far as is known here, nobody has that address
 		}
 		out = append(out, StatusRefusal{Target: targetText(r.Proto, r.Remote), By: by, At: r.At.UTC()})
 	}

@@ -45,11 +45,12 @@ type Status struct {
 	Refusals []StatusRefusal `json:"refusals"` // of the last minutes, the newest first
 }
 
-// StatusRefusal is something that this machine tried, and the policy that the node
-// in front of it enforces refused.
+// StatusRefusal is something that this machine tried, and the policy refused: that
+// which the node in front of it enforces, or because nothing there is for this
+// machine.
 type StatusRefusal struct {
 	Target string    `json:"target"` // as overlayd request takes it: 192.168.1.201:80, 192.168.1.201:53/udp, 192.168.1.201/icmp
-	By     string    `json:"by"`     // the node; "": it is not known any more
+	By     string    `json:"by"`     // the node; "": it is not known, or not any more
 	At     time.Time `json:"at"`     // when it was last tried
 }
 
@@ -147,11 +148,12 @@ type StatusPath struct {
 	Relay    string `json:"relay"` // its name; empty: the path leads by none
 }
 
-// StatusRoute is one prefix that a gateway offers or that this node advertises.
+// StatusRoute is one prefix that a gateway offers, or that this node advertises,
+// or of which it may reach nothing.
 type StatusRoute struct {
 	Prefix netip.Prefix `json:"prefix"`
-	Via    string       `json:"via"`    // the gateway's name
-	State  string       `json:"state"`  // active, degraded, standby, offline, clash, pending, advertised
+	Via    string       `json:"via"`    // the gateway's name; "": it is not for this machine to know
+	State  string       `json:"state"`  // active, degraded, standby, offline, clash, pending, advertised, refused
 	Reason string       `json:"reason"` // why it is not active, in words
 }
 
@@ -164,6 +166,7 @@ const (
 	RouteClash      = "clash"       // this machine is itself on that network, which wins
 	RoutePending    = "pending"     // ours, waits for approval
 	RouteAdvertised = "advertised"  // ours, approved
+	RouteRefused    = "refused"     // this machine may reach nothing there, and is told so at once
 )
 
 // HealthItem is something wrong, or worth knowing, and what to do about it.

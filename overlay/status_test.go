@@ -225,18 +225,22 @@ func TestStatusRefusals(t *testing.T) {
 	}{{protoUDP, "192.168.1.201:53"}, {protoTCP, "192.168.1.201:80"}, {protoICMP, "192.168.1.201:0"}, {protoTCP, "198.51.100.1:80"}} {
 		s.guard.refused = append(s.guard.refused, filter.Refusal{Proto: r.proto, Remote: netip.MustParseAddrPort(r.remote), At: testNow.Add(-3 * time.Second)})
 	}
+	s.plan.Closed = []netip.Prefix{prefix("10.77.0.0/16")}
+	for _, remote := range []string{"10.77.0.1:80", "10.78.0.1:80"} { // the second may be nobody's at all
+		s.guard.refused = append(s.guard.refused, filter.Refusal{Proto: protoTCP, Remote: netip.MustParseAddrPort(remote), At: testNow.Add(-4 * time.Second), Nowhere: true})
+	}
 	got := s.status()
 	var list []string
 	for _, r := range got.Refusals {
 		list = append(list, r.Target+" "+r.By)
 	}
-	want := []string{"192.168.1.201:53/udp lab", "192.168.1.201:80 lab", "192.168.1.201/icmp lab", "198.51.100.1:80 "}
+	want := []string{"192.168.1.201:53/udp lab", "192.168.1.201:80 lab", "192.168.1.201/icmp lab", "198.51.100.1:80 ", "10.77.0.1:80 "}
 	if !slices.Equal(list, want) {
 		t.Errorf("got %q, want %q", list, want)
 	}
 	h := got.Health[len(got.Health)-1]
 	if h.ID != HealthRefused || h.Severity != SeverityInfo || h.Fix != "ask for access: overlayd request 192.168.1.201:53/udp" ||
-		h.Title != "192.168.1.201:53/udp was refused by the policy that lab enforces, 3s ago; and 3 more of late: overlayd status --json" {
+		h.Title != "192.168.1.201:53/udp was refused by the policy that lab enforces, 3s ago; and 4 more of late: overlayd status --json" {
 		t.Errorf("%+v", h)
 	}
 }
@@ -272,6 +276,18 @@ func TestBarred(t *testing.T) {
 	}
 	if p := barred(testSnapshot().m); p != nil {
 		t.Errorf("an active node: %v", p)
+	}
+}
+
+// TestPingClosed: who is told that nothing of a network is for this machine is
+// told so by ping, too, and how to ask for it.
+func TestPingClosed(t *testing.T) {
+	m := testMap(testNode("laptop", 11, coord.RoleMember, true))
+	m.Closed = []netip.Prefix{prefix(lan)}
+	v := view{m: m, plan: testPlan(m, testHost("10.0.0.5/24"))}
+	_, err := v.pathTo(netip.MustParseAddr("192.168.1.201"))
+	if f := AsFault(err); f.Code != ExitDenied || !strings.Contains(f.Message, "refused by the policy") || !strings.HasSuffix(f.Hint, "overlayd request 192.168.1.201/icmp") {
+		t.Errorf("%+v", f)
 	}
 }
 

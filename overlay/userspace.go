@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -102,14 +103,18 @@ func (p *Plan) planStack(in planInput) {
 func (p *Plan) stackState() netstack.State { return *p.Stack }
 
 // stackText prints what is planned for a stack.
-func stackText(s *netstack.State, routes []netip.Prefix) string {
+func stackText(s *netstack.State, routes, closed []netip.Prefix) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "userspace mtu %d\n", s.MTU)
 	for _, a := range s.Addrs {
 		fmt.Fprintf(&b, "userspace address %s\n", a)
 	}
 	for _, p := range append([]netip.Prefix{s.Overlay}, routes...) {
-		fmt.Fprintf(&b, "userspace reach %s\n", p)
+		verb := "reach"
+		if slices.Contains(closed, p) {
+			verb = "refuse"
+		}
+		fmt.Fprintf(&b, "userspace %s %s\n", verb, p)
 	}
 	for _, p := range s.Serves {
 		fmt.Fprintf(&b, "userspace serve %s\n", p)

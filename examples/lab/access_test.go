@@ -40,6 +40,7 @@ type company struct {
 	*lab.Lab
 	admin                      *coord.Admin
 	relay, gateway, alice, bob *lab.Process
+	bare                       string // the laptop, before overlayd
 }
 
 func newCompany(t *testing.T, o lab.Options) (context.Context, *company) {
@@ -47,7 +48,7 @@ func newCompany(t *testing.T, o lab.Options) (context.Context, *company) {
 	labtest.NeedRoot(t)
 	o.Overlayd = labtest.Overlayd(t)
 	ctx, l := labtest.New(t, o)
-	c := &company{Lab: l}
+	c := &company{Lab: l, bare: everything(ctx, t, l.Laptop)}
 	c.relay = serve(ctx, t, l.VPS, lab.RelayArgs...)
 	socket := overlay.Dial(l.VPS.Socket())
 	t.Cleanup(socket.Close)
@@ -157,7 +158,57 @@ func TestAccess(t *testing.T) {
 				t.Errorf("alice does not reach port 22 any more: %v", err)
 			}
 			c.remembers(ctx, t)
+			c.closes(ctx, t)
 		})
+	}
+}
+
+// closes takes the last rule from alice. Nothing behind the gateway is for her
+// then, and her own machine says so at once, in the words of the gateway.
+func (c *company) closes(ctx context.Context, t *testing.T) {
+	t.Helper()
+	const nothing = "rules:\n  - {name: admins, src: user:bob, dst: \"*\"}\n"
+	must[coord.PolicyChange](t)(c.admin.ApplyPolicy(ctx, nothing))
+	waitFor(ctx, t, c.Laptop, func(s status) error {
+		for _, r := range s.Routes {
+			if r.Prefix == lab.LAN && r.State == overlay.RouteRefused {
+				return nil
+			}
+		}
+		return fmt.Errorf("alice's routes are %+v, want one that is refused", s.Routes)
+	})
+	c.refusesAll(ctx, t)
+	out, err := c.Laptop.Run(ctx, "curl", "-sS", "-m", "5", "http://192.168.1.201/")
+	if lab.ExitCode(err) != 7 || !strings.Contains(out, "onnect") {
+		t.Errorf("curl: %v\n%s", err, out)
+	}
+	out, err = c.Laptop.Run(ctx, "ping", "-n", "-c", "1", "-W", "2", lab.HostAddr)
+	if err == nil || !strings.Contains(out, "Packet filtered") {
+		t.Errorf("ping: %v\n%s", err, out)
+	}
+	for _, args := range [][]string{{"ping", lab.HostAddr}, {"nc", lab.HostAddr, "22"}} {
+		out, err = c.Laptop.Run(ctx, c.Options.Overlayd, args...)
+		if lab.ExitCode(err) != overlay.ExitDenied || !strings.Contains(out, "nothing in "+lab.LAN) {
+			t.Errorf("overlayd %s: %v\n%s", args, err, out)
+		}
+	}
+}
+
+// refusesAll tries what lies behind the gateway, and a member that alice may not
+// talk to: by TCP and UDP she is refused within a second.
+func (c *company) refusesAll(ctx context.Context, t *testing.T) {
+	t.Helper()
+	began := time.Now()
+	for _, at := range []string{"192.168.1.201:22", "192.168.1.77:80", lab.VPSOverlay + ":443"} {
+		if err := reaches(ctx, c.Laptop, "tcp4", at); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("%s: %v, want a refusal", at, err)
+		}
+	}
+	if err := reaches(ctx, c.Laptop, "udp4", "192.168.1.201:53"); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("port 53: %v, want an error at once", err)
+	}
+	if took := time.Since(began); took > endsWithin {
+		t.Errorf("alice was refused after %v", took)
 	}
 }
 
@@ -418,8 +469,12 @@ func TestRevoke(t *testing.T) {
 			if r.Took > endsWithin || len(r.Nodes) == 0 || cut != 2 {
 				t.Errorf("took %v, %d flows cut, nodes %+v", r.Took, cut, r.Nodes)
 			}
-			if err := reaches(ctx, c.Laptop, "tcp4", "192.168.1.201:22"); err == nil {
-				t.Error("alice is back")
+			c.refusesAll(ctx, t)
+			if err := c.alice.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			if d := lab.Differences(c.bare, everything(ctx, t, c.Laptop)); d != "" {
+				t.Errorf("the laptop of whom was revoked is not as before:\n%s", d)
 			}
 			c.revokedWhileAway(ctx, t)
 		})

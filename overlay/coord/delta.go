@@ -69,6 +69,11 @@ func (m *Map) apply(d *api.Delta) (*Map, error) {
 	if d.Roll != nil {
 		next.Roll = rollFromWire(d.Roll)
 	}
+	if d.Closed != nil {
+		if next.Closed, err = closedIn(d.Closed.Prefixes, m.Overlay); err != nil {
+			return nil, err
+		}
+	}
 	if d.Passes != nil {
 		if next.Passes, err = passesFromWire(d.Passes.Passes); err != nil {
 			return nil, err

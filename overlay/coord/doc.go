@@ -27,7 +27,8 @@
 // policy to say: a snapshot holds the policy in force with the grants, applied to
 // the members, and is worked out anew when something of that changed. A member's
 // map has the peers that it may talk to at all and the ruleset that it enforces;
-// both travel as changes. A member that waits for approval, or is disabled, or
+// both travel as changes. Of what lies behind others it has the prefixes alone, for
+// its programs to be refused at once. A member that waits for approval, or is disabled, or
 // whose user is, has neither peers nor passes, and the passes that it had are
 // refused by their serial. A node that was invited for nobody in particular gets
 // a user of its own, whose name the policy does not know; gateways and relays

@@ -32,6 +32,10 @@ type Map struct {
 	Roll   SignedRoll
 	Signer key.MachinePublic
 
+	// Closed are the prefixes behind gateways of which this node may reach nothing,
+	// in order; who has them is not for it to know. Only a member's map has any.
+	Closed []netip.Prefix
+
 	// Ruleset is what this node lets in, to read and keep. Nil: the coordinator
 	// has no policy, and nothing is refused.
 	Ruleset *policy.Ruleset

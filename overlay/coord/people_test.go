@@ -193,6 +193,40 @@ func TestPolicyDecidesMaps(t *testing.T) {
 	l.g.await("alice alone", func(m *Map) bool { return sees("laptop")(m) && enforces("ssh")(m) })
 }
 
+// TestClosed: who may reach nothing of a prefix is told of it, and of nothing else,
+// for as long as it is so. Gateways are told of none.
+func TestClosed(t *testing.T) {
+	l, ctx := newLab(t), t.Context()
+	far := l.join(Invite{Name: "far", Routes: []prefix{pfx("10.9.0.0/16")}}, "far")
+	closed := func(want ...string) func(*Map) bool {
+		return func(m *Map) bool { return slices.Equal(prefixesToWire(m.Closed), append([]string{}, want...)) }
+	}
+	l.atAlice.await("what lies behind far is closed", closed("10.9.0.0/16"))
+	m := l.atBob.await("and open to bob", sees("gw", "far"))
+	if !closed()(m) {
+		t.Errorf("closed to bob: %v", m.Closed)
+	}
+	l.apply(strings.Replace(labPolicy, "src: bob, dst: routes", "src: bob, dst: 10.9.0.0/16", 1))
+	l.atBob.await("the other one is closed", func(m *Map) bool { return closed("192.168.1.0/24")(m) && sees("far")(m) })
+	if _, err := l.admin.Grant(ctx, "alice", "10.9.0.1:80", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	l.atAlice.await("nothing is closed", closed())
+	if _, err := l.admin.UpdateUser(ctx, "bob", UserUpdate{Disabled: ptr(true)}); err != nil {
+		t.Fatal(err)
+	}
+	l.atBob.await("who takes no part is told nothing", func(m *Map) bool { return closed()(m) && m.Self.State == NodeDisabled })
+	if _, err := l.admin.WithdrawRoute(ctx, "far", pfx("10.9.0.0/16")); err != nil {
+		t.Fatal(err)
+	}
+	if m := l.atAlice.await("far is gone", sees("gw")); !closed()(m) {
+		t.Errorf("what nobody has is closed: %v", m.Closed)
+	}
+	if m := l.enforcing(far, 0).await("a map", func(*Map) bool { return true }); len(m.Closed) > 0 {
+		t.Errorf("closed to a gateway: %v", m.Closed)
+	}
+}
+
 // TestRulesetDelta: the map that changes brought is the one that a new stream
 // gets whole.
 func TestRulesetDelta(t *testing.T) {
@@ -247,6 +281,12 @@ func TestSmallChange(t *testing.T) {
 	}
 	was, is := old.sightOf(old.nodes["gw"], nil), next.sightOf(next.nodes["gw"], nil)
 	d := n.server.delta(next, next.nodes["gw"], was, is, dirt{})
+	if len(was.closed) > 0 || d.Closed != nil {
+		t.Error("a gateway hears of closed networks")
+	}
+	if d := n.server.delta(next, next.nodes["n8"], old.sightOf(old.nodes["n8"], nil), next.sightOf(next.nodes["n8"], nil), dirt{}); d.Closed != nil {
+		t.Error("whom the change does not concern hears of closed networks")
+	}
 	if size := proto.Size(d); size > 600 || len(d.Removed) != 1 || len(d.Peers) != 0 {
 		t.Errorf("%d bytes, %d peers go, %d come", size, len(d.Removed), len(d.Peers))
 	}

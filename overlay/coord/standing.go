@@ -2,6 +2,7 @@ package coord
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -20,7 +21,14 @@ type standing struct {
 	policy   *policy.Policy
 	world    policy.World
 	grants   []policy.Grant
+	behind   []behind
 	resolved *policy.Resolved // only For and Peers: they change nothing in it
+}
+
+// behind is an approved prefix of a node that takes part.
+type behind struct {
+	prefix netip.Prefix
+	label  uint32
 }
 
 // bearsOnAccess reports whether a change may change who reaches what.
@@ -50,7 +58,7 @@ func (s *snapshot) stand() error {
 		}
 		next.policy = p
 	}
-	next.world = s.world()
+	next.world, next.behind = s.world(), s.behind()
 	for _, g := range s.grantsByID() {
 		if u := s.users[g.User]; u != nil {
 			if to, err := policy.ParseTarget(g.Target); err == nil { // it was checked when the grant was made
@@ -147,6 +155,39 @@ func (s *snapshot) peersOf(n *nodeRecord) map[uint32]*nodeRecord {
 		}
 	}
 	return peers
+}
+
+// behind lists what lies behind the nodes that take part, in order.
+func (s *snapshot) behind() (list []behind) {
+	for _, n := range s.nodes {
+		for _, r := range n.routes() {
+			if r.Approved && s.stateOf(n) == NodeActive {
+				list = append(list, behind{r.Prefix, n.Label})
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b behind) int { return cmp.Or(a.prefix.Compare(b.prefix), cmp.Compare(a.label, b.label)) })
+	return list
+}
+
+// closedTo lists the prefixes of which a member may reach nothing: those that
+// neither it nor any of its peers has. Gateways and relays are nobody's, and hear
+// of none.
+func (s *snapshot) closedTo(n *nodeRecord, peers map[uint32]*nodeRecord) (list []netip.Prefix) {
+	if s.standing == nil || n.Role != RoleMember || s.stateOf(n) != NodeActive {
+		return nil
+	}
+	all := s.standing.behind
+	for len(all) > 0 {
+		prefix, open := all[0].prefix, false
+		for ; len(all) > 0 && all[0].prefix == prefix; all = all[1:] {
+			open = open || all[0].label == n.Label || peers[all[0].label] != nil
+		}
+		if !open {
+			list = append(list, prefix)
+		}
+	}
+	return list
 }
 
 // rulesetOf returns what a node lets in.

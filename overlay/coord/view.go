@@ -3,6 +3,7 @@ package coord
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 
 	"overlayd/overlay/coord/api"
 	"overlayd/overlay/policy"
@@ -34,6 +35,7 @@ func (s *Server) wholeMap(snap *snapshot, self *nodeRecord, seen *sight, passes 
 	m := &Map{
 		Version: snap.rev, Network: snap.network.ID, Overlay: snap.network.Overlay,
 		Self: s.node(snap, self, true), Relays: s.relays(snap), Passes: passes, Ruleset: seen.ruleset,
+		Closed: seen.closed,
 	}
 	if self.Relay != nil {
 		m.Revoked, _ = s.presence.revocations()
@@ -59,6 +61,7 @@ type sight struct {
 	standing *standing
 	state    NodeState
 	peers    map[uint32]*nodeRecord
+	closed   []netip.Prefix
 	ruleset  *policy.Ruleset
 }
 
@@ -69,7 +72,8 @@ func (s *snapshot) sightOf(self *nodeRecord, old *sight) *sight {
 	if old != nil && old.standing == s.standing && old.state == state {
 		return old
 	}
-	return &sight{standing: s.standing, state: state, peers: s.peersOf(self), ruleset: s.rulesetOf(self)}
+	peers := s.peersOf(self)
+	return &sight{standing: s.standing, state: state, peers: peers, closed: s.closedTo(self, peers), ruleset: s.rulesetOf(self)}
 }
 
 // delta returns what is dirty for one node, and what it sees from now on and no
@@ -100,6 +104,9 @@ func (s *Server) delta(snap *snapshot, self *nodeRecord, was, is *sight, d dirt)
 			if is.peers[l] == nil {
 				w.Removed = append(w.Removed, l)
 			}
+		}
+		if !slices.Equal(was.closed, is.closed) {
+			w.Closed = &api.PrefixList{Prefixes: prefixesToWire(is.closed)}
 		}
 		if was.ruleset.Node != is.ruleset.Node { // a delta is within one node
 			w.Ruleset = rulesetToWire(is.ruleset)

@@ -48,7 +48,7 @@ func mapToWire(m *Map) *api.Map {
 	if m.Ruleset != nil {
 		w.Ruleset = rulesetToWire(m.Ruleset)
 	}
-	w.Roll = rollToWire(m.Roll)
+	w.Roll, w.Closed = rollToWire(m.Roll), prefixesToWire(m.Closed)
 	if !m.Signer.IsZero() {
 		w.Signer = m.Signer.Bytes()
 	}
@@ -93,6 +93,9 @@ func mapFromWire(w *api.Map) (*Map, error) {
 		m.Hosted = append(m.Hosted, n)
 	}
 	if m.Relays, err = relaysFromWire(w.Relays); err != nil {
+		return nil, err
+	}
+	if m.Closed, err = closedIn(w.Closed, m.Overlay); err != nil {
 		return nil, err
 	}
 	m.Revoked = revokedFromWire(w.Revoked)
@@ -198,6 +201,20 @@ func hostedIn(w *api.Member, overlay netip.Prefix) (Node, error) {
 		return Node{}, fmt.Errorf("node %s: a hosted member has one address, and nothing behind it", n.ID)
 	}
 	return n, nil
+}
+
+// closedIn reads the prefixes that are closed to a node of a network.
+func closedIn(w []string, overlay netip.Prefix) ([]netip.Prefix, error) {
+	ps, err := parsePrefixes(w)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range ps {
+		if err := checkPrefix(p, overlay); err != nil {
+			return nil, err
+		}
+	}
+	return ps, nil
 }
 
 func rulesetToWire(r *policy.Ruleset) []byte {

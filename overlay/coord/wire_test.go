@@ -124,6 +124,7 @@ func testMap() *Map {
 		Version: 7, Network: NetworkID{1, 2, 3}, Overlay: testOverlay, Self: testNode(11), Peers: []Node{testNode(10), gw},
 		Relays:  []Relay{{ID: "r", Name: "vps", Endpoint: "203.0.113.10:443", Label: 10}, {ID: "n2", Name: "vps2", Endpoint: "198.51.100.10:443", Label: 12, Pin: testPin()}},
 		Revoked: []Removal{{Label: 9, Serial: 1 << 50}},
+		Closed:  []netip.Prefix{pfx("10.9.0.0/16")},
 		Passes:  []Pass{{Relay: "r", Ticket: []byte("ticket"), Key: key.NewSecret(), NotAfter: time.Unix(1e9, 0).UTC()}},
 	}
 }
@@ -146,6 +147,8 @@ func TestMapText(t *testing.T) {
 		"foreign address":  func(m *Map) { m.Peers[1].Addrs[0] = netip.MustParseAddr("8.8.8.8") },
 		"default route":    func(m *Map) { m.Peers[1].Routes[0].Prefix = pfx("0.0.0.0/0") },
 		"overlay as route": func(m *Map) { m.Peers[1].Routes[0].Prefix = testOverlay },
+		"overlay closed":   func(m *Map) { m.Closed[0] = testOverlay },
+		"all is closed":    func(m *Map) { m.Closed[0] = pfx("0.0.0.0/0") },
 		"a bad name":       func(m *Map) { m.Self.Name = "A B" },
 	} {
 		m := testMap()
@@ -262,6 +265,17 @@ func TestDelta(t *testing.T) {
 		if _, err := ParseMap(m.Append(nil)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	closed := &api.Delta{Closed: &api.PrefixList{Prefixes: []string{"10.8.0.0/16"}}}
+	if next, err := m.apply(closed); err != nil || len(next.Closed) != 1 || next.Closed[0] != pfx("10.8.0.0/16") || m.Closed[0] != pfx("10.9.0.0/16") {
+		t.Errorf("closed became %v (%v)", next.Closed, err)
+	}
+	if next, err := m.apply(&api.Delta{Closed: &api.PrefixList{}}); err != nil || len(next.Closed) != 0 {
+		t.Errorf("closed did not become nothing (%v)", err)
+	}
+	closed.Closed.Prefixes[0] = testOverlay.String()
+	if _, err := m.apply(closed); err == nil {
+		t.Error("the overlay was closed")
 	}
 	self := nodeToWire(testNode(12))
 	if _, err := m.apply(&api.Delta{Self: self}); err == nil {

@@ -1,6 +1,9 @@
 package filter
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // The longest prohibitions: RFC 1812 section 4.3.2.3 and RFC 4443 section 2.4.
 const (
@@ -13,20 +16,21 @@ const hops = 64
 
 // refuse answers a denied packet, so that its sender sees a refusal and not
 // silence: TCP is reset, the rest prohibited. Fragments are not answered, nor
-// whatever is an answer itself.
-func (c *cursor) refuse(who *source) {
+// whatever is an answer itself, nor what is above the limit.
+func (c *cursor) refuse(limit *bucket) (answered bool) {
 	p := &c.p
 	if p.part != whole || p.proto == tcp && p.flags&rst != 0 || p.icmpError() || p.echoReply() {
-		return
+		return false
 	}
-	if !c.allowAnswer(&who.load.answers) {
-		return
+	if !c.allowAnswer(limit) {
+		return false
 	}
 	if p.proto == tcp {
 		c.appendReset()
-		return
+	} else {
+		c.appendProhibited()
 	}
-	c.appendProhibited()
+	return true
 }
 
 // refuseCut answers a packet of a flow that was cut. This side is told of TCP
@@ -40,7 +44,7 @@ func (c *cursor) refuseCut() {
 		return
 	}
 	if who := c.f.index.Load().sources[p.src]; who != nil {
-		c.refuse(who)
+		c.refuse(&who.load.answers)
 	}
 }
 
@@ -95,19 +99,18 @@ func appendTCPReset(b []byte, src, dst addr, sport, dport uint16, seq, acked uin
 }
 
 // appendProhibited makes the ICMP error that says so (RFC 1812 section
-// 5.2.7.1, RFC 4443 section 3.1), from this node if it has such an address.
+// 5.2.7.1, RFC 4443 section 3.1). A peer gets it from this node, if that has such
+// an address; this side from the destination, as a kernel drops what comes to it
+// from itself.
 func (c *cursor) appendProhibited() {
 	const (
 		unreachable4, prohibited4 = 3, 13
 		unreachable6, prohibited6 = 1, 1
 	)
 	p := &c.p
-	src := p.dst
-	for _, a := range c.f.index.Load().self {
-		if a.is4() != p.v6 {
-			src = a
-			break
-		}
+	src, x := p.dst, c.f.index.Load()
+	if i := slices.IndexFunc(x.self, func(a addr) bool { return a.is4() != p.v6 }); i >= 0 && x.sources[p.src] != nil {
+		src = x.self[i]
 	}
 	kind, code, proto, quote := uint8(unreachable4), uint8(prohibited4), uint8(icmp4), longestICMP4-minIPv4-icmpHeader
 	if p.v6 {

@@ -12,7 +12,8 @@
 // destination, protocol and port. This node's own packets begin flows freely, as
 // the other end has rules of its own; those of a member that it carries, which come
 // by the tunnel too, need a rule here besides, so that what nobody would let in is
-// refused at once. The networks behind this node begin none, and only answer. Everything else must belong to a flow: answers, ICMP errors by
+// refused at once. To where no peer is (see Carry) nothing begins at all: it is refused
+// here, as the other end would. The networks behind this node begin none, and only answer. Everything else must belong to a flow: answers, ICMP errors by
 // the packet they quote, later fragments by their first. Having been called is
 // no permission to call: a SYN always asks anew.
 //

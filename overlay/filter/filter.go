@@ -48,6 +48,7 @@ type Filter struct {
 	sweep int        // of Tick: which part of the table is next
 
 	index   atomic.Pointer[index]
+	carried atomic.Pointer[carried] // nil: not known
 	counts  [verdicts]atomic.Uint64
 	answers atomic.Uint64
 	limited atomic.Uint64
@@ -305,7 +306,7 @@ func (c *cursor) begin() Verdict {
 }
 
 // permit says whether a flow may begin with this packet. What this side begins
-// needs no rule here: the other side has them. What a member begins that this node
+// needs no rule here: the other side has them, if there is one. What a member begins that this node
 // carries, and that comes by the tunnel, needs one at both.
 func (c *cursor) permit() (*rule, *source, Verdict) {
 	x := c.f.index.Load()
@@ -314,7 +315,7 @@ func (c *cursor) permit() (*rule, *source, Verdict) {
 	case c.out && !x.own(c.p.src):
 		return nil, nil, DropNotOwn
 	case c.out && who == nil:
-		return nil, x.sources[c.p.dst], Pass
+		return c.toward()
 	case who == nil && x.local(c.p.src):
 		return nil, nil, DropSpoofed
 	case who == nil:
@@ -323,11 +324,11 @@ func (c *cursor) permit() (*rule, *source, Verdict) {
 	r := x.find(who, c.p.dst, c.p.proto, c.p.dport, c.wall)
 	if r == nil {
 		c.tell(who, WhyPolicy)
-		c.refuse(who)
+		c.refuse(&who.load.answers)
 		return nil, nil, DropDenied
 	}
 	if c.out {
-		return nil, x.sources[c.p.dst], Pass
+		return c.toward()
 	}
 	return r, who, Pass
 }

@@ -24,11 +24,13 @@ type refusals struct {
 	next int
 }
 
-// Refusal is a flow of this side that the other side's policy refused.
+// Refusal is a flow of this side that the other side's policy refused, or that
+// never left.
 type Refusal struct {
-	Proto  uint8
-	Remote netip.AddrPort // without a port where the protocol has none
-	At     time.Time
+	Proto   uint8
+	Remote  netip.AddrPort // without a port where the protocol has none
+	At      time.Time
+	Nowhere bool // no peer carries it
 }
 
 func (r *refusals) note(v Refusal) {
@@ -44,7 +46,7 @@ func (c *cursor) noteReset(f *flow) {
 	if c.out || !f.outward || binary.BigEndian.Uint16(c.raw[c.p.transport+windowAt:]) != refusalWindow {
 		return
 	}
-	c.f.refused.note(Refusal{tcp, netip.AddrPortFrom(c.p.src.netip(), c.p.sport), time.Unix(0, c.wall)})
+	c.f.refused.note(Refusal{tcp, netip.AddrPortFrom(c.p.src.netip(), c.p.sport), time.Unix(0, c.wall), false})
 }
 
 // refusing4 and refusing6 are the codes of "destination unreachable" by which a
@@ -65,11 +67,16 @@ func (c *cursor) noteError(quoted *packet, f *flow) {
 	if c.out || !f.outward || c.p.icmpType != kind || !slices.Contains(codes, c.p.icmpCode) {
 		return
 	}
-	port := quoted.dport
-	if quoted.proto != tcp && quoted.proto != udp {
-		port = 0 // of an echo it is the identifier
+	c.f.refused.note(Refusal{quoted.proto, quoted.target(), time.Unix(0, c.wall), false})
+}
+
+// target is where a packet goes, without a port where its protocol has none: of an
+// echo it is the identifier.
+func (p *packet) target() netip.AddrPort {
+	if p.proto != tcp && p.proto != udp {
+		return netip.AddrPortFrom(p.dst.netip(), 0)
 	}
-	c.f.refused.note(Refusal{quoted.proto, netip.AddrPortFrom(quoted.dst.netip(), port), time.Unix(0, c.wall)})
+	return netip.AddrPortFrom(p.dst.netip(), p.dport)
 }
 
 // Refused reports whether the policy of the node that carries remote refused a

@@ -28,6 +28,7 @@ const (
 	DropSpoofed        // from the tunnel, with an address of this side
 	DropStranger       // from the tunnel, with an address that is nobody's
 	DropNotOwn         // to the tunnel, from an address that may only answer
+	DropNowhere        // to the tunnel, and no peer carries its destination
 	DropNoFlow         // an answer to nothing
 	DropDenied         // no rule allows it
 	DropCut            // of a flow that was cut
@@ -60,6 +61,7 @@ var verdictNames = [verdicts]string{
 	DropSpoofed:        "drop_spoofed",
 	DropStranger:       "drop_unknown_source",
 	DropNotOwn:         "drop_not_own_source",
+	DropNowhere:        "drop_nowhere",
 	DropNoFlow:         "drop_no_flow",
 	DropDenied:         "drop_denied",
 	DropCut:            "drop_cut_flow",

@@ -660,6 +660,7 @@ type Map struct {
 	Hosted        []*Member              `protobuf:"bytes,10,rep,name=hosted,proto3" json:"hosted,omitempty"`  // that others carry, or this one; a key only for who carries
 	Signer        []byte                 `protobuf:"bytes,11,opt,name=signer,proto3" json:"signer,omitempty"`  // the Ed25519 public key that rolls are signed with
 	Roll          *SignedRoll            `protobuf:"bytes,12,opt,name=roll,proto3" json:"roll,omitempty"`      // for relays only, to hand on
+	Closed        []string               `protobuf:"bytes,13,rep,name=closed,proto3" json:"closed,omitempty"`  // prefixes behind gateways of which the member may reach nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -774,6 +775,13 @@ func (x *Map) GetSigner() []byte {
 func (x *Map) GetRoll() *SignedRoll {
 	if x != nil {
 		return x.Roll
+	}
+	return nil
+}
+
+func (x *Map) GetClosed() []string {
+	if x != nil {
+		return x.Closed
 	}
 	return nil
 }
@@ -1047,6 +1055,7 @@ type Delta struct {
 	RulesetDelta  []byte                 `protobuf:"bytes,9,opt,name=ruleset_delta,json=rulesetDelta,proto3" json:"ruleset_delta,omitempty"` // or what changes the last one, as JSON
 	Hosted        []*Member              `protobuf:"bytes,10,rep,name=hosted,proto3" json:"hosted,omitempty"`                                // put in, by label
 	Roll          *SignedRoll            `protobuf:"bytes,11,opt,name=roll,proto3" json:"roll,omitempty"`
+	Closed        *PrefixList            `protobuf:"bytes,12,opt,name=closed,proto3" json:"closed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1154,6 +1163,13 @@ func (x *Delta) GetHosted() []*Member {
 func (x *Delta) GetRoll() *SignedRoll {
 	if x != nil {
 		return x.Roll
+	}
+	return nil
+}
+
+func (x *Delta) GetClosed() *PrefixList {
+	if x != nil {
+		return x.Closed
 	}
 	return nil
 }
@@ -7079,7 +7095,7 @@ const file_coord_proto_rawDesc = "" +
 	"\x05relay\x18\x01 \x01(\tR\x05relay\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\fR\x06ticket\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\fR\x03key\x127\n" +
-	"\tnot_after\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\xe7\x03\n" +
+	"\tnot_after\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\xff\x03\n" +
 	"\x03Map\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\fR\anetwork\x12\x18\n" +
@@ -7093,7 +7109,8 @@ const file_coord_proto_rawDesc = "" +
 	"\x06hosted\x18\n" +
 	" \x03(\v2\x19.overlayd.coord.v1.MemberR\x06hosted\x12\x16\n" +
 	"\x06signer\x18\v \x01(\fR\x06signer\x121\n" +
-	"\x04roll\x18\f \x01(\v2\x1d.overlayd.coord.v1.SignedRollR\x04roll\"h\n" +
+	"\x04roll\x18\f \x01(\v2\x1d.overlayd.coord.v1.SignedRollR\x04roll\x12\x16\n" +
+	"\x06closed\x18\r \x03(\tR\x06closed\"h\n" +
 	"\x04Roll\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\fR\anetwork\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
@@ -7108,7 +7125,7 @@ const file_coord_proto_rawDesc = "" +
 	"\x0eRevocationList\x127\n" +
 	"\arevoked\x18\x01 \x03(\v2\x1d.overlayd.coord.v1.RevocationR\arevoked\";\n" +
 	"\bPassList\x12/\n" +
-	"\x06passes\x18\x01 \x03(\v2\x17.overlayd.coord.v1.PassR\x06passes\"\xe8\x03\n" +
+	"\x06passes\x18\x01 \x03(\v2\x17.overlayd.coord.v1.PassR\x06passes\"\x9f\x04\n" +
 	"\x05Delta\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12-\n" +
 	"\x04self\x18\x02 \x01(\v2\x19.overlayd.coord.v1.MemberR\x04self\x12/\n" +
@@ -7121,7 +7138,8 @@ const file_coord_proto_rawDesc = "" +
 	"\rruleset_delta\x18\t \x01(\fR\frulesetDelta\x121\n" +
 	"\x06hosted\x18\n" +
 	" \x03(\v2\x19.overlayd.coord.v1.MemberR\x06hosted\x121\n" +
-	"\x04roll\x18\v \x01(\v2\x1d.overlayd.coord.v1.SignedRollR\x04roll\"\v\n" +
+	"\x04roll\x18\v \x01(\v2\x1d.overlayd.coord.v1.SignedRollR\x04roll\x125\n" +
+	"\x06closed\x18\f \x01(\v2\x1d.overlayd.coord.v1.PrefixListR\x06closed\"\v\n" +
 	"\tHeartbeat\"(\n" +
 	"\n" +
 	"PrefixList\x12\x1a\n" +
@@ -7731,163 +7749,164 @@ var file_coord_proto_depIdxs = []int32{
 	12,  // 20: overlayd.coord.v1.Delta.revoked:type_name -> overlayd.coord.v1.RevocationList
 	2,   // 21: overlayd.coord.v1.Delta.hosted:type_name -> overlayd.coord.v1.Member
 	10,  // 22: overlayd.coord.v1.Delta.roll:type_name -> overlayd.coord.v1.SignedRoll
-	3,   // 23: overlayd.coord.v1.AttachmentList.attached:type_name -> overlayd.coord.v1.Attachment
-	5,   // 24: overlayd.coord.v1.EnrollRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
-	5,   // 25: overlayd.coord.v1.WatchRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
-	8,   // 26: overlayd.coord.v1.WatchResponse.map:type_name -> overlayd.coord.v1.Map
-	14,  // 27: overlayd.coord.v1.WatchResponse.delta:type_name -> overlayd.coord.v1.Delta
-	15,  // 28: overlayd.coord.v1.WatchResponse.heartbeat:type_name -> overlayd.coord.v1.Heartbeat
-	16,  // 29: overlayd.coord.v1.ReportRequest.advertise:type_name -> overlayd.coord.v1.PrefixList
-	17,  // 30: overlayd.coord.v1.ReportRequest.attached:type_name -> overlayd.coord.v1.AttachmentList
-	23,  // 31: overlayd.coord.v1.ReportRequest.applied:type_name -> overlayd.coord.v1.Applied
-	27,  // 32: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
-	120, // 33: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
-	120, // 34: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
-	27,  // 35: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
-	2,   // 36: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
-	120, // 37: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
-	120, // 38: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
-	32,  // 39: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
-	32,  // 40: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	32,  // 41: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	39,  // 42: overlayd.coord.v1.ListRoutesResponse.routes:type_name -> overlayd.coord.v1.RouteInfo
-	39,  // 43: overlayd.coord.v1.ApproveRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
-	39,  // 44: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
-	32,  // 45: overlayd.coord.v1.UpdateNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	32,  // 46: overlayd.coord.v1.RenewNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	120, // 47: overlayd.coord.v1.UserInfo.created_at:type_name -> google.protobuf.Timestamp
-	50,  // 48: overlayd.coord.v1.ListUsersResponse.users:type_name -> overlayd.coord.v1.UserInfo
-	50,  // 49: overlayd.coord.v1.AddUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	50,  // 50: overlayd.coord.v1.UpdateUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	50,  // 51: overlayd.coord.v1.RemoveUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	59,  // 52: overlayd.coord.v1.ListGroupsResponse.groups:type_name -> overlayd.coord.v1.GroupInfo
-	59,  // 53: overlayd.coord.v1.AddGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	59,  // 54: overlayd.coord.v1.UpdateGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	59,  // 55: overlayd.coord.v1.RemoveGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
-	120, // 56: overlayd.coord.v1.PolicyInfo.at:type_name -> google.protobuf.Timestamp
-	68,  // 57: overlayd.coord.v1.GetPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
-	68,  // 58: overlayd.coord.v1.GetPolicyResponse.versions:type_name -> overlayd.coord.v1.PolicyInfo
-	68,  // 59: overlayd.coord.v1.ApplyPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
-	120, // 60: overlayd.coord.v1.GrantInfo.not_before:type_name -> google.protobuf.Timestamp
-	120, // 61: overlayd.coord.v1.GrantInfo.until:type_name -> google.protobuf.Timestamp
-	120, // 62: overlayd.coord.v1.GrantInfo.created_at:type_name -> google.protobuf.Timestamp
-	75,  // 63: overlayd.coord.v1.AddGrantResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
-	75,  // 64: overlayd.coord.v1.ListGrantsResponse.grants:type_name -> overlayd.coord.v1.GrantInfo
-	120, // 65: overlayd.coord.v1.AccessRequest.created_at:type_name -> google.protobuf.Timestamp
-	80,  // 66: overlayd.coord.v1.RequestAccessResponse.request:type_name -> overlayd.coord.v1.AccessRequest
-	80,  // 67: overlayd.coord.v1.ListRequestsResponse.requests:type_name -> overlayd.coord.v1.AccessRequest
-	75,  // 68: overlayd.coord.v1.ApproveRequestResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
-	91,  // 69: overlayd.coord.v1.RevokeResponse.nodes:type_name -> overlayd.coord.v1.NodeAck
-	120, // 70: overlayd.coord.v1.KeyInfo.created_at:type_name -> google.protobuf.Timestamp
-	92,  // 71: overlayd.coord.v1.AddKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
-	92,  // 72: overlayd.coord.v1.ListKeysResponse.keys:type_name -> overlayd.coord.v1.KeyInfo
-	92,  // 73: overlayd.coord.v1.RemoveKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
-	50,  // 74: overlayd.coord.v1.SetPasswordResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	50,  // 75: overlayd.coord.v1.MakeSeedResponse.user:type_name -> overlayd.coord.v1.UserInfo
-	120, // 76: overlayd.coord.v1.Exposure.created_at:type_name -> google.protobuf.Timestamp
-	120, // 77: overlayd.coord.v1.Exposure.until:type_name -> google.protobuf.Timestamp
-	103, // 78: overlayd.coord.v1.AddExposureRequest.exposure:type_name -> overlayd.coord.v1.Exposure
-	103, // 79: overlayd.coord.v1.AddExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
-	103, // 80: overlayd.coord.v1.ListExposuresResponse.exposures:type_name -> overlayd.coord.v1.Exposure
-	103, // 81: overlayd.coord.v1.RemoveExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
-	120, // 82: overlayd.coord.v1.ListAccessRequest.at:type_name -> google.protobuf.Timestamp
-	112, // 83: overlayd.coord.v1.ListAccessResponse.access:type_name -> overlayd.coord.v1.AccessInfo
-	120, // 84: overlayd.coord.v1.ListAccessResponse.at:type_name -> google.protobuf.Timestamp
-	115, // 85: overlayd.coord.v1.ExplainResponse.steps:type_name -> overlayd.coord.v1.Step
-	32,  // 86: overlayd.coord.v1.AddDeviceResponse.node:type_name -> overlayd.coord.v1.NodeInfo
-	18,  // 87: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
-	20,  // 88: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
-	22,  // 89: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
-	25,  // 90: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
-	28,  // 91: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
-	30,  // 92: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
-	33,  // 93: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
-	35,  // 94: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
-	37,  // 95: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
-	40,  // 96: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
-	42,  // 97: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
-	44,  // 98: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
-	46,  // 99: overlayd.coord.v1.Admin.UpdateNode:input_type -> overlayd.coord.v1.UpdateNodeRequest
-	48,  // 100: overlayd.coord.v1.Admin.RenewNode:input_type -> overlayd.coord.v1.RenewNodeRequest
-	118, // 101: overlayd.coord.v1.Admin.AddDevice:input_type -> overlayd.coord.v1.AddDeviceRequest
-	51,  // 102: overlayd.coord.v1.Admin.ListUsers:input_type -> overlayd.coord.v1.ListUsersRequest
-	53,  // 103: overlayd.coord.v1.Admin.AddUser:input_type -> overlayd.coord.v1.AddUserRequest
-	55,  // 104: overlayd.coord.v1.Admin.UpdateUser:input_type -> overlayd.coord.v1.UpdateUserRequest
-	57,  // 105: overlayd.coord.v1.Admin.RemoveUser:input_type -> overlayd.coord.v1.RemoveUserRequest
-	60,  // 106: overlayd.coord.v1.Admin.ListGroups:input_type -> overlayd.coord.v1.ListGroupsRequest
-	62,  // 107: overlayd.coord.v1.Admin.AddGroup:input_type -> overlayd.coord.v1.AddGroupRequest
-	64,  // 108: overlayd.coord.v1.Admin.UpdateGroup:input_type -> overlayd.coord.v1.UpdateGroupRequest
-	66,  // 109: overlayd.coord.v1.Admin.RemoveGroup:input_type -> overlayd.coord.v1.RemoveGroupRequest
-	69,  // 110: overlayd.coord.v1.Admin.GetPolicy:input_type -> overlayd.coord.v1.GetPolicyRequest
-	71,  // 111: overlayd.coord.v1.Admin.TryPolicy:input_type -> overlayd.coord.v1.TryPolicyRequest
-	73,  // 112: overlayd.coord.v1.Admin.ApplyPolicy:input_type -> overlayd.coord.v1.ApplyPolicyRequest
-	76,  // 113: overlayd.coord.v1.Admin.AddGrant:input_type -> overlayd.coord.v1.AddGrantRequest
-	78,  // 114: overlayd.coord.v1.Admin.ListGrants:input_type -> overlayd.coord.v1.ListGrantsRequest
-	81,  // 115: overlayd.coord.v1.Admin.RequestAccess:input_type -> overlayd.coord.v1.RequestAccessRequest
-	83,  // 116: overlayd.coord.v1.Admin.ListRequests:input_type -> overlayd.coord.v1.ListRequestsRequest
-	85,  // 117: overlayd.coord.v1.Admin.ApproveRequest:input_type -> overlayd.coord.v1.ApproveRequestRequest
-	87,  // 118: overlayd.coord.v1.Admin.DenyRequest:input_type -> overlayd.coord.v1.DenyRequestRequest
-	93,  // 119: overlayd.coord.v1.Admin.AddKey:input_type -> overlayd.coord.v1.AddKeyRequest
-	95,  // 120: overlayd.coord.v1.Admin.ListKeys:input_type -> overlayd.coord.v1.ListKeysRequest
-	97,  // 121: overlayd.coord.v1.Admin.RemoveKey:input_type -> overlayd.coord.v1.RemoveKeyRequest
-	99,  // 122: overlayd.coord.v1.Admin.SetPassword:input_type -> overlayd.coord.v1.SetPasswordRequest
-	101, // 123: overlayd.coord.v1.Admin.MakeSeed:input_type -> overlayd.coord.v1.MakeSeedRequest
-	104, // 124: overlayd.coord.v1.Admin.AddExposure:input_type -> overlayd.coord.v1.AddExposureRequest
-	106, // 125: overlayd.coord.v1.Admin.ListExposures:input_type -> overlayd.coord.v1.ListExposuresRequest
-	108, // 126: overlayd.coord.v1.Admin.RemoveExposure:input_type -> overlayd.coord.v1.RemoveExposureRequest
-	89,  // 127: overlayd.coord.v1.Admin.Revoke:input_type -> overlayd.coord.v1.RevokeRequest
-	110, // 128: overlayd.coord.v1.Admin.ListAccess:input_type -> overlayd.coord.v1.ListAccessRequest
-	113, // 129: overlayd.coord.v1.Admin.Explain:input_type -> overlayd.coord.v1.ExplainRequest
-	116, // 130: overlayd.coord.v1.Admin.VerifyRecord:input_type -> overlayd.coord.v1.VerifyRecordRequest
-	19,  // 131: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
-	21,  // 132: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
-	24,  // 133: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
-	26,  // 134: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
-	29,  // 135: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
-	31,  // 136: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
-	34,  // 137: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
-	36,  // 138: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
-	38,  // 139: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
-	41,  // 140: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
-	43,  // 141: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
-	45,  // 142: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
-	47,  // 143: overlayd.coord.v1.Admin.UpdateNode:output_type -> overlayd.coord.v1.UpdateNodeResponse
-	49,  // 144: overlayd.coord.v1.Admin.RenewNode:output_type -> overlayd.coord.v1.RenewNodeResponse
-	119, // 145: overlayd.coord.v1.Admin.AddDevice:output_type -> overlayd.coord.v1.AddDeviceResponse
-	52,  // 146: overlayd.coord.v1.Admin.ListUsers:output_type -> overlayd.coord.v1.ListUsersResponse
-	54,  // 147: overlayd.coord.v1.Admin.AddUser:output_type -> overlayd.coord.v1.AddUserResponse
-	56,  // 148: overlayd.coord.v1.Admin.UpdateUser:output_type -> overlayd.coord.v1.UpdateUserResponse
-	58,  // 149: overlayd.coord.v1.Admin.RemoveUser:output_type -> overlayd.coord.v1.RemoveUserResponse
-	61,  // 150: overlayd.coord.v1.Admin.ListGroups:output_type -> overlayd.coord.v1.ListGroupsResponse
-	63,  // 151: overlayd.coord.v1.Admin.AddGroup:output_type -> overlayd.coord.v1.AddGroupResponse
-	65,  // 152: overlayd.coord.v1.Admin.UpdateGroup:output_type -> overlayd.coord.v1.UpdateGroupResponse
-	67,  // 153: overlayd.coord.v1.Admin.RemoveGroup:output_type -> overlayd.coord.v1.RemoveGroupResponse
-	70,  // 154: overlayd.coord.v1.Admin.GetPolicy:output_type -> overlayd.coord.v1.GetPolicyResponse
-	72,  // 155: overlayd.coord.v1.Admin.TryPolicy:output_type -> overlayd.coord.v1.TryPolicyResponse
-	74,  // 156: overlayd.coord.v1.Admin.ApplyPolicy:output_type -> overlayd.coord.v1.ApplyPolicyResponse
-	77,  // 157: overlayd.coord.v1.Admin.AddGrant:output_type -> overlayd.coord.v1.AddGrantResponse
-	79,  // 158: overlayd.coord.v1.Admin.ListGrants:output_type -> overlayd.coord.v1.ListGrantsResponse
-	82,  // 159: overlayd.coord.v1.Admin.RequestAccess:output_type -> overlayd.coord.v1.RequestAccessResponse
-	84,  // 160: overlayd.coord.v1.Admin.ListRequests:output_type -> overlayd.coord.v1.ListRequestsResponse
-	86,  // 161: overlayd.coord.v1.Admin.ApproveRequest:output_type -> overlayd.coord.v1.ApproveRequestResponse
-	88,  // 162: overlayd.coord.v1.Admin.DenyRequest:output_type -> overlayd.coord.v1.DenyRequestResponse
-	94,  // 163: overlayd.coord.v1.Admin.AddKey:output_type -> overlayd.coord.v1.AddKeyResponse
-	96,  // 164: overlayd.coord.v1.Admin.ListKeys:output_type -> overlayd.coord.v1.ListKeysResponse
-	98,  // 165: overlayd.coord.v1.Admin.RemoveKey:output_type -> overlayd.coord.v1.RemoveKeyResponse
-	100, // 166: overlayd.coord.v1.Admin.SetPassword:output_type -> overlayd.coord.v1.SetPasswordResponse
-	102, // 167: overlayd.coord.v1.Admin.MakeSeed:output_type -> overlayd.coord.v1.MakeSeedResponse
-	105, // 168: overlayd.coord.v1.Admin.AddExposure:output_type -> overlayd.coord.v1.AddExposureResponse
-	107, // 169: overlayd.coord.v1.Admin.ListExposures:output_type -> overlayd.coord.v1.ListExposuresResponse
-	109, // 170: overlayd.coord.v1.Admin.RemoveExposure:output_type -> overlayd.coord.v1.RemoveExposureResponse
-	90,  // 171: overlayd.coord.v1.Admin.Revoke:output_type -> overlayd.coord.v1.RevokeResponse
-	111, // 172: overlayd.coord.v1.Admin.ListAccess:output_type -> overlayd.coord.v1.ListAccessResponse
-	114, // 173: overlayd.coord.v1.Admin.Explain:output_type -> overlayd.coord.v1.ExplainResponse
-	117, // 174: overlayd.coord.v1.Admin.VerifyRecord:output_type -> overlayd.coord.v1.VerifyRecordResponse
-	131, // [131:175] is the sub-list for method output_type
-	87,  // [87:131] is the sub-list for method input_type
-	87,  // [87:87] is the sub-list for extension type_name
-	87,  // [87:87] is the sub-list for extension extendee
-	0,   // [0:87] is the sub-list for field type_name
+	16,  // 23: overlayd.coord.v1.Delta.closed:type_name -> overlayd.coord.v1.PrefixList
+	3,   // 24: overlayd.coord.v1.AttachmentList.attached:type_name -> overlayd.coord.v1.Attachment
+	5,   // 25: overlayd.coord.v1.EnrollRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
+	5,   // 26: overlayd.coord.v1.WatchRequest.relay:type_name -> overlayd.coord.v1.RelayOffer
+	8,   // 27: overlayd.coord.v1.WatchResponse.map:type_name -> overlayd.coord.v1.Map
+	14,  // 28: overlayd.coord.v1.WatchResponse.delta:type_name -> overlayd.coord.v1.Delta
+	15,  // 29: overlayd.coord.v1.WatchResponse.heartbeat:type_name -> overlayd.coord.v1.Heartbeat
+	16,  // 30: overlayd.coord.v1.ReportRequest.advertise:type_name -> overlayd.coord.v1.PrefixList
+	17,  // 31: overlayd.coord.v1.ReportRequest.attached:type_name -> overlayd.coord.v1.AttachmentList
+	23,  // 32: overlayd.coord.v1.ReportRequest.applied:type_name -> overlayd.coord.v1.Applied
+	27,  // 33: overlayd.coord.v1.CreateInviteResponse.invite:type_name -> overlayd.coord.v1.InviteInfo
+	120, // 34: overlayd.coord.v1.InviteInfo.created_at:type_name -> google.protobuf.Timestamp
+	120, // 35: overlayd.coord.v1.InviteInfo.expires_at:type_name -> google.protobuf.Timestamp
+	27,  // 36: overlayd.coord.v1.ListInvitesResponse.invites:type_name -> overlayd.coord.v1.InviteInfo
+	2,   // 37: overlayd.coord.v1.NodeInfo.member:type_name -> overlayd.coord.v1.Member
+	120, // 38: overlayd.coord.v1.NodeInfo.joined_at:type_name -> google.protobuf.Timestamp
+	120, // 39: overlayd.coord.v1.NodeInfo.last_seen_at:type_name -> google.protobuf.Timestamp
+	32,  // 40: overlayd.coord.v1.ListNodesResponse.nodes:type_name -> overlayd.coord.v1.NodeInfo
+	32,  // 41: overlayd.coord.v1.RenameNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	32,  // 42: overlayd.coord.v1.RemoveNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	39,  // 43: overlayd.coord.v1.ListRoutesResponse.routes:type_name -> overlayd.coord.v1.RouteInfo
+	39,  // 44: overlayd.coord.v1.ApproveRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
+	39,  // 45: overlayd.coord.v1.WithdrawRouteResponse.route:type_name -> overlayd.coord.v1.RouteInfo
+	32,  // 46: overlayd.coord.v1.UpdateNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	32,  // 47: overlayd.coord.v1.RenewNodeResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	120, // 48: overlayd.coord.v1.UserInfo.created_at:type_name -> google.protobuf.Timestamp
+	50,  // 49: overlayd.coord.v1.ListUsersResponse.users:type_name -> overlayd.coord.v1.UserInfo
+	50,  // 50: overlayd.coord.v1.AddUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	50,  // 51: overlayd.coord.v1.UpdateUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	50,  // 52: overlayd.coord.v1.RemoveUserResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	59,  // 53: overlayd.coord.v1.ListGroupsResponse.groups:type_name -> overlayd.coord.v1.GroupInfo
+	59,  // 54: overlayd.coord.v1.AddGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	59,  // 55: overlayd.coord.v1.UpdateGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	59,  // 56: overlayd.coord.v1.RemoveGroupResponse.group:type_name -> overlayd.coord.v1.GroupInfo
+	120, // 57: overlayd.coord.v1.PolicyInfo.at:type_name -> google.protobuf.Timestamp
+	68,  // 58: overlayd.coord.v1.GetPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
+	68,  // 59: overlayd.coord.v1.GetPolicyResponse.versions:type_name -> overlayd.coord.v1.PolicyInfo
+	68,  // 60: overlayd.coord.v1.ApplyPolicyResponse.policy:type_name -> overlayd.coord.v1.PolicyInfo
+	120, // 61: overlayd.coord.v1.GrantInfo.not_before:type_name -> google.protobuf.Timestamp
+	120, // 62: overlayd.coord.v1.GrantInfo.until:type_name -> google.protobuf.Timestamp
+	120, // 63: overlayd.coord.v1.GrantInfo.created_at:type_name -> google.protobuf.Timestamp
+	75,  // 64: overlayd.coord.v1.AddGrantResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
+	75,  // 65: overlayd.coord.v1.ListGrantsResponse.grants:type_name -> overlayd.coord.v1.GrantInfo
+	120, // 66: overlayd.coord.v1.AccessRequest.created_at:type_name -> google.protobuf.Timestamp
+	80,  // 67: overlayd.coord.v1.RequestAccessResponse.request:type_name -> overlayd.coord.v1.AccessRequest
+	80,  // 68: overlayd.coord.v1.ListRequestsResponse.requests:type_name -> overlayd.coord.v1.AccessRequest
+	75,  // 69: overlayd.coord.v1.ApproveRequestResponse.grant:type_name -> overlayd.coord.v1.GrantInfo
+	91,  // 70: overlayd.coord.v1.RevokeResponse.nodes:type_name -> overlayd.coord.v1.NodeAck
+	120, // 71: overlayd.coord.v1.KeyInfo.created_at:type_name -> google.protobuf.Timestamp
+	92,  // 72: overlayd.coord.v1.AddKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
+	92,  // 73: overlayd.coord.v1.ListKeysResponse.keys:type_name -> overlayd.coord.v1.KeyInfo
+	92,  // 74: overlayd.coord.v1.RemoveKeyResponse.key:type_name -> overlayd.coord.v1.KeyInfo
+	50,  // 75: overlayd.coord.v1.SetPasswordResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	50,  // 76: overlayd.coord.v1.MakeSeedResponse.user:type_name -> overlayd.coord.v1.UserInfo
+	120, // 77: overlayd.coord.v1.Exposure.created_at:type_name -> google.protobuf.Timestamp
+	120, // 78: overlayd.coord.v1.Exposure.until:type_name -> google.protobuf.Timestamp
+	103, // 79: overlayd.coord.v1.AddExposureRequest.exposure:type_name -> overlayd.coord.v1.Exposure
+	103, // 80: overlayd.coord.v1.AddExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
+	103, // 81: overlayd.coord.v1.ListExposuresResponse.exposures:type_name -> overlayd.coord.v1.Exposure
+	103, // 82: overlayd.coord.v1.RemoveExposureResponse.exposure:type_name -> overlayd.coord.v1.Exposure
+	120, // 83: overlayd.coord.v1.ListAccessRequest.at:type_name -> google.protobuf.Timestamp
+	112, // 84: overlayd.coord.v1.ListAccessResponse.access:type_name -> overlayd.coord.v1.AccessInfo
+	120, // 85: overlayd.coord.v1.ListAccessResponse.at:type_name -> google.protobuf.Timestamp
+	115, // 86: overlayd.coord.v1.ExplainResponse.steps:type_name -> overlayd.coord.v1.Step
+	32,  // 87: overlayd.coord.v1.AddDeviceResponse.node:type_name -> overlayd.coord.v1.NodeInfo
+	18,  // 88: overlayd.coord.v1.Node.Enroll:input_type -> overlayd.coord.v1.EnrollRequest
+	20,  // 89: overlayd.coord.v1.Node.Watch:input_type -> overlayd.coord.v1.WatchRequest
+	22,  // 90: overlayd.coord.v1.Node.Report:input_type -> overlayd.coord.v1.ReportRequest
+	25,  // 91: overlayd.coord.v1.Admin.CreateInvite:input_type -> overlayd.coord.v1.CreateInviteRequest
+	28,  // 92: overlayd.coord.v1.Admin.ListInvites:input_type -> overlayd.coord.v1.ListInvitesRequest
+	30,  // 93: overlayd.coord.v1.Admin.RevokeInvite:input_type -> overlayd.coord.v1.RevokeInviteRequest
+	33,  // 94: overlayd.coord.v1.Admin.ListNodes:input_type -> overlayd.coord.v1.ListNodesRequest
+	35,  // 95: overlayd.coord.v1.Admin.RenameNode:input_type -> overlayd.coord.v1.RenameNodeRequest
+	37,  // 96: overlayd.coord.v1.Admin.RemoveNode:input_type -> overlayd.coord.v1.RemoveNodeRequest
+	40,  // 97: overlayd.coord.v1.Admin.ListRoutes:input_type -> overlayd.coord.v1.ListRoutesRequest
+	42,  // 98: overlayd.coord.v1.Admin.ApproveRoute:input_type -> overlayd.coord.v1.ApproveRouteRequest
+	44,  // 99: overlayd.coord.v1.Admin.WithdrawRoute:input_type -> overlayd.coord.v1.WithdrawRouteRequest
+	46,  // 100: overlayd.coord.v1.Admin.UpdateNode:input_type -> overlayd.coord.v1.UpdateNodeRequest
+	48,  // 101: overlayd.coord.v1.Admin.RenewNode:input_type -> overlayd.coord.v1.RenewNodeRequest
+	118, // 102: overlayd.coord.v1.Admin.AddDevice:input_type -> overlayd.coord.v1.AddDeviceRequest
+	51,  // 103: overlayd.coord.v1.Admin.ListUsers:input_type -> overlayd.coord.v1.ListUsersRequest
+	53,  // 104: overlayd.coord.v1.Admin.AddUser:input_type -> overlayd.coord.v1.AddUserRequest
+	55,  // 105: overlayd.coord.v1.Admin.UpdateUser:input_type -> overlayd.coord.v1.UpdateUserRequest
+	57,  // 106: overlayd.coord.v1.Admin.RemoveUser:input_type -> overlayd.coord.v1.RemoveUserRequest
+	60,  // 107: overlayd.coord.v1.Admin.ListGroups:input_type -> overlayd.coord.v1.ListGroupsRequest
+	62,  // 108: overlayd.coord.v1.Admin.AddGroup:input_type -> overlayd.coord.v1.AddGroupRequest
+	64,  // 109: overlayd.coord.v1.Admin.UpdateGroup:input_type -> overlayd.coord.v1.UpdateGroupRequest
+	66,  // 110: overlayd.coord.v1.Admin.RemoveGroup:input_type -> overlayd.coord.v1.RemoveGroupRequest
+	69,  // 111: overlayd.coord.v1.Admin.GetPolicy:input_type -> overlayd.coord.v1.GetPolicyRequest
+	71,  // 112: overlayd.coord.v1.Admin.TryPolicy:input_type -> overlayd.coord.v1.TryPolicyRequest
+	73,  // 113: overlayd.coord.v1.Admin.ApplyPolicy:input_type -> overlayd.coord.v1.ApplyPolicyRequest
+	76,  // 114: overlayd.coord.v1.Admin.AddGrant:input_type -> overlayd.coord.v1.AddGrantRequest
+	78,  // 115: overlayd.coord.v1.Admin.ListGrants:input_type -> overlayd.coord.v1.ListGrantsRequest
+	81,  // 116: overlayd.coord.v1.Admin.RequestAccess:input_type -> overlayd.coord.v1.RequestAccessRequest
+	83,  // 117: overlayd.coord.v1.Admin.ListRequests:input_type -> overlayd.coord.v1.ListRequestsRequest
+	85,  // 118: overlayd.coord.v1.Admin.ApproveRequest:input_type -> overlayd.coord.v1.ApproveRequestRequest
+	87,  // 119: overlayd.coord.v1.Admin.DenyRequest:input_type -> overlayd.coord.v1.DenyRequestRequest
+	93,  // 120: overlayd.coord.v1.Admin.AddKey:input_type -> overlayd.coord.v1.AddKeyRequest
+	95,  // 121: overlayd.coord.v1.Admin.ListKeys:input_type -> overlayd.coord.v1.ListKeysRequest
+	97,  // 122: overlayd.coord.v1.Admin.RemoveKey:input_type -> overlayd.coord.v1.RemoveKeyRequest
+	99,  // 123: overlayd.coord.v1.Admin.SetPassword:input_type -> overlayd.coord.v1.SetPasswordRequest
+	101, // 124: overlayd.coord.v1.Admin.MakeSeed:input_type -> overlayd.coord.v1.MakeSeedRequest
+	104, // 125: overlayd.coord.v1.Admin.AddExposure:input_type -> overlayd.coord.v1.AddExposureRequest
+	106, // 126: overlayd.coord.v1.Admin.ListExposures:input_type -> overlayd.coord.v1.ListExposuresRequest
+	108, // 127: overlayd.coord.v1.Admin.RemoveExposure:input_type -> overlayd.coord.v1.RemoveExposureRequest
+	89,  // 128: overlayd.coord.v1.Admin.Revoke:input_type -> overlayd.coord.v1.RevokeRequest
+	110, // 129: overlayd.coord.v1.Admin.ListAccess:input_type -> overlayd.coord.v1.ListAccessRequest
+	113, // 130: overlayd.coord.v1.Admin.Explain:input_type -> overlayd.coord.v1.ExplainRequest
+	116, // 131: overlayd.coord.v1.Admin.VerifyRecord:input_type -> overlayd.coord.v1.VerifyRecordRequest
+	19,  // 132: overlayd.coord.v1.Node.Enroll:output_type -> overlayd.coord.v1.EnrollResponse
+	21,  // 133: overlayd.coord.v1.Node.Watch:output_type -> overlayd.coord.v1.WatchResponse
+	24,  // 134: overlayd.coord.v1.Node.Report:output_type -> overlayd.coord.v1.ReportResponse
+	26,  // 135: overlayd.coord.v1.Admin.CreateInvite:output_type -> overlayd.coord.v1.CreateInviteResponse
+	29,  // 136: overlayd.coord.v1.Admin.ListInvites:output_type -> overlayd.coord.v1.ListInvitesResponse
+	31,  // 137: overlayd.coord.v1.Admin.RevokeInvite:output_type -> overlayd.coord.v1.RevokeInviteResponse
+	34,  // 138: overlayd.coord.v1.Admin.ListNodes:output_type -> overlayd.coord.v1.ListNodesResponse
+	36,  // 139: overlayd.coord.v1.Admin.RenameNode:output_type -> overlayd.coord.v1.RenameNodeResponse
+	38,  // 140: overlayd.coord.v1.Admin.RemoveNode:output_type -> overlayd.coord.v1.RemoveNodeResponse
+	41,  // 141: overlayd.coord.v1.Admin.ListRoutes:output_type -> overlayd.coord.v1.ListRoutesResponse
+	43,  // 142: overlayd.coord.v1.Admin.ApproveRoute:output_type -> overlayd.coord.v1.ApproveRouteResponse
+	45,  // 143: overlayd.coord.v1.Admin.WithdrawRoute:output_type -> overlayd.coord.v1.WithdrawRouteResponse
+	47,  // 144: overlayd.coord.v1.Admin.UpdateNode:output_type -> overlayd.coord.v1.UpdateNodeResponse
+	49,  // 145: overlayd.coord.v1.Admin.RenewNode:output_type -> overlayd.coord.v1.RenewNodeResponse
+	119, // 146: overlayd.coord.v1.Admin.AddDevice:output_type -> overlayd.coord.v1.AddDeviceResponse
+	52,  // 147: overlayd.coord.v1.Admin.ListUsers:output_type -> overlayd.coord.v1.ListUsersResponse
+	54,  // 148: overlayd.coord.v1.Admin.AddUser:output_type -> overlayd.coord.v1.AddUserResponse
+	56,  // 149: overlayd.coord.v1.Admin.UpdateUser:output_type -> overlayd.coord.v1.UpdateUserResponse
+	58,  // 150: overlayd.coord.v1.Admin.RemoveUser:output_type -> overlayd.coord.v1.RemoveUserResponse
+	61,  // 151: overlayd.coord.v1.Admin.ListGroups:output_type -> overlayd.coord.v1.ListGroupsResponse
+	63,  // 152: overlayd.coord.v1.Admin.AddGroup:output_type -> overlayd.coord.v1.AddGroupResponse
+	65,  // 153: overlayd.coord.v1.Admin.UpdateGroup:output_type -> overlayd.coord.v1.UpdateGroupResponse
+	67,  // 154: overlayd.coord.v1.Admin.RemoveGroup:output_type -> overlayd.coord.v1.RemoveGroupResponse
+	70,  // 155: overlayd.coord.v1.Admin.GetPolicy:output_type -> overlayd.coord.v1.GetPolicyResponse
+	72,  // 156: overlayd.coord.v1.Admin.TryPolicy:output_type -> overlayd.coord.v1.TryPolicyResponse
+	74,  // 157: overlayd.coord.v1.Admin.ApplyPolicy:output_type -> overlayd.coord.v1.ApplyPolicyResponse
+	77,  // 158: overlayd.coord.v1.Admin.AddGrant:output_type -> overlayd.coord.v1.AddGrantResponse
+	79,  // 159: overlayd.coord.v1.Admin.ListGrants:output_type -> overlayd.coord.v1.ListGrantsResponse
+	82,  // 160: overlayd.coord.v1.Admin.RequestAccess:output_type -> overlayd.coord.v1.RequestAccessResponse
+	84,  // 161: overlayd.coord.v1.Admin.ListRequests:output_type -> overlayd.coord.v1.ListRequestsResponse
+	86,  // 162: overlayd.coord.v1.Admin.ApproveRequest:output_type -> overlayd.coord.v1.ApproveRequestResponse
+	88,  // 163: overlayd.coord.v1.Admin.DenyRequest:output_type -> overlayd.coord.v1.DenyRequestResponse
+	94,  // 164: overlayd.coord.v1.Admin.AddKey:output_type -> overlayd.coord.v1.AddKeyResponse
+	96,  // 165: overlayd.coord.v1.Admin.ListKeys:output_type -> overlayd.coord.v1.ListKeysResponse
+	98,  // 166: overlayd.coord.v1.Admin.RemoveKey:output_type -> overlayd.coord.v1.RemoveKeyResponse
+	100, // 167: overlayd.coord.v1.Admin.SetPassword:output_type -> overlayd.coord.v1.SetPasswordResponse
+	102, // 168: overlayd.coord.v1.Admin.MakeSeed:output_type -> overlayd.coord.v1.MakeSeedResponse
+	105, // 169: overlayd.coord.v1.Admin.AddExposure:output_type -> overlayd.coord.v1.AddExposureResponse
+	107, // 170: overlayd.coord.v1.Admin.ListExposures:output_type -> overlayd.coord.v1.ListExposuresResponse
+	109, // 171: overlayd.coord.v1.Admin.RemoveExposure:output_type -> overlayd.coord.v1.RemoveExposureResponse
+	90,  // 172: overlayd.coord.v1.Admin.Revoke:output_type -> overlayd.coord.v1.RevokeResponse
+	111, // 173: overlayd.coord.v1.Admin.ListAccess:output_type -> overlayd.coord.v1.ListAccessResponse
+	114, // 174: overlayd.coord.v1.Admin.Explain:output_type -> overlayd.coord.v1.ExplainResponse
+	117, // 175: overlayd.coord.v1.Admin.VerifyRecord:output_type -> overlayd.coord.v1.VerifyRecordResponse
+	132, // [132:176] is the sub-list for method output_type
+	88,  // [88:132] is the sub-list for method input_type
+	88,  // [88:88] is the sub-list for extension type_name
+	88,  // [88:88] is the sub-list for extension extendee
+	0,   // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_coord_proto_init() }

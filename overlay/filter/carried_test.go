@@ -1,0 +1,56 @@
+package filter
+
+import (
+	"net/netip"
+	"testing"
+)
+
+// TestNowhere: what this side begins to where no peer is, is refused at once, as
+// whoever received it would; everything else goes on as before.
+func TestNowhere(t *testing.T) {
+	r := labRules()
+	r.Hosted = []netip.Addr{netip.MustParseAddr("172.18.0.30")} // on this machine
+	g := newRig(t, r, Options{})
+	g.out(Pass, tcpPacket(gateway, "10.9.0.1", 50000, 80, syn, 100, 0, 0)) // nobody has said what is carried
+	g.f.Carry([]netip.Prefix{netip.MustParsePrefix(alice + "/32"), netip.MustParsePrefix("10.8.0.0/16"), netip.MustParsePrefix("::/0")})
+	for _, c := range []struct {
+		name   string
+		p      []byte
+		want   Verdict
+		answer string
+	}{
+		{"a peer", tcpPacket(gateway, alice, 50000, 80, syn, 100, 0, 0), Pass, ""},
+		{"behind a peer", udpPacket(gateway, "10.8.3.4", 1, 53, 9), Pass, ""},
+		{"IPv6", udpPacket(gateway6, alice6, 1, 53, 9), Pass, ""},
+		{"TCP", tcpPacket(gateway, "10.9.0.1", 50001, 80, syn, 100, 0, 0), DropNowhere, "rst 80>50001 seq 0 ack 101 flags 14"},
+		{"TCP of a seat", tcpPacket("172.18.0.30", bob, 50001, 80, syn, 100, 0, 0), DropNowhere, "rst 80>50001 seq 0 ack 101 flags 14"},
+		{"UDP", udpPacket(gateway, bob, 1, 53, 9), DropNowhere, "icmp 3/13 from " + bob},
+		{"echo", ping(gateway, "10.9.0.2", 1), DropNowhere, "icmp 3/13 from 10.9.0.2"},
+		{"a fragment", fragments4(gateway, bob, udp, 1, 0, true, udpDatagram(1, 80, 16)), DropNowhere, ""},
+		{"a reset", tcpPacket(gateway, "10.9.0.1", 50002, 80, rst, 100, 0, 0), DropNoFlow, ""},
+		{"a flow from before", tcpPacket(gateway, "10.9.0.1", 50000, 80, syn, 100, 0, 0), Pass, ""},
+		{"from a host behind", tcpPacket(nas, "10.9.0.1", 50000, 80, syn, 100, 0, 0), DropNotOwn, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g.t = t
+			answer := g.out(c.want, c.p)
+			if got := describe(answer); got != c.answer {
+				t.Errorf("the answer is %q, want %q", got, c.answer)
+			}
+			if answer != nil {
+				goodChecksums(t, answer)
+			}
+		})
+	}
+	list := g.f.Refusals(g.now)
+	if len(list) != 4 || !list[3].Nowhere || list[3].Remote != netip.MustParseAddrPort("10.9.0.1:80") || list[0].Remote.Port() != 0 {
+		t.Errorf("refused %+v", list)
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		g.f.Out(g.now, [][]byte{udpPacketTo}, &g.b)
+	}); n > 0 {
+		t.Errorf("%v allocations for a packet that goes nowhere", n)
+	}
+}
+
+var udpPacketTo = udpPacket(gateway, bob, 1, 53, 9)
