@@ -43,6 +43,9 @@ the machine that receives, also while the coordinator is down, or with overlayd 
 }
 
 func (p *program) tellGrant(g coord.Grant) error {
+	if g.Warning != "" {
+		p.warn(g.Warning)
+	}
 	return p.tell(newGrantJSON(g), "%s: %s may reach %s until %s; to take it back: overlayd revoke %s",
 		g.ID, g.User, g.Target, g.Until.Local().Format(time.DateTime), g.ID)
 }
@@ -55,10 +58,15 @@ type grantJSON struct {
 	Until     *time.Time `json:"until"`
 	By        string     `json:"by"`
 	CreatedAt *time.Time `json:"created_at"`
+	Warning   *string    `json:"warning"` // why it may open nothing; null: nothing is known against it
 }
 
 func newGrantJSON(g coord.Grant) grantJSON {
-	return grantJSON{g.ID, g.User, g.Target, timeOrNull(g.Until), g.By, timeOrNull(g.Created)}
+	j := grantJSON{ID: g.ID, User: g.User, Target: g.Target, Until: timeOrNull(g.Until), By: g.By, CreatedAt: timeOrNull(g.Created)}
+	if g.Warning != "" {
+		j.Warning = &g.Warning
+	}
+	return j
 }
 
 func (p *program) grantsCommand() *cobra.Command {

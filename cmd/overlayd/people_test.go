@@ -73,6 +73,8 @@ func TestPeopleVerbs(t *testing.T) {
 		code int
 		says string // on standard output, or standard error when the code is not 0
 		file string
+
+		warns string // on standard error
 	}{
 		{line: "users", says: ""},
 		{line: "groups add students", says: "students: none\n"},
@@ -109,9 +111,9 @@ func TestPeopleVerbs(t *testing.T) {
 		{line: "policy check FILE", file: strings.Replace(good, "nas:80", "nas:22", 1), code: 2, says: "must not reach"},
 		{line: "policy apply FILE", file: strings.ReplaceAll(good, "src: group:students", "src: group:studnets"), code: 2, says: "did you mean students?"},
 		{line: "policy diff FILE", file: good, says: "+ rule ssh:"},
-		{line: "policy test FILE", file: good, says: "2 tests passed"},
-		{line: "policy apply FILE", file: good, says: "version 2 is in force; 2 tests passed"},
-		{line: "policy test", says: "2 tests passed"},
+		{line: "policy test FILE", file: good, says: "2 tests passed", warns: "warning: line 3: no gateway carries 192.168.1.201, which is nas,"},
+		{line: "policy apply FILE", file: good, says: "version 2 is in force; 2 tests passed", warns: "warning: line 3: no gateway carries"},
+		{line: "policy test --json", says: `"warnings": [`},
 		{line: "policy versions", says: "local"},
 		{line: "policy show --version 1 --json", says: `"version": 1`},
 		{line: "policy show --version 9", code: 1, says: "no version 9"},
@@ -120,7 +122,8 @@ func TestPeopleVerbs(t *testing.T) {
 		{line: "grant alice nas:80", code: 2, says: "--for"},
 		{line: "grant alice nas:80 --for 0s", code: 2, says: "not above zero"},
 		{line: "grant carol nas:80 --for 4h", code: 1, says: "no user"},
-		{line: "grant alice nas:80 --for 4h", says: "alice may reach nas:80 until"},
+		{line: "grant alice nas:80 --for 4h", says: "alice may reach nas:80 until", warns: "warning: no gateway carries 192.168.1.201, which is nas,"},
+		{line: "grants --json", says: `"warning": "no gateway carries`},
 		{line: "grants", says: "alice  nas:80"},
 		{line: "access nas:80", says: "alice  grant:"},
 		{line: "access nas:22", says: "alice  ssh"},
@@ -153,7 +156,7 @@ func TestPeopleVerbs(t *testing.T) {
 		if step.code != 0 && step.code != 6 {
 			says = w.err.String()
 		}
-		if code != step.code || !strings.Contains(says, step.says) {
+		if code != step.code || !strings.Contains(says, step.says) || !strings.Contains(w.err.String(), step.warns) {
 			t.Errorf("overlayd %s: code %d, want %d\n%s%s", step.line, code, step.code, &w.out, &w.err)
 		}
 	}

@@ -138,6 +138,12 @@ type changeJSON struct {
 	Version *uint64  `json:"version"` // null: it was only tried
 	Changes []string `json:"changes"`
 	Tests   int      `json:"tests"`
+
+	Warnings []string `json:"warnings"` // what may be a slip
+}
+
+func newChangeJSON(c coord.PolicyChange, version *uint64) changeJSON {
+	return changeJSON{"overlayd.policy_change/v1", version, notNil(c.Changes), c.Tests, notNil(c.Warnings)}
 }
 
 func (p *program) tryPolicyCommand(use, short, long string, least int) *cobra.Command {
@@ -156,8 +162,9 @@ func (p *program) tryPolicyCommand(use, short, long string, least int) *cobra.Co
 			if err != nil {
 				return p.policyFault(err)
 			}
+			p.warn(c.Warnings...)
 			if p.common.json {
-				return printJSON(p.stdout, changeJSON{"overlayd.policy_change/v1", nil, notNil(c.Changes), c.Tests})
+				return printJSON(p.stdout, newChangeJSON(c, nil))
 			}
 			if cmd.Name() == "diff" {
 				if len(c.Changes) == 0 {
@@ -219,8 +226,9 @@ in it is unknown or one of its tests fails; then the policy in force stays.`,
 			if err != nil {
 				return p.policyFault(err)
 			}
+			p.warn(c.Warnings...)
 			if p.common.json {
-				return printJSON(p.stdout, changeJSON{"overlayd.policy_change/v1", &c.Version, notNil(c.Changes), c.Tests})
+				return printJSON(p.stdout, newChangeJSON(c, &c.Version))
 			}
 			printLines(p.stdout, c.Changes)
 			_, err = fmt.Fprintf(p.stdout, "version %d is in force; %s passed\n", c.Version, plural(c.Tests, "test"))

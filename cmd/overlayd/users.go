@@ -175,6 +175,13 @@ func (p *program) tell(v any, format string, args ...any) error {
 	return err
 }
 
+// warn says on standard error what may be a slip, a line each.
+func (p *program) warn(lines ...string) {
+	for _, l := range lines {
+		fmt.Fprintln(p.stderr, "warning: "+withoutLinks(oneLine(l)))
+	}
+}
+
 func (p *program) listUsers(ctx context.Context) error {
 	users, err := admin(ctx, p, func(ctx context.Context, c coordinator) ([]coord.User, error) { return c.Users(ctx) })
 	if err != nil {

@@ -28,6 +28,7 @@ type PolicyChange struct {
 	PolicyVersion          // of what is in force now; zero when it was only tried
 	Changes       []string // a line each, beginning with + or -
 	Tests         int      // that passed
+	Warnings      []string // a line each: what may be a slip
 }
 
 // Policy returns a version of the policy; 0 is the one in force.
@@ -50,7 +51,7 @@ func (a *Admin) TryPolicy(ctx context.Context, text string) (PolicyChange, error
 	if err != nil {
 		return PolicyChange{}, called("try policy", err)
 	}
-	return PolicyChange{Changes: resp.Msg.Changes, Tests: int(resp.Msg.Tests)}, nil
+	return PolicyChange{Changes: resp.Msg.Changes, Tests: int(resp.Msg.Tests), Warnings: resp.Msg.Warnings}, nil
 }
 
 // ApplyPolicy puts a policy in force, or says why it cannot be.
@@ -59,7 +60,7 @@ func (a *Admin) ApplyPolicy(ctx context.Context, text string) (PolicyChange, err
 	if err != nil {
 		return PolicyChange{}, called("apply policy", err)
 	}
-	return PolicyChange{PolicyVersion: policyFromWire(resp.Msg.Policy), Changes: resp.Msg.Changes, Tests: int(resp.Msg.Tests)}, nil
+	return PolicyChange{PolicyVersion: policyFromWire(resp.Msg.Policy), Changes: resp.Msg.Changes, Tests: int(resp.Msg.Tests), Warnings: resp.Msg.Warnings}, nil
 }
 
 func policyFromWire(w *api.PolicyInfo) PolicyVersion {
@@ -74,6 +75,7 @@ type Grant struct {
 	Until   time.Time
 	By      string
 	Created time.Time
+	Warning string // why it may open nothing; "": nothing is known against it
 }
 
 // Request is what a user asked for.
@@ -108,7 +110,7 @@ func (a *Admin) Grants(ctx context.Context) ([]Grant, error) {
 func grantFromWire(w *api.GrantInfo) (Grant, error) {
 	return Grant{
 		ID: w.GetId(), User: w.GetUser(), Target: w.GetTarget(), Until: timeFromWire(w.GetUntil()),
-		By: w.GetBy(), Created: timeFromWire(w.GetCreatedAt()),
+		By: w.GetBy(), Created: timeFromWire(w.GetCreatedAt()), Warning: w.GetWarning(),
 	}, nil
 }
 

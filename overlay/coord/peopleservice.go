@@ -8,6 +8,7 @@ import (
 	"connectrpc.com/connect"
 
 	"overlayd/overlay/coord/api"
+	"overlayd/overlay/policy"
 )
 
 func (s adminService) userInfo(snap *snapshot, u *userRecord) *api.UserInfo {
@@ -178,7 +179,7 @@ func (s adminService) TryPolicy(_ context.Context, req *connect.Request[api.TryP
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&api.TryPolicyResponse{Changes: t.changes, Tests: uint32(t.tests)}), nil
+	return connect.NewResponse(&api.TryPolicyResponse{Changes: t.changes, Tests: uint32(t.tests), Warnings: t.warnings}), nil
 }
 
 func (s adminService) ApplyPolicy(ctx context.Context, req *connect.Request[api.ApplyPolicyRequest]) (*connect.Response[api.ApplyPolicyResponse], error) {
@@ -192,13 +193,16 @@ func (s adminService) ApplyPolicy(ctx context.Context, req *connect.Request[api.
 		return nil, err
 	}
 	s.o.Log.Info("policy in force", "version", p.Version, "by", p.By)
-	return connect.NewResponse(&api.ApplyPolicyResponse{Policy: policyToWire(&p), Changes: t.changes, Tests: uint32(t.tests)}), nil
+	return connect.NewResponse(&api.ApplyPolicyResponse{Policy: policyToWire(&p), Changes: t.changes, Tests: uint32(t.tests), Warnings: t.warnings}), nil
 }
 
-func grantToWire(snap *snapshot, g *grantRecord) *api.GrantInfo {
+func grantToWire(snap *snapshot, g *grantRecord, warning func(policy.Target) string) *api.GrantInfo {
 	w := &api.GrantInfo{Id: g.ID, Target: g.Target, Until: timeToWire(g.Until), By: g.By, CreatedAt: timeToWire(g.Created)}
 	if u := snap.users[g.User]; u != nil {
 		w.User = u.Name
+	}
+	if to, err := policy.ParseTarget(g.Target); err == nil { // it was checked when the grant was made
+		w.Warning = warning(to)
 	}
 	return w
 }
@@ -212,7 +216,8 @@ func (s adminService) changeGrant(ctx context.Context, decide func(*snapshot) (g
 	if err != nil {
 		return nil, err
 	}
-	return grantToWire(s.ledger.now(), &g), nil
+	snap := s.ledger.now()
+	return grantToWire(snap, &g, snap.standing.warning()), nil
 }
 
 func (s adminService) AddGrant(ctx context.Context, req *connect.Request[api.AddGrantRequest]) (*connect.Response[api.AddGrantResponse], error) {
@@ -228,9 +233,10 @@ func (s adminService) AddGrant(ctx context.Context, req *connect.Request[api.Add
 
 func (s adminService) ListGrants(ctx context.Context, _ *connect.Request[api.ListGrantsRequest]) (*connect.Response[api.ListGrantsResponse], error) {
 	snap, resp, now := s.ledger.now(), &api.ListGrantsResponse{}, s.o.Now()
+	warning := snap.standing.warning()
 	for _, g := range snap.grantsByID() {
 		if now.Before(g.Until) && s.sees(ctx, snap, g.User) {
-			resp.Grants = append(resp.Grants, grantToWire(snap, g))
+			resp.Grants = append(resp.Grants, grantToWire(snap, g, warning))
 		}
 	}
 	return connect.NewResponse(resp), nil

@@ -77,6 +77,14 @@ func (t *standing) answer() *policy.Resolved {
 	return policy.Resolve(t.policy, t.world, t.grants)
 }
 
+// warning says why a grant may open nothing.
+func (t *standing) warning() func(policy.Target) string {
+	if t == nil { // a store from before there were policies, which has no grants
+		return func(policy.Target) string { return "" }
+	}
+	return t.policy.Warning(t.world)
+}
+
 // policyVersion returns the version in force.
 func (s *snapshot) policyVersion() (newest uint64) {
 	for v := range s.policies {
@@ -238,6 +246,8 @@ type tried struct {
 	policy  *policy.Policy
 	changes []string
 	tests   int
+
+	warnings []string
 }
 
 // tryPolicy says what a text would change, if it is a policy that may be put in
@@ -258,7 +268,7 @@ func (s *snapshot) tryPolicy(text string) (tried, error) {
 	if err := p.RunTests(w); err != nil {
 		return tried{}, policyProblem(err, hint)
 	}
-	t := tried{policy: p}
+	t := tried{policy: p, warnings: p.Warnings(w).Lines()}
 	for _, x := range p.Tests {
 		t.tests += len(x.Accept) + len(x.Deny)
 	}

@@ -209,6 +209,41 @@ func TestCheckGrant(t *testing.T) {
 	}
 }
 
+// TestWarnings: what rules and grants open that nobody has, each once, where it is
+// first said.
+func TestWarnings(t *testing.T) {
+	const text = `hosts: {nas: 192.168.1.201, far: [192.168.1.7, 10.9.0.1], away: 10.8.0.0/16}
+rules:
+  - {src: alice, dst: [nas, routes, "*", gw, 172.18.0.0/24, 192.168.0.0/16, 172.18.0.15]}
+  - {src: alice, dst: far}
+  - {src: bob, dst: [far, away, 172.18.0.99]}
+`
+	p, w := mustParse(t, text), labWorld()
+	w.Nodes[1].Disabled = true // the gateway may be back
+	got := p.Warnings(w).Lines()
+	want := []string{
+		"line 4: no gateway carries 10.9.0.1, which is far, and no machine of the network has it",
+		"line 5: no gateway carries 172.18.0.99 and no machine of the network has it",
+		"line 5: no gateway carries 10.8.0.0/16, which is away, and no machine of the network has it",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
+	warning := p.Warning(w)
+	for to, want := range map[string]string{"nas:22": "", "192.168.1.3:80": "", "gw": "", "routes": "", "far/icmp": "10.9.0.1, which is far,", "10.1.2.3:22": "10.1.2.3 and"} {
+		if got := warning(target(t, to)); want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("%s: %q", to, got)
+		}
+	}
+	many := make(Problems, 2*manyProblems)
+	for i := range many {
+		many[i] = &Problem{}
+	}
+	if lines := many.Lines(); len(lines) != manyProblems+1 || lines[manyProblems] != "and 20 more" {
+		t.Errorf("%d lines", len(lines))
+	}
+}
+
 func TestSchedule(t *testing.T) {
 	berlin := mustParse(t, labText).Rules[2].When
 	night := Schedule{Days: []time.Weekday{time.Friday}, Hours: []Hours{{22 * 60, 6 * 60}}}

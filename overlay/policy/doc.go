@@ -45,6 +45,8 @@
 // Parse knows the text only. Check compares its names with a World, and RunTests
 // runs its tests; a policy that fails either is not to be accepted. What was
 // accepted once may come to name somebody who has left: that stands for nobody.
+// An address that nobody has is no error, as a gateway may come later; Warnings
+// lists those.
 //
 // Resolve looks every name up once, for all nodes. From there, For gives what
 // one node enforces, Peers whom it may talk to at all, and Reaches and

@@ -4379,8 +4379,9 @@ func (x *TryPolicyRequest) GetText() string {
 
 type TryPolicyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Changes       []string               `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"` // a line each, that begins with + or -
-	Tests         uint32                 `protobuf:"varint,2,opt,name=tests,proto3" json:"tests,omitempty"`    // that were run
+	Changes       []string               `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`   // a line each, that begins with + or -
+	Tests         uint32                 `protobuf:"varint,2,opt,name=tests,proto3" json:"tests,omitempty"`      // that were run
+	Warnings      []string               `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"` // a line each
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4427,6 +4428,13 @@ func (x *TryPolicyResponse) GetTests() uint32 {
 		return x.Tests
 	}
 	return 0
+}
+
+func (x *TryPolicyResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
 }
 
 type ApplyPolicyRequest struct {
@@ -4478,6 +4486,7 @@ type ApplyPolicyResponse struct {
 	Policy        *PolicyInfo            `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
 	Changes       []string               `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
 	Tests         uint32                 `protobuf:"varint,3,opt,name=tests,proto3" json:"tests,omitempty"`
+	Warnings      []string               `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"` // a line each
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4533,6 +4542,13 @@ func (x *ApplyPolicyResponse) GetTests() uint32 {
 	return 0
 }
 
+func (x *ApplyPolicyResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 type GrantInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -4542,6 +4558,7 @@ type GrantInfo struct {
 	Until         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=until,proto3" json:"until,omitempty"`
 	By            string                 `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Warning       string                 `protobuf:"bytes,8,opt,name=warning,proto3" json:"warning,omitempty"` // why it may open nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4623,6 +4640,13 @@ func (x *GrantInfo) GetCreatedAt() *timestamppb.Timestamp {
 		return x.CreatedAt
 	}
 	return nil
+}
+
+func (x *GrantInfo) GetWarning() string {
+	if x != nil {
+		return x.Warning
+	}
+	return ""
 }
 
 type AddGrantRequest struct {
@@ -7360,16 +7384,18 @@ const file_coord_proto_rawDesc = "" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x129\n" +
 	"\bversions\x18\x03 \x03(\v2\x1d.overlayd.coord.v1.PolicyInfoR\bversions\"&\n" +
 	"\x10TryPolicyRequest\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text\"C\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"_\n" +
 	"\x11TryPolicyResponse\x12\x18\n" +
 	"\achanges\x18\x01 \x03(\tR\achanges\x12\x14\n" +
-	"\x05tests\x18\x02 \x01(\rR\x05tests\"(\n" +
+	"\x05tests\x18\x02 \x01(\rR\x05tests\x12\x1a\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings\"(\n" +
 	"\x12ApplyPolicyRequest\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text\"|\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"\x98\x01\n" +
 	"\x13ApplyPolicyResponse\x125\n" +
 	"\x06policy\x18\x01 \x01(\v2\x1d.overlayd.coord.v1.PolicyInfoR\x06policy\x12\x18\n" +
 	"\achanges\x18\x02 \x03(\tR\achanges\x12\x14\n" +
-	"\x05tests\x18\x03 \x01(\rR\x05tests\"\xff\x01\n" +
+	"\x05tests\x18\x03 \x01(\rR\x05tests\x12\x1a\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\"\x99\x02\n" +
 	"\tGrantInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
@@ -7379,7 +7405,8 @@ const file_coord_proto_rawDesc = "" +
 	"\x05until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x0e\n" +
 	"\x02by\x18\x06 \x01(\tR\x02by\x129\n" +
 	"\n" +
-	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"T\n" +
+	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x18\n" +
+	"\awarning\x18\b \x01(\tR\awarning\"T\n" +
 	"\x0fAddGrantRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x15\n" +
