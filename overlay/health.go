@@ -213,6 +213,9 @@ func obstacleFix(obstacle string) string {
 
 // nodeState is the one word for a node.
 func nodeState(v view, items []HealthItem) string {
+	if v.over != "" {
+		return v.over
+	}
 	if v.m != nil && v.m.Self.State == coord.NodePending {
 		return StateNeedsApproval
 	}

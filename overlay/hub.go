@@ -82,6 +82,7 @@ func NewHub(o HubOptions) (*Hub, error) {
 
 // Run serves the network until ctx ends or the local API is asked to stop.
 func (h *Hub) Run(ctx context.Context) (err error) {
+	defer func() { h.node.end(err) }()
 	if err := preflight(false, sudo); err != nil {
 		return err
 	}

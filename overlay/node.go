@@ -81,6 +81,7 @@ type view struct {
 	failed  error               // why the plan is not wholly true
 	echoes  map[key.Public]echo // by peer; never changed in place
 	live    *machine            // nil before the interface is up and after it is gone
+	over    string              // StateStopped or StateNeedsInvite once Run ends; "" before
 }
 
 // outage is a time without the coordinator: attempts to reach it again are part
@@ -134,6 +135,7 @@ func New(o Options) (*Node, error) {
 // Run joins the network if need be, makes this machine match its map until ctx
 // ends or the local API is asked to stop, and leaves the machine as it was.
 func (n *Node) Run(ctx context.Context) (err error) {
+	defer func() { n.end(err) }()
 	if !n.o.Userspace {
 		if err := preflight(n.o.Role == coord.RoleGateway, sudo+", or without root with --userspace"); err != nil {
 			return err
@@ -189,6 +191,11 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 	defer quit()
 
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		<-ctx.Done()
+		n.end(nil) // follow knows better
+		return nil
+	})
 	g.Go(func() error { return n.follow(ctx, cached) })
 	g.Go(func() error { return n.askRelays(ctx) })
 	g.Go(func() error { return n.watchKey(ctx) })
@@ -211,6 +218,27 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 		return err
 	}
 	return nil
+}
+
+// end takes note that Run ends, and why. The first who says that this node is no
+// member is right.
+func (n *Node) end(why error) {
+	n.update(func(v *view) {
+		if v.over != StateNeedsInvite {
+			v.over = overState(why)
+		}
+	})
+}
+
+// overState is the state of a node whose Run ends for a reason.
+func overState(why error) string {
+	if why == nil {
+		return StateStopped
+	}
+	if p, ok := coord.AsProblem(why); ok && p.Kind == coord.KindDenied || AsFault(why).Code == ExitNotJoined {
+		return StateNeedsInvite
+	}
+	return StateStopped
 }
 
 // watchFlows records what the filter sees until ctx ends, its last words
@@ -305,6 +333,7 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 		})
 		if _, final := coord.AsProblem(err); final {
 			n.log.Error("the coordinator refuses this node", "err", err)
+			n.end(err)
 			n.guard.end(time.Now())
 			return err
 		}

@@ -8,15 +8,17 @@ import (
 // StatusSchema names the JSON form of Status. Fields are only ever added.
 const StatusSchema = "overlayd.status/v1"
 
-// The states of a node.
+// The states of a node. Without an invite no daemon runs: the last two are said
+// while Run ends, as long as it takes to put the machine back, and of a Node whose
+// Run is over.
 const (
-	StateStarting      = "starting"
-	StateNeedsInvite   = "needs_invite"
-	StateNeedsApproval = "needs_approval"
-	StateExpired       = "expired"
+	StateStarting      = "starting"       // Run has not begun, or nothing is in force yet
+	StateNeedsApproval = "needs_approval" // an admin has to let this node in, or what it advertises
+	StateExpired       = "expired"        // its key has to be renewed
 	StateReady         = "ready"
-	StateDegraded      = "degraded"
-	StateStopped       = "stopped"
+	StateDegraded      = "degraded"     // it runs, with something wrong that Status.Health names
+	StateNeedsInvite   = "needs_invite" // it is no member: it never joined, or was removed
+	StateStopped       = "stopped"      // it was told to stop, or failed
 )
 
 // Status is what a node knows of itself and its network: the object that
