@@ -180,6 +180,9 @@ func (l *Local) fault(err error) error { return SocketFault(l.socket, err) }
 func SocketFault(socket string, err error) error {
 	var dial *net.OpError
 	if errors.As(err, &dial) && dial.Op == "dial" {
+		if socket == "" {
+			return fault(ExitUsage, "leave --socket away, or name the daemon's: --socket "+DefaultSocket, "the path of the daemon's socket is empty")
+		}
 		if errors.Is(err, fs.ErrPermission) {
 			return fault(ExitPermission, "run it as root, or join the socket's group", "open %s: permission denied", socket)
 		}

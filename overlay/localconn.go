@@ -30,6 +30,9 @@ type LocalConn struct {
 // Dial has the daemon connect to a machine of the network or to a host behind a
 // gateway, as [Node.DialContext] does.
 func (l *Local) Dial(ctx context.Context, network, address string) (*LocalConn, error) {
+	if _, _, err := splitTarget(ctx, network, address); err != nil { // which takes no daemon to say
+		return nil, err
+	}
 	raw, err := new(net.Dialer).DialContext(ctx, "unix", l.socket)
 	if err != nil {
 		return nil, l.fault(err)

@@ -147,13 +147,18 @@ func (l *Local) SetProxy(ctx context.Context, listen, password string) (Ways, er
 
 // AddForward opens a port of this machine that comes out at a host.
 func (l *Local) AddForward(ctx context.Context, network, listen, target string, remote bool) (Ways, error) {
-	return l.ways(l.api.AddForward(ctx, connect.NewRequest(&local.ForwardRequest{
-		Network: network, Listen: listen, Target: target, AllowRemote: remote,
-	})))
+	m := &local.ForwardRequest{Network: network, Listen: listen, Target: target, AllowRemote: remote}
+	if _, err := readForward(ctx, m); err != nil { // what is wrong with it takes no daemon to say
+		return Ways{}, err
+	}
+	return l.ways(l.api.AddForward(ctx, connect.NewRequest(m)))
 }
 
 // RemoveForward closes it; without a network those of both.
 func (l *Local) RemoveForward(ctx context.Context, network, listen string) (Ways, error) {
+	if _, err := parseListen(listen); err != nil {
+		return Ways{}, err
+	}
 	return l.ways(l.api.RemoveForward(ctx, connect.NewRequest(&local.ForwardRequest{Network: network, Listen: listen})))
 }
 
