@@ -7,12 +7,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/acme"
@@ -30,12 +32,16 @@ type certificates struct {
 	hosts map[string]*authority
 }
 
-// authority gets the certificates of one name.
+// authority gets the certificates of one name. A manager that has one renews it for
+// as long as the program runs, and nothing ends that: so one that is published no
+// more rests, which means that it asks nobody, and it is there when the name is
+// published again.
 type authority struct {
 	of      ACME // set by certificates.of, then read-only, like manager and http01
 	manager *autocert.Manager
 	http01  http.Handler // answers the authority on port 80
-	failed  string       // why the last attempt did; guarded by certificates.mu
+	rests   atomic.Bool
+	failed  string // why the last attempt did; guarded by certificates.mu
 }
 
 func newCertificates(dir string, log *slog.Logger) *certificates {
@@ -55,8 +61,10 @@ func (c *certificates) of(host string, a ACME) (*authority, error) {
 	au := c.hosts[host]
 	c.mu.Unlock()
 	if au != nil && au.of.Directory == a.Directory && bytes.Equal(au.of.CA, a.CA) {
+		au.rests.Store(false)
 		return au, nil // as when a port is tried again, and again
 	}
+	next := &authority{of: a}
 	directory := a.Directory
 	if directory == "" {
 		directory = autocert.DefaultACMEDirectory
@@ -75,25 +83,58 @@ func (c *certificates) of(host string, a ACME) (*authority, error) {
 		Cache: autocert.DirCache(filepath.Join(c.dir, hex.EncodeToString(sum[:8]))),
 		Client: &acme.Client{
 			DirectoryURL: directory, UserAgent: "overlayd",
-			HTTPClient: &http.Client{Transport: until{c.ctx, web}, Timeout: acmeTimeout},
+			HTTPClient: &http.Client{Transport: until{c.ctx, &next.rests, web}, Timeout: acmeTimeout},
 		},
 	}
-	au = &authority{of: a, manager: m, http01: m.HTTPHandler(http.NotFoundHandler())}
+	next.manager, next.http01 = m, m.HTTPHandler(http.NotFoundHandler())
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.hosts[host] = au
-	return au, nil
+	if au != nil {
+		au.rests.Store(true)
+	}
+	c.hosts[host] = next
+	return next, nil
 }
 
-// until is a transport whose requests end with a context.
+// keep lets every authority rest whose name is published no more.
+func (c *certificates) keep(published map[string]bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for host, au := range c.hosts {
+		if !published[host] {
+			au.rests.Store(true)
+		}
+	}
+}
+
+// awake returns the authority of a name that is published, nil when there is none.
+func (c *certificates) awake(host string) *authority {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if au := c.hosts[host]; au != nil && !au.rests.Load() {
+		return au
+	}
+	return nil
+}
+
+// errRests is what an authority is told that asks for something.
+var errRests = errors.New("nothing is published under this name any more")
+
+// until is a transport whose requests end with a context, and while an authority
+// rests.
 type until struct {
-	ctx context.Context
-	web *http.Transport
+	ctx   context.Context
+	rests *atomic.Bool
+	web   *http.Transport
 }
 
 // RoundTrip implements http.RoundTripper.
 func (u until) RoundTrip(r *http.Request) (*http.Response, error) {
-	if err := u.ctx.Err(); err != nil {
+	err := u.ctx.Err()
+	if err == nil && u.rests.Load() {
+		err = errRests
+	}
+	if err != nil {
 		u.web.CloseIdleConnections()
 		return nil, err
 	}
@@ -103,9 +144,7 @@ func (u until) RoundTrip(r *http.Request) (*http.Response, error) {
 // certificate returns the certificate of a name, and asks the authority if need
 // be: that takes seconds.
 func (c *certificates) certificate(host string, hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	au := c.hosts[host]
-	c.mu.Unlock()
+	au := c.awake(host)
 	if au == nil {
 		return nil, fmt.Errorf("no certificate is to be had for %.80q", host)
 	}
@@ -132,20 +171,19 @@ func (c *certificates) certificate(host string, hello *tls.ClientHelloInfo) (*tl
 
 // problem says why there is no certificate for a name.
 func (c *certificates) problem(host string) string {
+	au := c.awake(host)
+	if au == nil {
+		return ""
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if au := c.hosts[host]; au != nil {
-		return au.failed
-	}
-	return ""
+	return au.failed
 }
 
 // challenged returns what answers an authority's request by HTTP, nil when it is
 // none or about another name.
 func (c *certificates) challenged(host string) http.Handler {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if au := c.hosts[host]; au != nil {
+	if au := c.awake(host); au != nil {
 		return au.http01
 	}
 	return nil

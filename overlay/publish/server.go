@@ -200,6 +200,11 @@ func (s *Server) settle() (ended int) {
 			s.o.Log.Info("published port open", "exposure", id, "addr", e.Listen, "target", e.Target)
 		}
 	}
+	published := map[string]bool{}
+	for _, p := range s.ports {
+		published[p.e.Host] = published[p.e.Host] || p.e.ACME != nil
+	}
+	s.certs.keep(published)
 	return ended
 }
 
