@@ -96,12 +96,15 @@ type Step struct {
 	Text    string
 }
 
-// explain looks at every step, also behind the first that is wrong. The target
-// is also given as it was typed.
+// explain looks at every step, also behind the first that is wrong, unless that is
+// the name. The target is also given as it was typed.
 func (s *Server) explain(snap *snapshot, from policy.Term, to policy.Target, target string, now time.Time) []Step {
 	v := snap.standing.answer().Reaches(from, to, now)
 	own, first := snap.explainWho(from)
 	steps := []Step{first}
+	if why := snap.standing.policy.Unknown(snap.standing.world, to); why != "" {
+		return append(steps, Step{"name", VerdictBad, why + "; what only a LAN calls so is asked for by its address"})
+	}
 	name := Step{"name", VerdictOK, target}
 	if list := snap.meaning(to.Dst); len(list) > 0 {
 		name.Text = fmt.Sprintf("%s is %s", to.Dst.Name, strings.Join(list, ", "))
@@ -109,7 +112,7 @@ func (s *Server) explain(snap *snapshot, from policy.Term, to policy.Target, tar
 	steps = append(steps, name)
 	rule := Step{"policy", VerdictOK, "rule " + v.Rule + " allows it"}
 	switch {
-	case !v.Partly && len(v.Nodes) > 0 && first.Verdict == VerdictOK:
+	case !v.Partly && (len(v.Nodes) > 0 || v.Nowhere) && first.Verdict == VerdictOK:
 		rule = Step{"policy", VerdictBad, fmt.Sprintf("no rule lets %s reach %s", from.Name, target)}
 	case !v.Partly:
 		rule = Step{"policy", VerdictBad, v.Why}
@@ -117,12 +120,11 @@ func (s *Server) explain(snap *snapshot, from policy.Term, to policy.Target, tar
 		rule = Step{"policy", VerdictBad, "rule " + v.Rule + " allows a part of it only"}
 	}
 	steps = append(steps, rule)
-	if len(v.Nodes) == 0 {
-		why := v.Why
-		if why == "" || rule.Verdict == VerdictBad {
-			why = "no single node receives for " + to.Dst.String()
-		}
-		return append(steps, Step{"route", VerdictUnknown, why})
+	switch {
+	case v.Nowhere:
+		return append(steps, Step{"route", VerdictBad, "no node has that address or a route to it"})
+	case len(v.Nodes) == 0:
+		return append(steps, Step{"route", VerdictUnknown, "no single node receives for " + to.Dst.String()})
 	}
 	steps = append(steps, Step{"route", VerdictOK, "through " + strings.Join(v.Nodes, " or ")})
 	return append(steps, s.explainPath(snap, own, v.Nodes)...)

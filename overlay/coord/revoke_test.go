@@ -304,6 +304,21 @@ func TestExplain(t *testing.T) {
 	if text, ok := explain(l.adminOf(l.alice), "", "192.168.1.201:22"); !ok {
 		t.Error(text)
 	}
+	if text, ok := explain(l.admin, "alice", "nsa:22"); ok || !strings.Contains(text, "name bad: there is no host or node nsa") || strings.Contains(text, "policy") {
+		t.Errorf("%v\n%s", ok, text)
+	}
+	if _, err := l.admin.Grant(ctx, "alice", "10.9.0.1:22", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if text, ok := explain(l.admin, "alice", "10.9.0.1:22"); ok || !strings.Contains(text, "policy ok: rule grant:") || !strings.Contains(text, "route bad: no node has") {
+		t.Errorf("%v\n%s", ok, text)
+	}
+	if text, ok := explain(l.admin, "alice", "10.9.0.2:22"); ok || !strings.Contains(text, "policy bad: no rule") || !strings.Contains(text, "route bad: no node has") {
+		t.Errorf("%v\n%s", ok, text)
+	}
+	if text, ok := explain(l.admin, "bob", "192.168.0.0/16:22"); ok || !strings.Contains(text, "route unknown: no single node") {
+		t.Errorf("%v\n%s", ok, text)
+	}
 	_, _, err := l.adminOf(l.alice).Explain(ctx, "bob", "nas:22")
 	wantKind(t, err, KindDenied, "others")
 	l.g.cancel()

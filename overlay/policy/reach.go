@@ -15,6 +15,7 @@ type Verdict struct {
 	Rule    string   // the first rule that allows; "" when none does
 	Nodes   []string // that receive for the target: the node itself, or the gateways with the longest route
 	Why     string   // in words, when something stands in the way
+	Nowhere bool     // the target is one address, which no node has nor has a route to
 }
 
 // ParseSource reads who a question is about: a user, or user:NAME, node:NAME,
@@ -42,7 +43,7 @@ func (r *Resolved) Reaches(who Term, to Target, at time.Time) Verdict {
 			return v
 		}
 		if v.Nodes = r.receivers(targets[0].Addr()); len(v.Nodes) == 0 {
-			v.Why = fmt.Sprintf("no node has %s or a route to it", targets[0].Addr())
+			v.Nowhere, v.Why = true, fmt.Sprintf("no node has %s or a route to it", targets[0].Addr())
 		}
 	}
 	if why := r.absent(who); why != "" {

@@ -194,3 +194,12 @@ func (p *Policy) CheckGrant(w World, g Grant, now time.Time) error {
 	}
 	return nil
 }
+
+// Unknown says why nobody knows the name of a target; "": it is known, or an
+// address. It names no other: whoever asks may be no admin.
+func (p *Policy) Unknown(w World, to Target) string {
+	if pr := w.known(p).check(p.resolve(to.Dst), p); pr != nil {
+		return pr.Text
+	}
+	return ""
+}
