@@ -45,7 +45,7 @@ type FlowLine struct {
 	Rule     string     `json:"rule"`    // that allowed it
 	Why      string     `json:"why"`     // it ended, or was denied
 	BeganAt  time.Time  `json:"began_at"`
-	EndedAt  *time.Time `json:"ended_at"`  // its last packet, which may be long before the line
+	EndedAt  *time.Time `json:"ended_at"`  // its last packet, which may be long before the line, or when it was cut
 	InBytes  uint64     `json:"in_bytes"`  // from the tunnel, as IP packets
 	OutBytes uint64     `json:"out_bytes"` // into it
 	SeenAs   string     `json:"seen_as"`   // the source as the target sees it, when it is another one

@@ -176,7 +176,13 @@ func (s *Server) revokeNow(ctx context.Context, what string) (Revoked, error) {
 	}
 	s.presence.mark(s.o.Now(), false, nil) // for everybody to say which map it has, also when nothing changed
 	s.o.Log.Info("revoked", r.kind, r.name)
-	acks := ended.join(s.presence.await(ctx, witnesses, s.ledger.now().rev, ackWait), s.ledger.now().ownRelay())
+	acks := s.presence.await(ctx, witnesses, s.ledger.now().rev, ackWait)
+	if len(r.changes) == 0 { // what was cut, was cut when it was revoked before
+		for i := range acks {
+			acks[i].FlowsCut = 0
+		}
+	}
+	acks = ended.join(acks, s.ledger.now().ownRelay())
 	return Revoked{Kind: r.kind, Name: r.name, Nodes: acks, Took: time.Since(began)}, nil
 }
 

@@ -51,7 +51,7 @@ func TestRevokeUser(t *testing.T) {
 	}
 
 	// Again, there is nothing to do; but who has not heard of it is still named.
-	if r, err := l.admin.Revoke(ctx, "user:alice"); err != nil || len(r.Nodes) != 1 || !r.Nodes[0].Applied {
+	if r, err := l.admin.Revoke(ctx, "user:alice"); err != nil || len(r.Nodes) != 1 || !r.Nodes[0].Applied || r.Nodes[0].FlowsCut != 0 {
 		t.Errorf("again: %+v, %v", r, err)
 	}
 	l.g.cancel()

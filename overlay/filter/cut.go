@@ -115,11 +115,15 @@ func (f *Filter) cutWhere(wall, mono int64, match func(*shard, *flow, uint32) bo
 			if !fl.used || !match(s, fl, uint32(slot)) {
 				continue
 			}
-			f.finish(fl, wall, WhyCut)
-			c.Flows++
-			if fl.key.protocol() == tcp && fl.phase != ended {
-				c.ToTunnel = append(c.ToTunnel, fl.reset(true))
-				c.ToLocal = append(c.ToLocal, fl.reset(false))
+			if fl.phase == ended { // nothing is left to cut, but the place is kept all the same
+				f.finish(fl, wall, WhyClosed)
+			} else {
+				f.finish(fl, wall, WhyCut)
+				c.Flows++
+				if fl.key.protocol() == tcp {
+					c.ToTunnel = append(c.ToTunnel, fl.reset(true))
+					c.ToLocal = append(c.ToLocal, fl.reset(false))
+				}
 			}
 			s.move(fl, uint32(slot), cut)
 			fl.who, fl.rule, fl.seen = nil, nil, mono

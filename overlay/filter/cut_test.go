@@ -25,9 +25,19 @@ func TestSwapCuts(t *testing.T) {
 	g.out(Pass, tcpPacket(nas, alice, 22, 40000, ack|psh, 901, 151, 70))
 	g.in(Pass, udpPacket(alice, nas, 5000, 53, 30))
 	g.connect(bob, nas, 40000, 22)
+	g.connect(alice, nas, 40001, 22)
+	g.in(Pass, tcpPacket(alice, nas, 40001, 22, rst|ack, 101, 901, 0)) // over, and nothing to cut
+	events := make([]Event, 8)
+	g.f.Take(events)
+	g.now = g.now.Add(5 * time.Second)
 	rules := labRules()
 	rules.Rules = rules.Rules[1:] // alice has no rule any more
 	c := g.swap(rules)
+	for _, e := range events[:g.f.Take(events)] {
+		if over := e.Remote.Port() == 40001; over != (e.Why == WhyClosed) || over != (e.Silent == 5*time.Second) || !over && e.Why != WhyCut {
+			t.Errorf("%s, after %s of silence: %s", e.Remote, e.Silent, e.Why)
+		}
+	}
 	if c.Flows != 2 || len(c.ToTunnel) != 1 || len(c.ToLocal) != 1 {
 		t.Fatalf("%d flows cut, %d and %d resets", c.Flows, len(c.ToTunnel), len(c.ToLocal))
 	}

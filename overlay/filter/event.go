@@ -35,7 +35,7 @@ const (
 type Event struct {
 	Kind          EventKind
 	At, Began     time.Time     // Began is At for denied ones
-	Silent        time.Duration // of one that ended: how long before At its last packet came
+	Silent        time.Duration // of one that ended by itself: how long before At its last packet came
 	User, Node    string        // behind the remote address
 	Remote, Local netip.AddrPort
 	Proto         uint8

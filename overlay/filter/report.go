@@ -18,7 +18,7 @@ func (f *Filter) tell(fl *flow, kind EventKind, wall int64, why string) {
 	if fl.rule != nil {
 		e.Rule = fl.rule.name
 	}
-	if kind == FlowEnded { // no more than it lived, should the wall clock have been set meanwhile
+	if kind == FlowEnded && why != WhyCut { // no more than it lived, should the wall clock have been set meanwhile
 		e.Silent = min(max(e.At.Sub(f.base.Add(time.Duration(fl.seen))), 0), max(e.At.Sub(e.Began), 0))
 	}
 	f.events.put(e)
