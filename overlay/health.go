@@ -222,6 +222,9 @@ func nodeState(v view, items []HealthItem) string {
 	if v.m != nil && v.m.Self.State == coord.NodeExpired {
 		return StateExpired
 	}
+	if v.m != nil && v.m.Self.State == coord.NodeDisabled {
+		return StateDisabled
+	}
 	if v.m == nil || v.plan == nil || v.live == nil {
 		return StateStarting
 	}

@@ -38,6 +38,9 @@ func TestExpiryHealth(t *testing.T) {
 			t.Errorf("%s: %+v", tt.name, items)
 		}
 	}
+	if s := nodeState(view{m: &coord.Map{Self: coord.Node{State: coord.NodeDisabled}}}, nil); s != StateDisabled {
+		t.Errorf("a disabled node is %s", s)
+	}
 	if s := nodeState(view{m: &coord.Map{Self: coord.Node{State: coord.NodeExpired}}}, nil); s != StateExpired {
 		t.Errorf("the state is %s", s)
 	}

@@ -15,6 +15,7 @@ const (
 	StateStarting      = "starting"       // Run has not begun, or nothing is in force yet
 	StateNeedsApproval = "needs_approval" // an admin has to let this node in, or what it advertises
 	StateExpired       = "expired"        // its key has to be renewed
+	StateDisabled      = "disabled"       // an admin took it out of the network for a while, or its user
 	StateReady         = "ready"
 	StateDegraded      = "degraded"     // it runs, with something wrong that Status.Health names
 	StateNeedsInvite   = "needs_invite" // it is no member: it never joined, or was removed

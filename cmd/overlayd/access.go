@@ -151,6 +151,9 @@ func (p *program) wish(who, target string, steps []coord.Step) {
 		case who == "":
 			fmt.Fprintf(p.stderr, "hint: ask for access: overlayd request %s\n", oneLine(target))
 			return
+		case strings.HasPrefix(who, "node:"): // a grant is a user's
+			fmt.Fprintln(p.stderr, "hint: a rule for it: overlayd policy show")
+			return
 		default:
 			fmt.Fprintf(p.stderr, "hint: a rule for it: overlayd policy show; or for a time: overlayd grant %s %s --for 4h\n", oneLine(who), oneLine(target))
 			return

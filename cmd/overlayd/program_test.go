@@ -309,6 +309,7 @@ var commandLines = []struct {
 	{name: "check ready", args: "status --check ready"},
 	{name: "check approval", args: "status --check ready", set: state(overlay.StateNeedsApproval), code: 4},
 	{name: "check invite", args: "status --check ready", set: state(overlay.StateNeedsInvite), code: 4},
+	{name: "check disabled", args: "status --check ready", set: state(overlay.StateDisabled), code: 6},
 	{name: "check expired", args: "status --check ready", set: state(overlay.StateExpired), code: 6},
 	{name: "check degraded", args: "status --check ready", set: state(overlay.StateDegraded), code: 5},
 	{name: "check live degraded", args: "status --check live", set: state(overlay.StateDegraded)},

@@ -175,7 +175,7 @@ func stateWord(state string, st style) string {
 	switch state {
 	case overlay.StateReady:
 		return st.good(word)
-	case overlay.StateDegraded, overlay.StateStopped:
+	case overlay.StateDegraded, overlay.StateStopped, overlay.StateDisabled:
 		return st.bad(word)
 	}
 	return st.warning(word)

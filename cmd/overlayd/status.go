@@ -17,7 +17,7 @@ and what is wrong together with its fix.
 With --check it prints nothing and only ends with a code, for scripts and health
 checks: live is 0 while the daemon answers; ready is 0 when all is well, 5 while
 it starts or is degraded, 4 when an invite or an approval is missing, 6 when the
-machine's key has expired. Both are 3 when no daemon runs.`,
+machine's key has expired, or an admin disabled it. Both are 3 when no daemon runs.`,
 		Example: `  overlayd status
   overlayd status --check ready && echo connected
   overlayd status --json | jq -r .state`,
@@ -58,7 +58,7 @@ func checkStatus(check, state string) error {
 		code = overlay.ExitNotRunning
 	case overlay.StateNeedsInvite, overlay.StateNeedsApproval:
 		code = overlay.ExitNotJoined
-	case overlay.StateExpired:
+	case overlay.StateExpired, overlay.StateDisabled:
 		code = overlay.ExitDenied
 	default:
 		code = overlay.ExitDegraded
