@@ -219,6 +219,25 @@ func TestLogin(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	for _, e := range n.lines() {
+		b, err := json.Marshal(e)
+		if err != nil || strings.Contains(string(b), password) || strings.Contains(string(b), "argon2") || strings.Contains(string(b), seed.Text()) {
+			t.Errorf("the record tells too much: %s, %v", b, err)
+		}
+	}
+}
+
+// TestLoginEnds: a login holds until the password is another one, the user was
+// revoked, or there is no password any more.
+func TestLoginEnds(t *testing.T) {
+	n, ctx := newNetwork(t), t.Context()
+	alice := n.user("alice")
+	_, seed := proven(t, n, "alice")
+	try := func(name, password, code string) error {
+		_, _, err := n.server.Login(ctx, somewhere, name, password, code)
+		return err
+	}
+	code := func() string { return seed.Code(n.now.Now()) }
 	at := n.now.Now()
 	if name, ok := n.server.LoginHolds(alice.ID, at); !ok || name != "alice" {
 		t.Error("the login does not hold")
@@ -248,7 +267,7 @@ func TestLogin(t *testing.T) {
 	if err := try("alice", "a password of my own", code()); err != nil {
 		t.Errorf("a new login after a revocation: %v", err)
 	}
-	_, _, err = n.admin.SetPassword(ctx, "alice", "short")
+	_, _, err := n.admin.SetPassword(ctx, "alice", "short")
 	wantKind(t, err, KindInvalid, "shorter")
 	if _, err := n.admin.RemovePassword(ctx, "alice"); err != nil {
 		t.Fatal(err)

@@ -118,100 +118,126 @@ func wireNetwork(ctx context.Context, t *testing.T, path string, w *wire, runnin
 	return s, web, c
 }
 
-// TestSilence cuts the line under a stream, in virtual time. Both sides notice
-// within 15 s, the node comes back when the line does, and an idle line of an
-// hour loses nothing.
-func TestSilence(t *testing.T) {
+// heardNode is a node that follows its map over a wire, in virtual time.
+type heardNode struct {
+	t    *testing.T
+	wire *wire
+	s    *Server
+	c    *Client
+	id   string
+
+	mu   sync.Mutex // guards what follows
+	last ControlState
+	lost int // how often
+}
+
+// heard runs a test with such a node, which has just come.
+func heard(t *testing.T, test func(n *heardNode)) {
 	path := filepath.Join(t.TempDir(), "db")
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		w := newWire()
+		n := &heardNode{t: t, wire: newWire()}
 		var wg sync.WaitGroup
-		s, web, c := wireNetwork(ctx, t, path, w, &wg)
-		link, err := s.Invite(ctx, Invite{})
+		var web *http.Server
+		n.s, web, n.c = wireNetwork(ctx, t, path, n.wire, &wg)
+		link, err := n.s.Invite(ctx, Invite{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		me, err := c.Enroll(ctx, EnrollRequest{Invite: link.Invite, Secret: link.Secret, WireGuard: key.NewPrivate().Public()})
+		me, err := n.c.Enroll(ctx, EnrollRequest{Invite: link.Invite, Secret: link.Secret, WireGuard: key.NewPrivate().Public()})
 		if err != nil {
 			t.Fatal(err)
 		}
-		var mu sync.Mutex
-		var last ControlState
-		lost := 0
-		state := func() (ControlState, int) {
-			mu.Lock()
-			defer mu.Unlock()
-			return last, lost
-		}
-		wg.Go(func() {
-			c.Follow(ctx, FollowOptions{OnMap: func(*Map) {}, OnState: func(st ControlState) {
-				mu.Lock()
-				defer mu.Unlock()
-				if last = st; st.Phase == PhaseLost {
-					lost++
-				}
-			}})
-		})
-		expect := func(when string, phase Phase, online bool) {
-			t.Helper()
-			synctest.Wait()
-			if st, _ := state(); st.Phase != phase || s.presence.sighting(me.NodeID).online != online {
-				t.Errorf("%s: the node is %s (%v), and online at the server: %v", when, st.Phase, st.Err, !online)
-			}
-		}
+		n.id = me.NodeID
+		wg.Go(func() { n.c.Follow(ctx, FollowOptions{OnMap: func(*Map) {}, OnState: n.note}) })
 		time.Sleep(time.Second)
-		expect("at first", PhaseConnected, true)
+		n.expect("at first", PhaseConnected, true)
+		test(n)
+		cancel()
+		web.Close()
+		wg.Wait()
+	})
+}
+
+func (n *heardNode) note(st ControlState) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.last = st; st.Phase == PhaseLost {
+		n.lost++
+	}
+}
+
+func (n *heardNode) state() (ControlState, int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.last, n.lost
+}
+
+// online is what the server thinks.
+func (n *heardNode) online() bool { return n.s.presence.sighting(n.id).online }
+
+func (n *heardNode) expect(when string, phase Phase, online bool) {
+	n.t.Helper()
+	synctest.Wait()
+	if st, _ := n.state(); st.Phase != phase || n.online() != online {
+		n.t.Errorf("%s: the node is %s (%v), and online at the server: %v", when, st.Phase, st.Err, n.online())
+	}
+}
+
+// TestSilence cuts the line under a stream. Both sides notice within 15 s, the node
+// comes back when the line does, and an idle line of an hour loses nothing.
+func TestSilence(t *testing.T) {
+	heard(t, func(n *heardNode) {
 		time.Sleep(time.Hour)
-		expect("after an idle hour", PhaseConnected, true)
-		if _, n := state(); n != 0 {
-			t.Errorf("an idle line was lost %d times", n)
+		n.expect("after an idle hour", PhaseConnected, true)
+		if _, lost := n.state(); lost != 0 {
+			t.Errorf("an idle line was lost %d times", lost)
 		}
 
-		w.refuse.Store(true)
-		w.cut()
+		n.wire.refuse.Store(true)
+		n.wire.cut()
 		cut := time.Now()
 		for range 16 * 1000 {
-			if st, _ := state(); st.Phase != PhaseConnected && !s.presence.sighting(me.NodeID).online {
+			if st, _ := n.state(); st.Phase != PhaseConnected && !n.online() {
 				break
 			}
 			time.Sleep(time.Millisecond)
 			synctest.Wait()
 		}
-		if st, _ := state(); st.Phase == PhaseConnected || s.presence.sighting(me.NodeID).online || time.Since(cut) > silence {
-			t.Errorf("%s after the cut the node is %s, and online at the server: %v", time.Since(cut), st.Phase, s.presence.sighting(me.NodeID).online)
+		if st, _ := n.state(); st.Phase == PhaseConnected || n.online() || time.Since(cut) > silence {
+			t.Errorf("%s after the cut the node is %s, and online at the server: %v", time.Since(cut), st.Phase, n.online())
 		}
 		time.Sleep(time.Minute)
-		w.refuse.Store(false)
+		n.wire.refuse.Store(false)
 		time.Sleep(retryMost)
-		expect("after the line is back", PhaseConnected, true)
+		n.expect("after the line is back", PhaseConnected, true)
+	})
+}
 
-		// Kick: a dead line is noticed at once, a sound one is kept.
-		_, before := state()
-		since, _ := state()
-		c.Kick()
+// TestKick: a dead line is noticed at once, a sound one is kept, and one who waits
+// for his next try makes it.
+func TestKick(t *testing.T) {
+	heard(t, func(n *heardNode) {
+		since, before := n.state()
+		n.c.Kick()
 		time.Sleep(checkTime)
-		expect("kicked on a sound line", PhaseConnected, true)
-		if st, n := state(); n != before || st.Since != since.Since {
+		n.expect("kicked on a sound line", PhaseConnected, true)
+		if st, lost := n.state(); lost != before || st.Since != since.Since {
 			t.Error("a sound line was given up")
 		}
-		w.cut()
-		c.Kick()
+		n.wire.cut()
+		n.c.Kick()
 		time.Sleep(checkTime + 100*time.Millisecond)
-		expect("kicked on a dead line", PhaseConnected, true)
-		if st, _ := state(); st.Since == since.Since {
+		n.expect("kicked on a dead line", PhaseConnected, true)
+		if st, _ := n.state(); st.Since == since.Since {
 			t.Error("the dead line counts as sound")
 		}
-		w.refuse.Store(true)
-		w.cut()
+		n.wire.refuse.Store(true)
+		n.wire.cut()
 		time.Sleep(2 * time.Minute) // it waits for the next try now, some seconds each time
-		w.refuse.Store(false)
-		c.Kick()
+		n.wire.refuse.Store(false)
+		n.c.Kick()
 		time.Sleep(10 * time.Millisecond)
-		expect("kicked while it waits", PhaseConnected, true)
-
-		cancel()
-		web.Close()
-		wg.Wait()
+		n.expect("kicked while it waits", PhaseConnected, true)
 	})
 }

@@ -20,8 +20,14 @@ func hostedWorld() World {
 	return w
 }
 
-func TestHosted(t *testing.T) {
-	p := mustParse(t, `
+// carolsWorld has a machine of carol's, too.
+func carolsWorld() World {
+	w := hostedWorld()
+	w.Nodes = append(w.Nodes, Node{Name: "carol-1", User: "carol", Role: Member, Addresses: []netip.Addr{addr("172.18.0.18")}})
+	return w
+}
+
+const hostedPolicy = `
 rules:
   - {name: nas, src: [alice, bob], dst: 192.168.1.201, ports: tcp/80}
   - {name: ring, src: carol, dst: node:phone, ports: tcp/9}
@@ -29,10 +35,11 @@ rules:
   - {name: near, src: alice-2, dst: 172.18.0.0/24, ports: tcp/7}
 hosts: {none: 10.9.9.9}
 groups: {alice-2: [dave]}
-`)
-	w := hostedWorld()
-	w.Nodes = append(w.Nodes, Node{Name: "carol-1", User: "carol", Role: Member, Addresses: []netip.Addr{addr("172.18.0.18")}})
-	r := Resolve(p, w, nil)
+`
+
+func TestHosted(t *testing.T) {
+	p := mustParse(t, hostedPolicy)
+	r := Resolve(p, carolsWorld(), nil)
 
 	gw := r.For("gw")
 	var sources []string
@@ -97,9 +104,13 @@ groups: {alice-2: [dave]}
 			t.Errorf("%s to %s: %+v", c.who, c.to, v)
 		}
 	}
+}
 
-	// A change of what a node carries is a change of its rules, and of no others'
-	// digest than before there were such members.
+// A change of what a node carries is a change of its rules, and of no others' digest
+// than before there were such members.
+func TestHostedChange(t *testing.T) {
+	p := mustParse(t, hostedPolicy)
+	vps := Resolve(p, carolsWorld(), nil).For("vps")
 	before := Resolve(p, labWorld(), nil).For("vps")
 	after, err := before.Apply(before.Diff(vps))
 	if err != nil || after.Digest() != vps.Digest() || before.Digest() == vps.Digest() {
