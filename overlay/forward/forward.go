@@ -2,25 +2,18 @@ package forward
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"syscall"
-	"time"
 
 	"overlayd/overlay/splice"
 )
 
-const (
-	// mostConnections bounds the TCP connections of one forward at once.
-	mostConnections = 1024
-	// acceptAgain is the pause when the system has no descriptors left.
-	acceptAgain = 50 * time.Millisecond
-)
+// mostConnections bounds the TCP connections of one forward at once.
+const mostConnections = 1024
 
 // Rule is what one forward does.
 type Rule struct {
@@ -112,46 +105,30 @@ func (f *Forward) Serve(ctx context.Context) error {
 	defer f.running.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { f.Close() })
-	defer stop()
 	if f.socket != nil {
 		return f.serveUDP(ctx)
 	}
-	for {
-		c, err := f.ln.AcceptTCP()
-		if ctx.Err() != nil {
-			if err == nil {
-				c.Close()
-			}
-			return nil
-		}
-		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) {
-			select {
-			case <-ctx.Done():
-			case <-time.After(acceptAgain):
-			}
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("forward from %s: %w", f.rule.Listen, err)
-		}
-		select {
-		case f.places <- struct{}{}:
-		default:
-			f.full.Add(1)
-			reset(c)
-			continue
-		}
-		f.running.Go(func() {
-			defer func() { <-f.places }()
-			if !f.admits(c.RemoteAddr().(*net.TCPAddr).AddrPort()) {
-				reset(c)
-				return
-			}
-			f.accepted.Add(1)
-			f.carry(ctx, c)
-		})
+	return splice.Accept(ctx, f.ln, f.o.Log, func(c net.Conn) { f.take(ctx, c.(*net.TCPConn)) })
+}
+
+// take gives a connection a place, or resets it.
+func (f *Forward) take(ctx context.Context, c *net.TCPConn) {
+	select {
+	case f.places <- struct{}{}:
+	default:
+		f.full.Add(1)
+		reset(c)
+		return
 	}
+	f.running.Go(func() {
+		defer func() { <-f.places }()
+		if !f.admits(c.RemoteAddr().(*net.TCPAddr).AddrPort()) {
+			reset(c)
+			return
+		}
+		f.accepted.Add(1)
+		f.carry(ctx, c)
+	})
 }
 
 // admits reports whether a client may use the forward.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"overlayd/overlay/splice"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -135,7 +137,7 @@ func TestUDP(t *testing.T) {
 	}
 	var running sync.WaitGroup
 	running.Go(func() {
-		buf := make([]byte, longestUDP)
+		buf := make([]byte, splice.LongestDatagram)
 		for {
 			n, from, err := host.ReadFrom(buf)
 			if err != nil {

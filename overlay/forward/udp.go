@@ -1,37 +1,29 @@
 package forward
 
 import (
+	"bytes"
 	"context"
-	"net"
 	"net/netip"
-	"sync/atomic"
-	"time"
+
+	"overlayd/overlay/splice"
 )
 
-const (
-	// mostClients bounds the UDP clients of one forward: each has a socket and a
-	// buffer of 64 KiB.
-	mostClients = 256
-	// mostWaiting bounds the datagrams of one that wait for its socket.
-	mostWaiting = 8
-	// clientIdle is how long a client is kept without a datagram, as long as the
-	// filter keeps a UDP flow at least.
-	clientIdle = 2 * time.Minute
-	// longestUDP is what UDP carries over IPv4.
-	longestUDP = 65507
-)
+// mostClients bounds the UDP clients of one forward: each has a socket and a
+// buffer of 64 KiB.
+const mostClients = 256
 
 // udpClient is an address that sends datagrams to a forward.
 type udpClient struct {
-	at      netip.AddrPort
-	waiting chan []byte // never closed
-	stop    context.CancelFunc
-	used    atomic.Int64 // when the last datagram passed, in ns since 1970
+	at   netip.AddrPort
+	flow *splice.Flow
+	stop context.CancelFunc
 }
 
-// serveUDP takes datagrams until the socket is closed.
+// serveUDP takes datagrams until ctx ends, and closes the socket then.
 func (f *Forward) serveUDP(ctx context.Context) error {
-	buf := make([]byte, longestUDP)
+	stop := context.AfterFunc(ctx, func() { f.socket.Close() })
+	defer stop()
+	buf := make([]byte, splice.LongestDatagram)
 	for {
 		n, from, err := f.socket.ReadFromUDPAddrPort(buf)
 		if ctx.Err() != nil {
@@ -44,10 +36,7 @@ func (f *Forward) serveUDP(ctx context.Context) error {
 		if c == nil {
 			continue
 		}
-		c.used.Store(time.Now().UnixNano())
-		select {
-		case c.waiting <- append([]byte(nil), buf[:n]...):
-		default:
+		if !c.flow.Put(bytes.Clone(buf[:n])) {
 			f.full.Add(1)
 		}
 	}
@@ -68,8 +57,7 @@ func (f *Forward) client(ctx context.Context, from netip.AddrPort) *udpClient {
 		f.dropOldest()
 	}
 	ctx, stop := context.WithCancel(ctx)
-	c := &udpClient{at: from, waiting: make(chan []byte, mostWaiting), stop: stop}
-	c.used.Store(time.Now().UnixNano())
+	c := &udpClient{at: from, flow: splice.NewFlow(), stop: stop}
 	f.clients[from] = c
 	f.accepted.Add(1)
 	f.running.Go(func() {
@@ -82,7 +70,7 @@ func (f *Forward) client(ctx context.Context, from netip.AddrPort) *udpClient {
 func (f *Forward) dropOldest() {
 	var oldest *udpClient
 	for _, c := range f.clients {
-		if oldest == nil || c.used.Load() < oldest.used.Load() {
+		if oldest == nil || c.flow.Before(oldest.flow) {
 			oldest = c
 		}
 	}
@@ -107,45 +95,7 @@ func (f *Forward) carryUDP(ctx context.Context, c *udpClient) {
 	if err != nil {
 		return
 	}
-	stop := context.AfterFunc(ctx, func() { remote.Close() })
-	defer stop()
-	refused := make(chan struct{})
-	go func() {
-		defer close(refused)
-		f.answers(c, remote)
-	}()
-	defer func() { <-refused }()
-	defer remote.Close()
-	idle := time.NewTimer(clientIdle)
-	defer idle.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-refused:
-			return
-		case <-idle.C:
-			left := clientIdle - time.Since(time.Unix(0, c.used.Load()))
-			if left <= 0 {
-				return
-			}
-			idle.Reset(left)
-		case data := <-c.waiting:
-			remote.Write(data) // an error shows in answers, too
-		}
-	}
-}
-
-// answers brings what the target sends, until its socket is closed or says that
-// nobody is there.
-func (f *Forward) answers(c *udpClient, remote net.Conn) {
-	buf := make([]byte, longestUDP)
-	for {
-		n, err := remote.Read(buf)
-		if err != nil {
-			return
-		}
-		c.used.Store(time.Now().UnixNano())
-		f.socket.WriteToUDPAddrPort(buf[:n], c.at) // lost when the client is gone
-	}
+	c.flow.Carry(ctx, remote, nil, func([]byte) {}, func(b []byte) {
+		f.socket.WriteToUDPAddrPort(b, c.at) // lost when the client is gone
+	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"overlayd/internal/limit"
+	"overlayd/overlay/splice"
 )
 
 const (
@@ -90,10 +90,6 @@ func New(o Options) (*Server, error) {
 	return &Server{o: o, failures: limit.NewFailures(), sessions: map[*session]bool{}, users: map[string]*load{}, unproved: map[netip.Prefix]int{}}, nil
 }
 
-// acceptPause is how long the listener rests when the machine has no file
-// descriptors left.
-const acceptPause = 100 * time.Millisecond
-
 // Serve serves connections until ctx ends, and returns when all have ended. It
 // closes the listener.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
@@ -101,25 +97,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	defer running.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
-	defer stop()
-	for {
-		conn, err := ln.Accept()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("accept ssh: %w", err)
-		case err != nil:
-			s.o.Log.Warn("ssh connections wait", "err", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(acceptPause):
-			}
-			continue
-		}
-		running.Go(func() { s.serve(ctx, conn) })
-	}
+	return splice.Accept(ctx, ln, s.o.Log, func(c net.Conn) {
+		running.Go(func() { s.serve(ctx, c) })
+	})
 }
 
 // clientOf returns where a connection comes from.

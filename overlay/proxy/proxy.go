@@ -4,15 +4,15 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"overlayd/overlay/splice"
 )
 
 const (
@@ -27,8 +27,6 @@ const (
 	mostHeader = 32 << 10
 	// wrongPasswordAfter slows down who guesses.
 	wrongPasswordAfter = time.Second
-	// acceptAgain is the pause when the system has no descriptors left.
-	acceptAgain = 50 * time.Millisecond
 )
 
 // Options say what a Server does.
@@ -122,33 +120,12 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	s.http.BaseContext = func(net.Listener) context.Context { return ctx }
 	s.http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serveHTTP(ctx, w, r) })
 	s.requests.addr = ln.Addr()
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
-	defer stop()
 	s.running.Go(func() {
 		if err := s.http.Serve(s.requests); !errors.Is(err, http.ErrServerClosed) {
 			s.o.Log.Debug("http proxy stopped", "err", err)
 		}
 	})
-	for {
-		c, err := ln.Accept()
-		if ctx.Err() != nil {
-			if err == nil {
-				c.Close()
-			}
-			return nil
-		}
-		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) {
-			select {
-			case <-ctx.Done():
-			case <-time.After(acceptAgain):
-			}
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("accept on %s: %w", ln.Addr(), err)
-		}
-		s.accept(ctx, c)
-	}
+	return splice.Accept(ctx, ln, s.o.Log, func(c net.Conn) { s.accept(ctx, c) })
 }
 
 // watchConn keeps Serve waiting for the connections of the HTTP server. New ones

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"overlayd/overlay/splice"
 )
 
 const (
@@ -18,20 +20,10 @@ const (
 	mostDestinations = 64
 	// allDestinations bounds those of all associations: each has a buffer of 64 KiB.
 	allDestinations = 512
-	// mostWaiting bounds the datagrams that wait for a destination's socket, and
-	// waitingBytes what all that wait take.
-	mostWaiting  = 8
+	// waitingBytes bounds what all datagrams take that wait for a socket.
 	waitingBytes = 4 << 20
-	// destinationIdle is how long a destination is kept without a datagram, as long
-	// as the filter keeps a UDP flow at least.
-	destinationIdle = 2 * time.Minute
 	// refusedFor is how long a destination that was refused is not tried again.
 	refusedFor = 2 * time.Second
-	// longestUDP is what UDP carries over IPv4.
-	longestUDP = 65507
-	// longestUDPHead is what SOCKS puts before a datagram: reserved, fragment, kind,
-	// name with its length, port.
-	longestUDPHead = 2 + 1 + 1 + 1 + 255 + 2
 )
 
 // udpHead reads what SOCKS puts before a datagram (RFC 1928 section 7), and
@@ -68,10 +60,9 @@ type association struct {
 
 // destination is a host and port that an association talks to.
 type destination struct {
-	at      endpoint
-	waiting chan []byte // closed never
-	stop    context.CancelFunc
-	used    atomic.Int64 // when the last datagram passed, in ns since 1970
+	at   endpoint
+	flow *splice.Flow
+	stop context.CancelFunc
 }
 
 // associate serves UDP ASSOCIATE until the client's TCP connection ends.
@@ -111,7 +102,7 @@ func (s *Server) associate(ctx context.Context, c *client, hint endpoint) {
 // read takes the client's datagrams until the socket is closed.
 func (a *association) read(ctx context.Context) {
 	defer a.endAll()
-	buf := make([]byte, longestUDP)
+	buf := make([]byte, splice.LongestDatagram)
 	for {
 		n, from, err := a.socket.ReadFromUDPAddrPort(buf)
 		if err != nil {
@@ -159,11 +150,8 @@ func (a *association) send(ctx context.Context, to endpoint, data []byte) {
 		return
 	}
 	a.server.waiting.Add(int64(len(data)))
-	select {
-	case d.waiting <- bytes.Clone(data):
-		d.used.Store(time.Now().UnixNano())
-	default:
-		a.server.waiting.Add(-int64(len(data)))
+	if !d.flow.Put(bytes.Clone(data)) {
+		a.next(data)
 		a.server.counters.udpFull.Add(1)
 	}
 }
@@ -186,14 +174,13 @@ func (a *association) destination(ctx context.Context, to endpoint) *destination
 		return nil
 	}
 	ctx, stop := context.WithCancel(ctx)
-	d := &destination{at: to, waiting: make(chan []byte, mostWaiting), stop: stop}
-	d.used.Store(time.Now().UnixNano())
+	d := &destination{at: to, flow: splice.NewFlow(), stop: stop}
 	a.to[name] = d
 	a.running.Go(func() {
 		a.carry(ctx, d)
 		a.forget(name, d)
-		for len(d.waiting) > 0 {
-			a.next(<-d.waiting)
+		for len(d.flow.Waiting) > 0 {
+			a.next(<-d.flow.Waiting)
 		}
 		<-a.server.destinations
 	})
@@ -203,7 +190,7 @@ func (a *association) destination(ctx context.Context, to endpoint) *destination
 func (a *association) dropOldest() {
 	var oldest string
 	for name, d := range a.to {
-		if oldest == "" || d.used.Load() < a.to[oldest].used.Load() {
+		if oldest == "" || d.flow.Before(a.to[oldest].flow) {
 			oldest = name
 		}
 	}
@@ -240,57 +227,17 @@ func (a *association) carry(ctx context.Context, d *destination) {
 		a.refuse(ctx, d)
 		return
 	}
-	stop := context.AfterFunc(ctx, func() { remote.Close() })
-	defer stop()
-	refused := make(chan struct{})
-	var back sync.WaitGroup
-	defer back.Wait()
-	defer remote.Close()
-	back.Go(func() {
-		defer close(refused)
-		a.answers(d, remote)
-	})
-	idle := time.NewTimer(destinationIdle)
-	defer idle.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-refused:
-			a.refuse(ctx, d)
-			return
-		case <-idle.C:
-			left := destinationIdle - time.Since(time.Unix(0, d.used.Load()))
-			if left <= 0 {
-				return
-			}
-			idle.Reset(left)
-		case data := <-d.waiting:
-			a.next(data)
-			remote.Write(data) // an error shows in answers, too
-		}
-	}
-}
-
-// answers brings what a destination sends, until its socket is closed or says
-// that it is refused.
-func (a *association) answers(d *destination, remote net.Conn) {
-	from := endpointOf(remote.RemoteAddr())
-	head := appendUDPHead(nil, from)
-	buf := make([]byte, longestUDPHead+longestUDP)
-	copy(buf, head)
-	for {
-		n, err := remote.Read(buf[len(head):])
-		if err != nil {
-			return
-		}
-		d.used.Store(time.Now().UnixNano())
+	head := appendUDPHead(nil, endpointOf(remote.RemoteAddr()))
+	refused := d.flow.Carry(ctx, remote, head, a.next, func(b []byte) {
 		to := a.client.Load()
-		if to == nil || len(head)+n > longestUDP {
+		if to == nil || len(b) > splice.LongestDatagram {
 			a.server.counters.udpFull.Add(1)
-			continue
+			return
 		}
-		a.socket.WriteToUDPAddrPort(buf[:len(head)+n], *to) // lost when the client is gone
+		a.socket.WriteToUDPAddrPort(b, *to) // lost when the client is gone
+	})
+	if refused {
+		a.refuse(ctx, d)
 	}
 }
 
@@ -305,7 +252,7 @@ func (a *association) refuse(ctx context.Context, d *destination) {
 			return
 		case <-over.C:
 			return
-		case data := <-d.waiting:
+		case data := <-d.flow.Waiting:
 			a.next(data)
 			a.server.counters.udpRefused.Add(1)
 		}

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"overlayd/overlay/splice"
 )
 
 // udpEcho answers datagrams with themselves.
@@ -22,7 +24,7 @@ func udpEcho(t *testing.T) string {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		buf := make([]byte, longestUDP)
+		buf := make([]byte, splice.LongestDatagram)
 		for {
 			n, from, err := c.ReadFrom(buf)
 			if err != nil {
@@ -72,7 +74,7 @@ func TestAssociate(t *testing.T) {
 	for _, head := range []string{name, address} {
 		for _, data := range []string{"question", "", strings.Repeat("x", 9000)} {
 			io.WriteString(c, head+data)
-			buf := make([]byte, longestUDP)
+			buf := make([]byte, splice.LongestDatagram)
 			n, err := c.Read(buf)
 			if err != nil {
 				t.Fatalf("%q: %v", head, err)
@@ -252,7 +254,7 @@ func TestStrangers(t *testing.T) {
 	io.WriteString(stranger, name+"mine")
 	counted(t, s, "udp_drop_foreign", 1)
 	io.WriteString(friend, name+"mine")
-	buf := make([]byte, longestUDP)
+	buf := make([]byte, splice.LongestDatagram)
 	n, err := friend.Read(buf)
 	if err != nil {
 		t.Fatal(err)

@@ -9,4 +9,8 @@
 // Where both are sockets of the kernel, the bytes do not pass this process:
 // package io finds splice(2) by itself, so Join hands it the connections as they
 // are.
+//
+// A Flow does the same for datagrams, which have no end: it is over when none passed
+// for two minutes, or when one side is gone. Accept takes in the connections that
+// are to be joined.
 package splice
