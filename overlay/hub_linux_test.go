@@ -164,8 +164,8 @@ func TestHubCertificate(t *testing.T) {
 	}
 }
 
-// runHub runs a hub until it is ready, does what an operator does, and stops it.
-func runHub(t *testing.T, dir, laptop string) Status {
+// startHub runs a hub, and returns it when it is ready. How it ends is sent to ended.
+func startHub(t *testing.T, dir string) (h *Hub, ended <-chan error) {
 	t.Helper()
 	ready := make(chan struct{})
 	h, err := NewHub(HubOptions{
@@ -178,13 +178,20 @@ func runHub(t *testing.T, dir, laptop string) Status {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- h.Run(t.Context()) }()
+	done := make(chan error, 1)
+	go func() { done <- h.Run(t.Context()) }()
 	select {
 	case <-ready:
-	case err := <-ended:
+	case err := <-done:
 		t.Fatalf("ended before it was ready: %v", err)
 	}
+	return h, done
+}
+
+// runHub runs a hub until it is ready, does what an operator does, and stops it.
+func runHub(t *testing.T, dir, laptop string) Status {
+	t.Helper()
+	_, ended := startHub(t, dir)
 	l := Dial(filepath.Join(dir, "sock"))
 	defer l.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

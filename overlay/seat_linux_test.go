@@ -3,8 +3,6 @@ package overlay
 import (
 	"context"
 	"errors"
-	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -23,24 +21,7 @@ func TestDialAs(t *testing.T) {
 		return
 	}
 	dir := t.TempDir()
-	ready := make(chan struct{})
-	h, err := NewHub(HubOptions{
-		Options: Options{
-			StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "sock"),
-			Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Ready: func() { close(ready) },
-		},
-		Public: "203.0.113.10", Overlay: netip.MustParsePrefix("172.18.0.0/24"), Address: netip.MustParseAddr("172.18.0.10"),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- h.Run(t.Context()) }()
-	select {
-	case <-ready:
-	case err := <-ended:
-		t.Fatalf("ended before it was ready: %v", err)
-	}
+	h, ended := startHub(t, dir)
 	defer func() {
 		h.node.Stop()
 		if err := <-ended; err != nil {

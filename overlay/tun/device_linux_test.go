@@ -6,37 +6,15 @@ import (
 	"errors"
 	"net"
 	"os"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"overlayd/internal/netnstest"
 	"overlayd/overlay/train"
 )
-
-// inNamespace runs f in a network namespace that lives as long as f's thread.
-func inNamespace(t *testing.T, f func()) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("needs root")
-		}
-		t.Skip("SKIPPED: needs root for a network namespace")
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			t.Error(err)
-			return
-		}
-		f()
-	}()
-	<-done
-}
 
 // up gives the interface the address 172.18.0.11/24.
 func up(t *testing.T, name string) {
@@ -94,7 +72,7 @@ func readUDP(d *Device, port uint16, most int) (got []byte, packets [][]byte, er
 
 // TestDevice lets a socket of the kernel send a train and receive one.
 func TestDevice(t *testing.T) {
-	inNamespace(t, func() {
+	netnstest.In(t, func(t *testing.T) {
 		d, err := Open("ovl0", 1420)
 		if err != nil {
 			t.Error(err)
@@ -176,7 +154,7 @@ func TestEnd(t *testing.T) {
 		"closed":  func(d *Device) error { return d.Close() },
 		"removed": func(d *Device) error { return remove("ovl0") },
 	} {
-		inNamespace(t, func() {
+		netnstest.In(t, func(t *testing.T) {
 			d, err := Open("ovl0", 1420)
 			if err != nil {
 				t.Error(err)
@@ -238,7 +216,7 @@ func remove(name string) error {
 // TestInterrupt ends a Read that nothing comes for, each time, and what comes
 // afterwards is read.
 func TestInterrupt(t *testing.T) {
-	inNamespace(t, func() {
+	netnstest.In(t, func(t *testing.T) {
 		d, err := Open("ovl0", 1420)
 		if err != nil {
 			t.Error(err)

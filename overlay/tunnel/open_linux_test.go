@@ -2,11 +2,12 @@ package tunnel
 
 import (
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"overlayd/internal/netnstest"
 )
 
 func TestExplain(t *testing.T) {
@@ -32,23 +33,9 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// TestOpenTUN makes interfaces in a network namespace that lives as long as the
-// test's thread.
+// TestOpenTUN makes interfaces in a network namespace.
 func TestOpenTUN(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("needs root")
-		}
-		t.Skip("SKIPPED: needs root for a network namespace")
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			t.Error(err)
-			return
-		}
+	netnstest.In(t, func(t *testing.T) {
 		dev, err := OpenTUN("ovl0", 1400)
 		if err != nil {
 			t.Error(err)
@@ -63,6 +50,5 @@ func TestOpenTUN(t *testing.T) {
 		if err := dev.Close(); err != nil {
 			t.Error(err)
 		}
-	}()
-	<-done
+	})
 }
