@@ -30,7 +30,7 @@ packets take, its round trip, bytes, and when the keys were last renewed.`,
 				}{"overlayd.peers/v1", notNil(s.Peers), notNil(s.Hosted)})
 			}
 			if len(s.Peers)+len(s.Hosted) == 0 {
-				fmt.Fprintln(p.stderr, "no other machines yet")
+				fmt.Fprintln(p.stderr, nobody(s))
 				return nil
 			}
 			peerTable(s.Peers, s.Relays, p.now()).write(p.stdout)

@@ -49,7 +49,7 @@ func writeStatus(w io.Writer, s overlay.Status, now time.Time, st style) {
 	printLines(w, head)
 	fmt.Fprintln(w)
 	if len(s.Peers) == 0 {
-		fmt.Fprintln(w, "no other machines yet")
+		fmt.Fprintln(w, nobody(s))
 	} else {
 		peerTable(weightiest(s.Peers)[:peers.rows], s.Relays, now).write(w)
 		if rest := len(s.Peers) - peers.rows; rest > 0 {
@@ -168,6 +168,14 @@ func exposuresText(list []overlay.StatusExposure, st style) string {
 		words = append(words, fmt.Sprintf("%d more", rest))
 	}
 	return fmt.Sprintf("%s; %d open: overlayd expose list", strings.Join(words, ", "), conns)
+}
+
+// nobody says why there are no peers: a map has only those that one may talk to.
+func nobody(s overlay.Status) string {
+	if s.Network.MapVersion == nil {
+		return "no other machines yet"
+	}
+	return "there is no other machine that this one may talk to"
 }
 
 func stateWord(state string, st style) string {

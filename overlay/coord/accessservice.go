@@ -99,7 +99,8 @@ type Step struct {
 // explain looks at every step, also behind the first that is wrong, unless that is
 // the name. The target is also given as it was typed.
 func (s *Server) explain(snap *snapshot, from policy.Term, to policy.Target, target string, now time.Time) []Step {
-	v := snap.standing.answer().Reaches(from, to, now)
+	answer := snap.standing.answer()
+	v := answer.Reaches(from, to, now)
 	own, first := snap.explainWho(from)
 	steps := []Step{first}
 	if why := snap.standing.policy.Unknown(snap.standing.world, to); why != "" {
@@ -114,6 +115,9 @@ func (s *Server) explain(snap *snapshot, from policy.Term, to policy.Target, tar
 	switch {
 	case !v.Partly && (len(v.Nodes) > 0 || v.Nowhere) && first.Verdict == VerdictOK:
 		rule = Step{"policy", VerdictBad, fmt.Sprintf("no rule lets %s reach %s", from.Name, target)}
+		if other := answer.Reaches(from, to, time.Time{}); other.Partly {
+			rule.Text = fmt.Sprintf("rule %s lets %s reach %s, but not at this time", other.Rule, from.Name, target)
+		}
 	case !v.Partly:
 		rule = Step{"policy", VerdictBad, v.Why}
 	case !v.Allowed:

@@ -316,6 +316,11 @@ func TestExplain(t *testing.T) {
 	if text, ok := explain(l.admin, "alice", "10.9.0.2:22"); ok || !strings.Contains(text, "policy bad: no rule") || !strings.Contains(text, "route bad: no node has") {
 		t.Errorf("%v\n%s", ok, text)
 	}
+	l.apply(strings.Replace(labPolicy, "dst: routes}", "dst: routes, times: {until: 2020-01-01}}", 1))
+	if text, ok := explain(l.admin, "bob", "nas:80"); ok || !strings.Contains(text, "policy bad: rule all lets bob reach nas:80, but not at this time") {
+		t.Errorf("%v\n%s", ok, text)
+	}
+	l.apply(labPolicy)
 	if text, ok := explain(l.admin, "bob", "192.168.0.0/16:22"); ok || !strings.Contains(text, "route unknown: no single node") {
 		t.Errorf("%v\n%s", ok, text)
 	}
