@@ -178,11 +178,14 @@ func TestReadyLine(t *testing.T) {
 	vps.Node.Name, vps.Node.Role, vps.Peers, vps.Routes = "vps", "relay", nil, nil
 	rootless := laptopStatus()
 	rootless.Node.Userspace = true
+	closed := laptopStatus()
+	closed.Routes = []overlay.StatusRoute{{Prefix: netip.MustParsePrefix("192.168.1.0/24"), State: overlay.RouteRefused}}
 	for want, s := range map[string]overlay.Status{
+		"laptop is 172.18.0.11; may reach nothing in 192.168.1.0/24":                                                   closed,
 		"laptop is 172.18.0.11; 192.168.1.0/24 through lab-gw; programs get in by overlayd proxy, nc, ssh and forward": rootless,
 		"laptop is 172.18.0.11; 192.168.1.0/24 through lab-gw":                                                         laptopStatus(),
 		"lab-gw is 172.18.0.11; offers 192.168.1.0/24; waits for approval of 10.9.0.0/16":                              gw,
-		"vps is 172.18.0.11; nobody has joined yet: sudo overlayd invite":                                              vps,
+		"vps is 172.18.0.11; a machine joins with a link: sudo overlayd invite":                                        vps,
 	} {
 		if got := readyLine(s); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)

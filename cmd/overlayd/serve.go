@@ -87,7 +87,7 @@ const garbagePercent = 25
 func readyLine(s overlay.Status) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s is %s", s.Node.Name, joinAny(s.Node.IPs, ", "))
-	var through, offered, waiting []string
+	var through, offered, waiting, refused []string
 	for _, r := range s.Routes {
 		switch r.State {
 		case overlay.RouteActive, overlay.RouteDegraded, overlay.RouteOffline:
@@ -96,6 +96,8 @@ func readyLine(s overlay.Status) string {
 			offered = append(offered, r.Prefix.String())
 		case overlay.RoutePending:
 			waiting = append(waiting, r.Prefix.String())
+		case overlay.RouteRefused:
+			refused = append(refused, r.Prefix.String())
 		}
 	}
 	for _, t := range through {
@@ -107,11 +109,14 @@ func readyLine(s overlay.Status) string {
 	if len(waiting) > 0 {
 		b.WriteString("; waits for approval of " + strings.Join(waiting, ", "))
 	}
+	if len(refused) > 0 {
+		b.WriteString("; may reach nothing in " + strings.Join(refused, ", "))
+	}
 	if s.Node.Userspace && s.Node.Role == "member" {
 		b.WriteString("; programs get in by overlayd proxy, nc, ssh and forward")
 	}
-	if s.Node.Role == "relay" && len(s.Peers) == 0 {
-		b.WriteString("; nobody has joined yet: sudo overlayd invite")
+	if s.Node.Role == "relay" && len(s.Peers) == 0 { // nobody has joined yet, or the policy leads nobody here
+		b.WriteString("; a machine joins with a link: sudo overlayd invite")
 	}
 	return b.String()
 }

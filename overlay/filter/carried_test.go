@@ -1,7 +1,9 @@
 package filter
 
 import (
+	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 )
 
@@ -50,6 +52,34 @@ func TestNowhere(t *testing.T) {
 		g.f.Out(g.now, [][]byte{udpPacketTo}, &g.b)
 	}); n > 0 {
 		t.Errorf("%v allocations for a packet that goes nowhere", n)
+	}
+}
+
+// TestCarriedAgainstPrefixes compares the look-up with the plain question.
+func TestCarriedAgainstPrefixes(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	random := func() netip.Addr {
+		b := [16]byte{byte(r.IntN(2)), byte(r.IntN(2)), byte(r.IntN(2)), byte(r.IntN(2))}
+		if r.IntN(2) == 0 {
+			return netip.AddrFrom4([4]byte(b[:4]))
+		}
+		return netip.AddrFrom16(b)
+	}
+	f := newRig(t, labRules(), Options{}).f
+	for range 500 {
+		var list []netip.Prefix
+		for range r.IntN(5) {
+			a := random()
+			list = append(list, netip.PrefixFrom(a, r.IntN(a.BitLen()+1)).Masked())
+		}
+		f.Carry(list)
+		for range 20 {
+			a := random()
+			want := slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
+			if got := f.carried.Load().leads(addrOf(a)); got != want {
+				t.Fatalf("%v carry %s: %t", list, a, got)
+			}
+		}
 	}
 }
 
