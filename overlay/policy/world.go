@@ -189,7 +189,6 @@ func (p *Policy) CheckGrant(w World, g Grant, now time.Time) error {
 		return hinted("choose an earlier beginning", "grant: it ends before it begins")
 	}
 	if pr := k.check(p.resolve(g.To.Dst), p); pr != nil {
-		pr.Text = "grant: " + pr.Text
 		return pr
 	}
 	return nil
