@@ -105,6 +105,17 @@ func (f *Filter) review(x *index, wall, mono int64) Cut {
 	})
 }
 
+// toldWithin is how long before us the other end may have been told of a cut: it
+// reaches everybody within a second.
+const toldWithin = time.Second
+
+// closed reports whether a flow was over before it was cut. One that has just been
+// reset was not: who is told of the cut before us resets its end, and that comes
+// here first.
+func (f *flow) closed(mono int64) bool {
+	return f.phase == ended && (f.finished == 3 || mono-f.seen > int64(toldWithin))
+}
+
 func (f *Filter) cutWhere(wall, mono int64, match func(*shard, *flow, uint32) bool) Cut {
 	var c Cut
 	for i := range f.shards {
@@ -115,12 +126,12 @@ func (f *Filter) cutWhere(wall, mono int64, match func(*shard, *flow, uint32) bo
 			if !fl.used || !match(s, fl, uint32(slot)) {
 				continue
 			}
-			if fl.phase == ended { // nothing is left to cut, but the place is kept all the same
+			if fl.closed(mono) { // nothing is left to cut, but the place is kept all the same
 				f.finish(fl, wall, WhyClosed)
 			} else {
 				f.finish(fl, wall, WhyCut)
 				c.Flows++
-				if fl.key.protocol() == tcp {
+				if fl.key.protocol() == tcp && fl.phase != ended {
 					c.ToTunnel = append(c.ToTunnel, fl.reset(true))
 					c.ToLocal = append(c.ToLocal, fl.reset(false))
 				}

@@ -339,3 +339,27 @@ func TestAllocations(t *testing.T) {
 		t.Errorf("%v allocations for each batch", n)
 	}
 }
+
+// TestCutFromTheOtherEnd: alice's machine is told of her end first, and its reset
+// comes before ours; what both sides had closed counts for nothing.
+func TestCutFromTheOtherEnd(t *testing.T) {
+	g := newRig(t, labRules(), Options{})
+	g.connect(alice, nas, 40000, 22)
+	g.connect(alice, nas, 40001, 22)
+	g.in(Pass, tcpPacket(alice, nas, 40001, 22, fin|ack, 101, 901, 0))
+	g.out(Pass, tcpPacket(nas, alice, 22, 40001, fin|ack, 901, 102, 0))
+	g.in(Pass, tcpPacket(alice, nas, 40000, 22, rst|ack, 101, 901, 0))
+	events := make([]Event, 8)
+	g.f.Take(events)
+	g.now = g.now.Add(50 * time.Millisecond)
+	rules := labRules()
+	rules.Rules = rules.Rules[1:] // alice has no rule any more
+	if c := g.swap(rules); c.Flows != 1 || len(c.ToTunnel)+len(c.ToLocal) != 0 {
+		t.Errorf("%d flows cut, %d and %d resets", c.Flows, len(c.ToTunnel), len(c.ToLocal))
+	}
+	for _, e := range events[:g.f.Take(events)] {
+		if want := map[uint16]string{40000: WhyCut, 40001: WhyClosed}[e.Remote.Port()]; e.Why != want {
+			t.Errorf("%s: %s, want %s", e.Remote, e.Why, want)
+		}
+	}
+}
