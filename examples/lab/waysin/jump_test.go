@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"syscall"
@@ -148,7 +149,7 @@ func (j *jumper) session(ctx context.Context, t *testing.T) *liveSession {
 	ready := make(chan struct{})
 	live := &liveSession{out: &bytes.Buffer{}, done: make(chan error, 1)}
 	cmd := j.Laptop.Command(ctx, "ssh", "-F", j.config, "-J", j.user+"@"+jumpHost, "root@"+lab.HostAddr, "echo ready; sleep 100")
-	out := must2(cmd.StdoutPipe())(t)
+	out := must[io.ReadCloser](t)(cmd.StdoutPipe())
 	cmd.Stderr = live.out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -168,16 +169,6 @@ func (j *jumper) session(ctx context.Context, t *testing.T) *liveSession {
 		t.Fatalf("%s's session does not begin: %v", j.user, ctx.Err())
 	}
 	return live
-}
-
-func must2[T any](v T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
 }
 
 // ends waits for ssh to end, which it has to within a second of a moment.

@@ -26,6 +26,8 @@ import (
 const (
 	// promised is how soon what was taken away ends, and what came back works.
 	promised = time.Second
+	// answersWithin is how long an echo is waited for.
+	answersWithin = 2 * time.Second
 	// nobody is the user and group without rights on every Debian.
 	nobody = 65534
 	// absent is an address of the LAN that no machine has.
@@ -113,16 +115,6 @@ func echoes(t *testing.T, m *lab.Machine) {
 	labtest.ServePackets(t, m, lab.HostAddr+":53", labtest.EchoPacket)
 }
 
-// says sends a word, and returns how the echo fails to come.
-func says(c net.Conn) error {
-	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
-	if _, err := io.WriteString(c, "hello"); err != nil {
-		return err
-	}
-	_, err := io.ReadFull(c, make([]byte, 5))
-	return err
-}
-
 // reaches tries what there is behind a gateway: what answers, what refuses, and
 // what is not there.
 func reaches(ctx context.Context, t *testing.T, who string, dial dialer) {
@@ -134,13 +126,14 @@ func reaches(ctx context.Context, t *testing.T, who string, dial dialer) {
 			t.Errorf("%s: %s: %v", who, network, err)
 			continue
 		}
-		if err := says(c); err != nil {
+		if err := echoed(c, answersWithin); err != nil {
 			t.Errorf("%s: %s: %v", who, network, err)
 		}
 		if h, ok := c.(interface{ CloseWrite() error }); ok && network == "tcp" {
 			if err := h.CloseWrite(); err != nil {
 				t.Errorf("%s: %v", who, err)
 			}
+			_ = c.SetDeadline(time.Now().Add(answersWithin))
 			if rest, err := io.ReadAll(c); err != nil || len(rest) != 0 {
 				t.Errorf("%s: after the end: %q, %v", who, rest, err)
 			}
@@ -287,7 +280,7 @@ func (p *person) alone(ctx context.Context, t *testing.T) {
 // revoke takes alice away while she has a connection.
 func (n *network) revoke(ctx context.Context, t *testing.T, c net.Conn) {
 	t.Helper()
-	if err := says(c); err != nil {
+	if err := echoed(c, answersWithin); err != nil {
 		t.Fatal(err)
 	}
 	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
@@ -330,7 +323,7 @@ func TestGatewayWithoutRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := says(c); !errors.Is(err, syscall.ECONNREFUSED) {
+	if err := echoed(c, answersWithin); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a datagram for nobody: %v", err)
 	}
 	c.Close()
@@ -346,7 +339,7 @@ func TestGatewayWithoutRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer live.Close()
-	if err := says(live); err != nil {
+	if err := echoed(live, answersWithin); err != nil {
 		t.Fatal(err)
 	}
 	daemon.Kill()
@@ -362,14 +355,14 @@ func TestGatewayWithoutRoot(t *testing.T) {
 			return err
 		}
 		defer c.Close()
-		return says(c)
+		return echoed(c, answersWithin)
 	})
 	took := time.Since(began)
 	t.Logf("a new connection works %v after the gateway's start", took)
 	if err != nil || took > 5*promised { // a busy machine may be slow; the figure is in the log
 		t.Errorf("after a restart: %v, %v", took, err)
 	}
-	if err := says(live); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+	if err := echoed(live, answersWithin); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("the connection of before: %v", err)
 	}
 	c, err = n.Laptop.DialContext(ctx, "tcp4", lab.HostAddr+":22")
@@ -442,7 +435,7 @@ func (n *network) own(ctx context.Context, t *testing.T) {
 			return err
 		}
 		defer c.Close()
-		return says(c)
+		return echoed(c, answersWithin)
 	})
 	if err != nil {
 		t.Errorf("a port of the gateway's machine: %v", err)
