@@ -69,8 +69,8 @@ func (s *Socket) NewReader(slots int) *Reader {
 // slot count. What it returns is borrowed until the next Read. The only error
 // is net.ErrClosed; any other is counted and the call repeated.
 func (r *Reader) Read() ([]Train, error) {
-	busy := r.busy()
-	if busy && r.s.moderate {
+	full := r.n == len(r.hdrs) // so more has come already
+	if r.busy() && r.s.moderate && !full {
 		rest()
 	}
 	for failures := 0; ; failures++ {
