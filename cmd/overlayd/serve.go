@@ -65,18 +65,30 @@ func (p *program) announce(ctx context.Context, socket string, ready, ended <-ch
 	}
 	p.systemd.notify("READY=1\nSTATUS=" + line)
 	fmt.Fprintln(p.stderr, "ready: "+strings.TrimPrefix(line, "ready: "))
-	settle()
-	select {
-	case <-ended:
-	case <-ctx.Done():
-		p.systemd.notify("STOPPING=1")
-		if p.terminal(p.stderr) {
-			fmt.Fprintln(p.stderr, "stopping; the machine is put back as it was")
+	calm := time.After(startTime)
+	for {
+		select {
+		case <-calm:
+			settle()
+		case <-ended:
+			return
+		case <-ctx.Done():
+			p.systemd.notify("STOPPING=1")
+			if p.terminal(p.stderr) {
+				fmt.Fprintln(p.stderr, "stopping; the machine is put back as it was")
+			}
+			return
 		}
 	}
 }
 
-const statusTimeout = 5 * time.Second
+const (
+	statusTimeout = 5 * time.Second
+	// startTime is how long after "ready" a start is over: those who waited for
+	// this daemon, nodes for their relay, have come back to it and left the garbage
+	// of their handshakes.
+	startTime = 2 * time.Second
+)
 
 // garbagePercent is how much garbage there may be, of the live heap. Most of that
 // are 64 KiB buffers of WireGuard's, of which few pages are ever touched: Go's 100 %

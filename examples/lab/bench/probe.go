@@ -93,13 +93,14 @@ func takeStart(ctx context.Context, s system, f map[string]float64) error {
 	return s.settle(ctx)
 }
 
-// takeIdle measures the round trip of an idle system, and its memory.
+// takeIdle measures the round trip of an idle system, and its memory when it has
+// been idle for that long.
 func takeIdle(ctx context.Context, s system, f map[string]float64) error {
-	if err := takeMemory(s, "idle", f); err != nil {
+	const count = 300 // in three seconds: the 99th percentile is the fourth worst
+	if err := takePing(ctx, s, "idle", count, f); err != nil {
 		return err
 	}
-	const count = 300 // in three seconds: the 99th percentile is the fourth worst
-	return takePing(ctx, s, "idle", count, f)
+	return takeMemory(s, "idle", f)
 }
 
 // takeLoad measures the round trip while one stream fills the way, and the
