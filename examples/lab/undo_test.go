@@ -4,8 +4,6 @@ package lab_test
 
 import (
 	"context"
-	"os"
-	"os/signal"
 	"regexp"
 	"strings"
 	"testing"
@@ -60,11 +58,6 @@ var endings = []struct {
 // However the daemons end, the machines are as before, and while they run, no
 // rule of anybody else has changed.
 func TestNothingIsChangedForGood(t *testing.T) {
-	// Who is told to ignore a closed terminal, by nohup, passes that on to what it
-	// starts, unless it listens for the signal itself.
-	closed := make(chan os.Signal, 1)
-	signal.Notify(closed, syscall.SIGHUP)
-	defer signal.Stop(closed)
 	for _, c := range []struct {
 		name string
 		o    lab.Options
