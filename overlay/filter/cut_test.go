@@ -349,6 +349,9 @@ func TestCutFromTheOtherEnd(t *testing.T) {
 	g.in(Pass, tcpPacket(alice, nas, 40001, 22, fin|ack, 101, 901, 0))
 	g.out(Pass, tcpPacket(nas, alice, 22, 40001, fin|ack, 901, 102, 0))
 	g.in(Pass, tcpPacket(alice, nas, 40000, 22, rst|ack, 101, 901, 0))
+	if going := g.flowsOf(); going != "" {
+		t.Errorf("what is closed goes on: %s", going)
+	}
 	events := make([]Event, 8)
 	g.f.Take(events)
 	g.now = g.now.Add(50 * time.Millisecond)

@@ -79,7 +79,8 @@ func (f *Filter) Counters() []Counter {
 	return list
 }
 
-// Flows visits all flows until visit returns false. It must not call the filter.
+// Flows visits the flows that go on until visit returns false. It must not call the
+// filter.
 func (f *Filter) Flows(now time.Time, visit func(Flow) bool) {
 	mono := f.mono(now)
 	for i := range f.shards {
@@ -93,7 +94,7 @@ func (s *shard) visit(mono int64, visit func(Flow) bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for j := range s.flows {
-		if fl := &s.flows[j]; fl.used && fl.phase != cut && !visit(fl.view(mono)) {
+		if fl := &s.flows[j]; fl.used && fl.phase != ended && fl.phase != cut && !visit(fl.view(mono)) {
 			return false
 		}
 	}
