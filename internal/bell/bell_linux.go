@@ -37,7 +37,8 @@ func New(fd int, name string) (*Bell, error) {
 		b.file.Close()
 		return nil, os.NewSyscallError("epoll_create", err)
 	}
-	err = errors.Join(unix.SetNonblock(epoll, true), unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{}))
+	err = errors.Join(unix.SetNonblock(epoll, true),
+		unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{}), unix.EpollCtl(epoll, unix.EPOLL_CTL_DEL, fd, nil)) // whether it can
 	b.epoll = os.NewFile(uintptr(epoll), name) // nonblocking: the runtime watches it
 	if err == nil {
 		b.raw, err = b.file.SyscallConn()
@@ -82,30 +83,28 @@ func (b *Bell) Control(use func(fd uintptr)) error { return b.raw.Control(use) }
 // Empty is what a try returns that found nothing: it sees to it that Wait is
 // woken when something comes, or has come since.
 func (b *Bell) Empty(epoll uintptr) bool {
-	if !b.armed {
-		b.armed = true
-		b.watch(epoll, unix.EPOLLIN|unix.EPOLLET)
+	for !b.armed {
+		if b.armed = b.ctl(epoll, unix.EPOLL_CTL_ADD) == 0; !b.armed {
+			time.Sleep(time.Millisecond) // the kernel has no memory for it just now
+		}
 	}
 	return false
 }
 
 // Quiet makes what comes wake nobody until the next Empty. A reader that has
 // much to do calls it from a try; for one that is mostly waiting, being woken
-// for nothing now and then costs less than these calls.
+// for nothing now and then costs less than these calls. To ask for no events would
+// not do: the kernel would still look at every packet for it.
 func (b *Bell) Quiet(epoll uintptr) {
 	if b.armed {
-		b.armed = false
-		b.watch(epoll, 0)
-		// What has come before is still listed as ready, and what is listed rings
-		// for nothing new when it is watched again. Asking for it clears the list.
-		var e unix.EpollEvent
-		unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, epoll, uintptr(unsafe.Pointer(&e)), 1, 0, 0, 0)
+		b.armed = b.ctl(epoll, unix.EPOLL_CTL_DEL) != 0
 	}
 }
 
-func (b *Bell) watch(epoll uintptr, events uint32) {
-	e := unix.EpollEvent{Events: events}
-	unix.RawSyscall6(unix.SYS_EPOLL_CTL, epoll, unix.EPOLL_CTL_MOD, uintptr(b.fd), uintptr(unsafe.Pointer(&e)), 0, 0)
+func (b *Bell) ctl(epoll uintptr, op uintptr) unix.Errno {
+	e := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET}
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, epoll, op, uintptr(b.fd), uintptr(unsafe.Pointer(&e)), 0, 0)
+	return errno
 }
 
 // Close ends the waiting, and closes the descriptor when nobody uses it.
