@@ -71,6 +71,7 @@ func (e *enforcer) heed(m *coord.Map, now time.Time) {
 			e.log.Error("the policy of the new map cannot be used; the old one stays", "err", err)
 			e.failed = err
 			e.guard()
+			e.leave(carriedBy(m), now) // the plan follows the map, whoever is let in
 			return
 		}
 	}

@@ -192,6 +192,22 @@ func TestFlowsToLostPeers(t *testing.T) {
 	}
 }
 
+// TestPeersWithoutRules: what this side begins goes to the peers of the newest map,
+// also when its rules cannot be used.
+func TestPeersWithoutRules(t *testing.T) {
+	e := newEnforcer(slog.New(slog.DiscardHandler))
+	other := testNode("other", 12, coord.RoleMember, true)
+	e.heed(gatewayMap(1, allowPort(22, nil)), testNow)
+	newer := gatewayMap(2, allowPort(22, nil))
+	newer.Peers, newer.Ruleset.To = []coord.Node{other}, nil
+	e.heed(newer, testNow)
+	var b filter.Batch
+	e.filter.Out(testNow, [][]byte{firstPacket(selfAddr, other.Addrs[0], protoTCP, 22), firstPacket(selfAddr, aliceAddr, protoTCP, 22)}, &b)
+	if e.failed == nil || b.Verdicts[0] != filter.Pass || b.Verdicts[1] != filter.DropNowhere {
+		t.Errorf("to a peer: %s; to one that left: %s (%v)", b.Verdicts[0], b.Verdicts[1], e.failed)
+	}
+}
+
 // TestAskFirst: who lets others in waits for the coordinator, but not for long,
 // and only for the relays when it is known to be away.
 func TestAskFirst(t *testing.T) {

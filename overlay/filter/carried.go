@@ -36,13 +36,16 @@ func (x *carried) leads(a addr) bool {
 	})
 }
 
-// toward decides about a packet that may begin a flow into the tunnel.
-func (c *cursor) toward() (*rule, *source, Verdict) {
+// toward decides about a packet that may begin a flow into the tunnel. who sends it
+// by the tunnel; nil: this side does.
+func (c *cursor) toward(who *source) (*rule, *source, Verdict) {
 	p := &c.p
 	if c.f.carried.Load().leads(p.dst) {
 		return nil, c.f.index.Load().sources[p.dst], Pass
 	}
-	if c.refuse(&c.f.toLocal) {
+	if who != nil {
+		c.refuse(&who.load.answers)
+	} else if c.refuse(&c.f.toLocal) {
 		c.f.refused.note(Refusal{p.proto, p.target(), time.Unix(0, c.wall), true})
 	}
 	return nil, nil, DropNowhere

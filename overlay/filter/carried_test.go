@@ -24,6 +24,7 @@ func TestNowhere(t *testing.T) {
 		{"a peer", tcpPacket(gateway, alice, 50000, 80, syn, 100, 0, 0), Pass, ""},
 		{"behind a peer", udpPacket(gateway, "10.8.3.4", 1, 53, 9), Pass, ""},
 		{"IPv6", udpPacket(gateway6, alice6, 1, 53, 9), Pass, ""},
+		{"TCP from before there was a filter", tcpPacket(gateway, "10.9.0.1", 50003, 80, ack|psh, 100, 7, 10), DropNowhere, "rst 80>50003 seq 7 ack 0 flags 4"},
 		{"TCP", tcpPacket(gateway, "10.9.0.1", 50001, 80, syn, 100, 0, 0), DropNowhere, "rst 80>50001 seq 0 ack 101 flags 14"},
 		{"TCP of a seat", tcpPacket("172.18.0.30", bob, 50001, 80, syn, 100, 0, 0), DropNowhere, "rst 80>50001 seq 0 ack 101 flags 14"},
 		{"UDP", udpPacket(gateway, bob, 1, 53, 9), DropNowhere, "icmp 3/13 from " + bob},
@@ -52,6 +53,25 @@ func TestNowhere(t *testing.T) {
 		g.f.Out(g.now, [][]byte{udpPacketTo}, &g.b)
 	}); n > 0 {
 		t.Errorf("%v allocations for a packet that goes nowhere", n)
+	}
+}
+
+// TestNowhereForAnother: what a member that this machine carries is refused is no
+// refusal of this machine's own, nor does it use up the answers for this machine.
+func TestNowhereForAnother(t *testing.T) {
+	r := labRules()
+	r.Hosted = []netip.Addr{netip.MustParseAddr(bob)}
+	r.To[1].Prefixes = append(r.To[1].Prefixes, netip.MustParsePrefix("10.9.0.0/16"))
+	g := newRig(t, r, Options{})
+	g.f.Carry([]netip.Prefix{netip.MustParsePrefix(alice + "/32")})
+	for range 2 * answerBurst {
+		g.out(DropNowhere, tcpPacket(bob, "10.9.0.1", 50000, 80, syn, 100, 0, 0))
+	}
+	if got := describe(g.out(DropNowhere, udpPacket(gateway, "10.9.0.1", 1, 53, 9))); got != "icmp 3/13 from 10.9.0.1" {
+		t.Errorf("this machine gets %q", got)
+	}
+	if list := g.f.Refusals(g.now); len(list) != 1 || list[0].Proto != udp {
+		t.Errorf("refused %+v", list)
 	}
 }
 

@@ -315,7 +315,7 @@ func (c *cursor) permit() (*rule, *source, Verdict) {
 	case c.out && !x.own(c.p.src):
 		return nil, nil, DropNotOwn
 	case c.out && who == nil:
-		return c.toward()
+		return c.toward(nil)
 	case who == nil && x.local(c.p.src):
 		return nil, nil, DropSpoofed
 	case who == nil:
@@ -328,7 +328,7 @@ func (c *cursor) permit() (*rule, *source, Verdict) {
 		return nil, nil, DropDenied
 	}
 	if c.out {
-		return c.toward()
+		return c.toward(who)
 	}
 	return r, who, Pass
 }
@@ -385,8 +385,11 @@ func (c *cursor) adoptOut() Verdict {
 	if !x.own(p.src) {
 		return DropNotOwn
 	}
-	if who == nil || c.young() && ours(p.sport, p.dport) {
-		return c.open(nil, who, true) // a connection that this side began before
+	if who == nil || c.young() && ours(p.sport, p.dport) { // a connection that this side began before
+		if _, _, why := c.toward(x.sources[p.src]); why != Pass {
+			return why
+		}
+		return c.open(nil, who, true)
 	}
 	return DropNoFlow
 }
