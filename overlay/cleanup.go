@@ -90,8 +90,12 @@ func PlanText(ctx context.Context, o Options) (string, error) {
 	}
 	addrs := relayAddrs{}
 	addrs.resolve(ctx, othersRelays(m), true)
+	n, err := New(o)
+	if err != nil {
+		return "", err
+	}
 	return plan(planInput{
-		Map: m, Host: host, Interface: o.Interface, RelayAddr: addrs, Firewall: haveIptables(),
+		Map: m, Host: host, Interface: o.Interface, RelayAddr: addrs, Needs: n.needs(m), Firewall: haveIptables(),
 		Userspace: o.Userspace, HostPorts: o.HostPorts,
 	}).String(), nil
 }

@@ -159,7 +159,7 @@ func (v view) outside(proto string, to target) *DialError {
 		}
 		switch r.State {
 		case RouteClash, RoutePending, RouteOffline:
-			e.Via, e.why = r.Via, fmt.Sprintf("%s via %s is not used: %s", r.Prefix, r.Via, r.Reason)
+			e.Via, e.why = r.Via, fmt.Sprintf("%s is not used: %s", r.words(), r.Reason)
 		case RouteAdvertised:
 			e.Via, e.why = r.Via, fmt.Sprintf("%s is behind this machine itself", r.Prefix)
 		}

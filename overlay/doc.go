@@ -48,8 +48,10 @@
 // What this side begins to where no peer is, the filter refuses as whoever received
 // it would. So the networks of which this node may reach nothing (the map's Closed)
 // are led into the tunnel too, by the same routes: by the default route nobody
-// would answer. A member that is revoked while it runs goes on refusing what it led
-// to, until it stops.
+// would answer. Where somebody would, nothing is led: networks that are not private,
+// that this machine is on a part of, or that its name server, proxy or relay is in.
+// A member that is revoked while it runs goes on refusing what it led to, until it
+// stops.
 //
 // After a start the rules of the last map are in force before there is an
 // interface. A node that lets anybody in asks the coordinator before it makes

@@ -48,7 +48,7 @@ func (i *inside) load(d stateDir) error {
 
 // learn adds what a map says, and saves it if that is news.
 func (i *inside) learn(d stateDir, m *coord.Map) error {
-	prefixes := append([]netip.Prefix{m.Overlay}, m.Closed...)
+	prefixes := []netip.Prefix{m.Overlay}
 	for _, n := range append([]coord.Node{m.Self}, m.Peers...) {
 		for _, r := range n.Routes {
 			prefixes = append(prefixes, r.Prefix)

@@ -352,3 +352,18 @@ func parseSearch(text string) (domains []string) {
 	}
 	return domains
 }
+
+// parseNameServers finds the name servers in the text of a resolv.conf(5), but those
+// of this machine itself.
+func parseNameServers(text string) (list []netip.Addr) {
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) < 2 || words[0] != "nameserver" {
+			continue
+		}
+		if a, err := netip.ParseAddr(words[1]); err == nil && !a.IsLoopback() && !a.IsUnspecified() {
+			list = append(list, a.Unmap())
+		}
+	}
+	return list
+}

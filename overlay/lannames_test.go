@@ -210,6 +210,34 @@ func TestParseSearch(t *testing.T) {
 	}
 }
 
+// TestParseNameServers: of resolv.conf(5), whom this machine asks; itself it reaches
+// without a way.
+func TestParseNameServers(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "",
+		"nameserver 127.0.0.53\nnameserver ::1\nnameserver 0.0.0.0\n":  "",
+		"search lab\nnameserver 10.0.0.2\n nameserver\tfd00::53 # two": "10.0.0.2,fd00::53",
+		"nameserver fe80::1%eth0\nnameserver ::ffff:10.0.0.3":          "fe80::1%eth0,10.0.0.3",
+		"nameserver\n# nameserver 10.0.0.4\nnameserver lab":            "",
+	} {
+		if got := joinText(parseNameServers(text)); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}
+
+// FuzzParseNameServers: nothing that is found is this machine, or no address.
+func FuzzParseNameServers(f *testing.F) {
+	f.Add("nameserver 10.0.0.2\nnameserver 127.0.0.53\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, a := range parseNameServers(text) {
+			if !a.IsValid() || a.IsLoopback() || a.Is4In6() || !strings.Contains(text, "nameserver") {
+				t.Errorf("%q: %s", text, a)
+			}
+		}
+	})
+}
+
 // TestWithNames: who may reach anything behind a gateway may ask it for names,
 // and nobody else.
 func TestWithNames(t *testing.T) {

@@ -137,6 +137,35 @@ func TestOutside(t *testing.T) {
 	}
 }
 
+// TestClosedAtHome: a network that is closed is refused by the proxy, too, but not
+// where this machine is on it itself.
+func TestClosedAtHome(t *testing.T) {
+	n := dialingNode(t, &lanSockets{})
+	w := &fakeWorld{}
+	n.outer = w.outer()
+	m := *n.look().m
+	m.Closed = []netip.Prefix{prefix("10.55.0.0/16"), prefix("192.168.5.0/24")}
+	if err := n.inside.learn(n.dir, &m); err != nil {
+		t.Fatal(err)
+	}
+	n.update(func(v *view) { v.m, v.plan = &m, testPlan(&m, testHost("192.168.5.7/25")) })
+	for address, reason := range map[string]DialReason{"10.55.0.1:80": ReasonPolicy, "192.168.5.1:80": ""} {
+		c, err := n.dialLocal(t.Context(), "tcp", address)
+		if d, ok := errors.AsType[*DialError](err); ok != (reason != "") || ok && d.Reason != reason {
+			t.Errorf("%s: %v, want %q", address, err, reason)
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
+	if !slices.Equal(w.dialed, []string{"192.168.5.1:80"}) {
+		t.Errorf("dialed outside: %q", w.dialed)
+	}
+	if _, err := n.DialContext(t.Context(), "tcp", "192.168.5.1:80"); err == nil || !strings.Contains(err.Error(), "192.168.5.0/24 is not used: eth0 is itself on") {
+		t.Errorf("who may not go outside: %v", err)
+	}
+}
+
 // outsideNode is a dialingNode that once heard of 10.66.0.0/16, and of a prefix that
 // waits for its approval.
 func outsideNode(t *testing.T, s sockets) *Node {

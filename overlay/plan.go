@@ -24,6 +24,7 @@ type planInput struct {
 	Host      routing.Host
 	Interface string
 	RelayAddr map[string][]netip.AddrPort // by relay ID: what its endpoint resolves to
+	Needs     []netip.Addr                // who serves this machine outside of the network
 	Firewall  bool                        // there is an iptables
 	Endpoints []netip.AddrPort            // that the operator forwards to this machine
 	NoPortmap bool                        // the router is not to be asked for a port
@@ -456,11 +457,7 @@ func (p *Plan) String() string {
 	}
 	for _, r := range p.Routes {
 		if r.State != RouteActive && r.State != RouteAdvertised {
-			via := ""
-			if r.Via != "" {
-				via = " via " + r.Via
-			}
-			fmt.Fprintf(&b, "# %s%s: %s: %s\n", r.Prefix, via, r.State, r.Reason)
+			fmt.Fprintf(&b, "# %s: %s: %s\n", r.words(), r.State, r.Reason)
 		}
 	}
 	for _, h := range p.Health {

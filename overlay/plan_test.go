@@ -137,10 +137,16 @@ var planRoutes = []struct {
 		want:   []string{lan + "  clash"},
 	},
 	{
-		name: "at home in a part of a closed network", home: "192.168.1.77/28",
-		closed: []string{lan},
-		want:   []string{lan + "  refused"},
-		routed: []string{lan},
+		name: "at home in a part of a closed network: nobody carries the rest", home: "192.168.1.77/28",
+		closed: []string{lan, "10.9.0.0/16"},
+		want:   []string{lan + "  clash", "10.9.0.0/16  refused"},
+		routed: []string{"10.9.0.0/16"},
+	},
+	{
+		name: "the internet is closed to nobody", home: "192.168.1.77/28",
+		closed: []string{"198.51.100.0/24", "192.0.0.0/3", "10.0.0.0/7", "fd00:9::/64", "2000::/3", "100.64.0.0/10"},
+		want:   []string{"100.64.0.0/10  refused"},
+		routed: []string{"100.64.0.0/10"},
 	},
 	{
 		name: "the overlay itself is at home", home: "172.18.0.77/16",
@@ -184,6 +190,29 @@ func TestPlanRoutes(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestClosedServes: a network that is closed is not led anywhere when this machine
+// is served from there without us.
+func TestClosedServes(t *testing.T) {
+	m := testMap(testNode("laptop", 11, coord.RoleMember, true))
+	m.Closed = []netip.Prefix{prefix("10.9.0.0/16"), prefix(lan)}
+	relay := map[string][]netip.AddrPort{"1": {netip.MustParseAddrPort("192.168.1.8:443")}}
+	for _, c := range []struct {
+		name   string
+		needs  []netip.Addr
+		relay  map[string][]netip.AddrPort
+		routed string
+	}{
+		{"elsewhere", []netip.Addr{netip.MustParseAddr("10.8.0.53"), netip.MustParseAddr("fd00::53")}, nil, "10.9.0.0/16," + lan},
+		{"a name server", []netip.Addr{netip.MustParseAddr("10.9.0.53")}, nil, lan},
+		{"a relay", nil, relay, "10.9.0.0/16"},
+	} {
+		p := plan(planInput{Map: m, Host: testHost("10.0.0.5/24"), Interface: "ovl0", Needs: c.needs, RelayAddr: c.relay})
+		if got := joinText(p.Routing.Routes); got != c.routed || joinText(p.Closed) != c.routed {
+			t.Errorf("%s: %s is led, want %s:\n%s", c.name, got, c.routed, p)
+		}
 	}
 }
 

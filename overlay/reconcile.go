@@ -106,7 +106,7 @@ func (r *reconciler) step(ctx context.Context, v view, force bool) (next time.Du
 		n.log.Warn("relay's address cannot be looked up", "relay", rel.Name, "endpoint", rel.Endpoint)
 	}
 	p := plan(planInput{
-		Map: v.m, Host: host, Interface: n.o.Interface, RelayAddr: r.addrs,
+		Map: v.m, Host: host, Interface: n.o.Interface, RelayAddr: r.addrs, Needs: n.needs(v.m),
 		Firewall: haveIptables(), Endpoints: n.o.Endpoints, NoPortmap: n.o.NoPortmap,
 		Userspace: n.o.Userspace, HostPorts: n.o.HostPorts,
 	})

@@ -166,11 +166,19 @@ const (
 	RouteStandby    = "standby"     // another gateway carries the prefix
 	RouteDegraded   = ProofDegraded // installed, but its gateway does not answer
 	RouteOffline    = "offline"     // installed, but its gateway is away
-	RouteClash      = "clash"       // this machine is itself on that network, which wins
+	RouteClash      = "clash"       // this machine is itself on that network, or is served from there, which wins
 	RoutePending    = "pending"     // ours, waits for approval
 	RouteAdvertised = "advertised"  // ours, approved
 	RouteRefused    = "refused"     // this machine may reach nothing there, and is told so at once
 )
+
+// words names a route and the gateway, if that is known.
+func (r StatusRoute) words() string {
+	if r.Via == "" {
+		return r.Prefix.String()
+	}
+	return r.Prefix.String() + " via " + r.Via
+}
 
 // HealthItem is something wrong, or worth knowing, and what to do about it.
 type HealthItem struct {

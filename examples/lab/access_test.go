@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -60,9 +61,25 @@ func newCompany(t *testing.T, o lab.Options) (context.Context, *company) {
 	must[coord.PolicyChange](t)(c.admin.ApplyPolicy(ctx, accessPolicy))
 	link := must[string](t)(l.VPS.Overlayd(ctx, lab.GatewayInvite...))
 	c.gateway = serve(ctx, t, l.Gateway, "gateway", link)
-	c.alice = serve(ctx, t, l.Laptop, "up", c.invite(ctx, t, "alice"))
+	c.alice = c.atHome(ctx, t, "up", c.invite(ctx, t, "alice"))
 	c.bob = serve(ctx, t, l.Internet, "up", c.invite(ctx, t, "bob"))
 	return ctx, c
+}
+
+// atHome starts the laptop's overlayd with a name server of its own: that of who runs
+// the tests may have an address of the lab's LAN.
+func (c *company) atHome(ctx context.Context, t *testing.T, args ...string) *lab.Process {
+	t.Helper()
+	resolv := filepath.Join(c.Dir, "resolv.conf")
+	if err := os.WriteFile(resolv, []byte("nameserver 10.0.77.1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const script = `mount --bind "$1" /etc/resolv.conf && shift && exec "$0" "$@"`
+	p := must[*lab.Process](t)(c.Laptop.Start("sh", append([]string{"-c", script, c.Options.Overlayd, resolv}, args...)...))
+	if err := c.Laptop.Ready(ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func (c *company) invite(ctx context.Context, t *testing.T, user string) string {
