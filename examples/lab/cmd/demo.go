@@ -158,8 +158,10 @@ func (d *story) whatTheVPSSaw(ctx context.Context) error {
 	if err := errors.Join(atVPS.Stop(), atLAN.Stop()); err != nil {
 		return err
 	}
-	const filter = "udp and greater 1000 and dst host " + lab.VPSAddr // the page's data on its way in
-	prompt(d.l.VPS, "tcpdump -X -c 1 "+filter+"   # while the laptop fetched the page")
+	// The page's data on its way in: WireGuard's type 4, as padded probes are
+	// large, too.
+	const filter = "udp[8] = 4 and greater 1000 and dst host " + lab.VPSAddr
+	prompt(d.l.VPS, "tcpdump -X -c 1 '"+filter+"'   # while the laptop fetched the page")
 	out, err := d.l.VPS.Command(ctx, "tcpdump", "-n", "-t", "-X", "-c", "1", "-r", atVPS.File, filter).Output()
 	if err != nil || len(out) == 0 {
 		return fmt.Errorf("no large datagram at the VPS: %w", err)
