@@ -146,7 +146,8 @@ func help(w io.Writer, cmd *cobra.Command) {
 
 const precedence = `Every flag may also come from the environment (--state-dir as OVERLAYD_STATE_DIR,
 ping --count as OVERLAYD_PING_COUNT), or from the --config file (state-dir: /srv/x,
-ping-count: 3), in this order.
+ping-count: 3), in this order. Those of relay, gateway and up go without the verb:
+relay --ssh as OVERLAYD_SSH, or ssh: ":2222".
 `
 
 func useLine(cmd *cobra.Command) string {

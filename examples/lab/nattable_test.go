@@ -3,6 +3,7 @@
 package lab_test
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"testing"
@@ -25,7 +26,7 @@ func TestNATs(t *testing.T) {
 			if !long && !short[[2]lab.NAT{home, at}] {
 				continue
 			}
-			t.Run(fmt.Sprintf("%s, %s", home, at), func(t *testing.T) {
+			t.Run(natName(home)+", "+natName(at), func(t *testing.T) {
 				hard := home == lab.Hard || at == lab.Hard
 				want := func(self lab.NAT) string {
 					switch {
@@ -43,7 +44,7 @@ func TestNATs(t *testing.T) {
 				left, _ := settles(ctx, t, l.Laptop, "lab-gw", want(home))
 				right, _ := settles(ctx, t, l.Gateway, "laptop", want(at))
 				took := time.Since(start)
-				fmt.Fprintf(&table, "%-10s %-10s %-11s %-11s settled %6v, first echo %6v\n", home, at, left, right,
+				fmt.Fprintf(&table, "%-10s %-10s %-11s %-11s settled %6v, first echo %6v\n", natName(home), natName(at), left, right,
 					took.Round(10*time.Millisecond), first.Round(10*time.Millisecond))
 				if took > directWithin || first > directWithin {
 					t.Errorf("first echo after %v, %s and %s after %v", first, left, right, took)
@@ -53,3 +54,6 @@ func TestNATs(t *testing.T) {
 	}
 	t.Log("\n" + table.String())
 }
+
+// natName is a kind's name, the zero value's too.
+func natName(kind lab.NAT) string { return cmp.Or(string(kind), "cone") }
