@@ -195,6 +195,18 @@ func (c *company) closes(ctx context.Context, t *testing.T) {
 		return fmt.Errorf("alice's routes are %+v, want one that is refused", s.Routes)
 	})
 	c.refusesAll(ctx, t)
+	c.toolsSay(ctx, t)
+	for _, args := range [][]string{{"ping", lab.HostAddr}, {"nc", lab.HostAddr, "22"}} {
+		out, err := c.Laptop.Run(ctx, c.Options.Overlayd, args...)
+		if lab.ExitCode(err) != overlay.ExitDenied || !strings.Contains(out, "nothing in "+lab.LAN) {
+			t.Errorf("overlayd %s: %v\n%s", args, err, out)
+		}
+	}
+}
+
+// toolsSay has curl and ping tell alice of a refusal, each in its own words.
+func (c *company) toolsSay(ctx context.Context, t *testing.T) {
+	t.Helper()
 	out, err := c.Laptop.Run(ctx, "curl", "-sS", "-m", "5", "http://192.168.1.201/")
 	if lab.ExitCode(err) != 7 || !strings.Contains(out, "onnect") {
 		t.Errorf("curl: %v\n%s", err, out)
@@ -202,12 +214,6 @@ func (c *company) closes(ctx context.Context, t *testing.T) {
 	out, err = c.Laptop.Run(ctx, "ping", "-n", "-c", "1", "-W", "2", lab.HostAddr)
 	if err == nil || !strings.Contains(out, "Packet filtered") {
 		t.Errorf("ping: %v\n%s", err, out)
-	}
-	for _, args := range [][]string{{"ping", lab.HostAddr}, {"nc", lab.HostAddr, "22"}} {
-		out, err = c.Laptop.Run(ctx, c.Options.Overlayd, args...)
-		if lab.ExitCode(err) != overlay.ExitDenied || !strings.Contains(out, "nothing in "+lab.LAN) {
-			t.Errorf("overlayd %s: %v\n%s", args, err, out)
-		}
 	}
 }
 
@@ -242,15 +248,8 @@ func (c *company) refuses(ctx context.Context, t *testing.T) {
 	if took := time.Since(began); took > endsWithin {
 		t.Errorf("alice was refused after %v", took)
 	}
-	out, err := c.Laptop.Run(ctx, "curl", "-sS", "-m", "5", "http://192.168.1.201/")
-	if lab.ExitCode(err) != 7 || !strings.Contains(out, "onnect") {
-		t.Errorf("curl: %v\n%s", err, out)
-	}
-	out, err = c.Laptop.Run(ctx, "ping", "-n", "-c", "1", "-W", "2", lab.HostAddr)
-	if err == nil || !strings.Contains(out, "Packet filtered") {
-		t.Errorf("ping: %v\n%s", err, out)
-	}
-	out, err = c.Laptop.Run(ctx, c.Options.Overlayd, "ping", "-c", "1", lab.HostAddr)
+	c.toolsSay(ctx, t)
+	out, err := c.Laptop.Run(ctx, c.Options.Overlayd, "ping", "-c", "1", lab.HostAddr)
 	if lab.ExitCode(err) != overlay.ExitDenied || !strings.Contains(out, "refused by policy of lab-gw") {
 		t.Errorf("overlayd ping: %v\n%s", err, out)
 	}
