@@ -40,10 +40,11 @@
 // ends of the flows that they end are told, before the peers change. The
 // coordinator hears at once when rules and peers are those of a map, and how many
 // flows that ended. Grants end by this machine's clock, looked at four times a
-// second. A map whose rules cannot be used leaves the old ones in force and is
-// not acknowledged; without old ones nobody is let in. A map without any is of a
-// coordinator from before there were policies: then nothing is refused, and
-// status warns.
+// second, and whose key expires leaves the map at that moment by the same clock,
+// whether the coordinator is there or not. A map whose rules cannot be used leaves
+// the old ones in force and is not acknowledged; without old ones nobody is let in.
+// A map without any is of a coordinator from before there were policies: then
+// nothing is refused, and status warns.
 //
 // What this side begins to where no peer is, the filter refuses as whoever received
 // it would. So the networks of which this node may reach nothing (the map's Closed)
@@ -63,8 +64,7 @@
 // signed (coord.Roll). What is on the map of a node and not on a newer roll is
 // taken off, before the interface is made when a relay answers within that
 // second, and later with its flows. A relay can keep a roll back, not forge one,
-// and a roll adds nothing. What the policy became meanwhile is not on it. Peers
-// whose keys expire leave the map then by this machine's own clock.
+// and a roll adds nothing. What the policy became meanwhile is not on it.
 //
 // What the filter saw is recorded by the node that received it, and with a source
 // that the kernel masqueraded as what the target sees: see FlowLine. Records are

@@ -73,8 +73,11 @@ type Node struct {
 type view struct {
 	joined  bool // the node's id, keys and coord are set
 	m       *coord.Map
-	fresh   bool // m has come since the start
-	asked   bool // the relays whether m still holds, since the start
+	whole   *coord.Map // m with those whose keys have expired
+	from    time.Time  // m is as it is from then on, by this machine's clock
+	until   time.Time  // until then; zero: as long as whole stays
+	fresh   bool       // m has come since the start
+	asked   bool       // the relays whether m still holds, since the start
 	control coord.ControlState
 	outage  outage
 	plan    *Plan               // nil until one was made
@@ -171,9 +174,9 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 	n.id.promote(cached)
 	n.keys = newOwnKeys(n.log, n.dir, n.id)
 	if cached != nil {
-		n.heed(cached)
+		n.hold(cached, time.Now(), func(*view) {})
 	}
-	n.update(func(v *view) { v.joined, v.m = true, cached })
+	n.update(func(v *view) { v.joined = true })
 	host, err := n.openHost()
 	if err != nil {
 		return err
@@ -199,6 +202,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 	g.Go(func() error { return n.follow(ctx, cached) })
 	g.Go(func() error { return n.askRelays(ctx) })
 	g.Go(func() error { return n.watchKey(ctx) })
+	g.Go(func() error { return n.watchExpiry(ctx) })
 	g.Go(func() error { return n.reconcile(ctx, host) })
 	g.Go(func() error { return n.watchFlows(ctx) })
 	g.Go(func() error { return routing.Watch(ctx, func() { wake(n.host) }) })
@@ -349,7 +353,7 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 // keepMap saves the last map for a start without the coordinator.
 func (n *Node) keepMap(ctx context.Context) error {
 	save := func() {
-		if m := n.look().m; m != nil {
+		if m := n.look().whole; m != nil {
 			if err := n.dir.saveMap(m); err != nil {
 				n.log.Warn("the last map is not saved", "err", err)
 			}
@@ -380,13 +384,7 @@ func (n *Node) take(m *coord.Map, also func(*view)) {
 
 // replace is take for a caller that holds taking.
 func (n *Node) replace(m *coord.Map, also func(*view)) {
-	m = recall(m, n.look().m)
-	n.heed(m)
-	n.update(func(v *view) {
-		v.m = m
-		also(v)
-	})
-	wake(n.changed)
+	n.hold(recall(m, n.look().m), time.Now(), also)
 	wake(n.unsaved)
 }
 

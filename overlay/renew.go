@@ -31,7 +31,7 @@ func expiryHealth(m *coord.Map, now time.Time) []HealthItem {
 	switch {
 	case left > remindAhead:
 		return nil
-	case left <= 0: // the coordinator's clock counts, and it will say so
+	case left <= 0: // and the map is about to say so
 		item.Title = "the key of this machine expires now, at " + at
 	case left <= lastDay:
 		item.Title = fmt.Sprintf("the key of this machine expires in %s, at %s", left.Round(time.Second), at)

@@ -23,7 +23,6 @@ func (n *Node) askRelays(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		if v := n.look(); v.m != nil && v.control.Phase != coord.PhaseConnected {
-			n.expire(time.Now())
 			n.askAll(ctx, v.m)
 		}
 		if v := n.look(); !v.asked {
@@ -58,21 +57,6 @@ func (n *Node) askAll(ctx context.Context, m *coord.Map) {
 	asking.Wait()
 }
 
-// expire takes the peers off the map whose keys have expired by this machine's
-// own clock.
-func (n *Node) expire(now time.Time) {
-	n.taking.Lock()
-	defer n.taking.Unlock()
-	v := n.look()
-	if v.control.Phase == coord.PhaseConnected {
-		return
-	}
-	if next := v.m.Unexpired(now); next != v.m {
-		n.log.Warn("keys of peers have expired", "peers", len(v.m.Peers)-len(next.Peers))
-		n.replace(next, func(*view) {})
-	}
-}
-
 // narrow takes what a roll does not have any more off the map. Once the
 // coordinator is back, its word counts.
 func (n *Node) narrow(signed coord.SignedRoll, from string) error {
@@ -86,11 +70,11 @@ func (n *Node) narrow(signed coord.SignedRoll, from string) error {
 	if err != nil {
 		return err
 	}
-	next := v.m.Narrow(roll)
-	if next != v.m {
-		n.log.Warn("the coordinator has taken access away meanwhile, as a relay knows", "relay", from, "peers", len(v.m.Peers)-len(next.Peers))
+	next := v.whole.Narrow(roll)
+	if next != v.whole {
+		n.log.Warn("the coordinator has taken access away meanwhile, as a relay knows", "relay", from, "peers", len(v.whole.Peers)-len(next.Peers))
 	}
-	if next = next.HandOn(signed); next != v.m {
+	if next = next.HandOn(signed); next != v.whole {
 		n.replace(next, func(*view) {})
 	}
 	return nil

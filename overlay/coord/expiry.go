@@ -7,6 +7,7 @@ import (
 	"connectrpc.com/connect"
 
 	"overlayd/overlay/coord/api"
+	"overlayd/overlay/policy"
 )
 
 const (
@@ -110,6 +111,16 @@ func (s *snapshot) expired(now time.Time) (changes []Record) {
 	return changes
 }
 
+// nextExpiry returns when the next key expires; zero: none does.
+func (s *snapshot) nextExpiry() (next time.Time) {
+	for _, n := range s.nodes {
+		if !n.Expired && !n.Expires.IsZero() && (next.IsZero() || n.Expires.Before(next)) {
+			next = n.Expires
+		}
+	}
+	return next
+}
+
 // setKeyTTL decides what a network's other life of keys changes: they hold so
 // long from when they are next renewed. Keys of people that had no end get one.
 func (s *snapshot) setKeyTTL(ttl time.Duration, now time.Time) (changes []Record) {
@@ -129,10 +140,39 @@ func (s *snapshot) setKeyTTL(ttl time.Duration, now time.Time) (changes []Record
 }
 
 // Unexpired returns the map without the peers whose keys have expired by a time,
-// or the map itself when there are none. It is for when the coordinator, whose
-// clock counts otherwise, cannot be asked.
+// and without all that takes part once its own node's has; or the map itself when
+// none has. It is what the coordinator says at that moment, for those who cannot
+// hear it.
 func (m *Map) Unexpired(now time.Time) *Map {
-	return m.without(func(n Node) bool { return !n.Expires.IsZero() && !now.Before(n.Expires) }, nil)
+	over := func(n Node) bool { return !n.Expires.IsZero() && !now.Before(n.Expires) }
+	if m.Self.State != NodeActive || !over(m.Self) {
+		return m.without(over, nil)
+	}
+	next := *m
+	next.Self.State = NodeExpired
+	next.Peers, next.Hosted, next.Passes, next.Closed = nil, nil, nil, nil
+	if m.Ruleset != nil {
+		next.Ruleset = &policy.Ruleset{Node: m.Self.Name}
+	}
+	return &next
+}
+
+// NextExpiry returns when the first key of a map's nodes expires after a time;
+// zero: none does.
+func (m *Map) NextExpiry(now time.Time) (next time.Time) {
+	look := func(n Node) {
+		if n.Expires.After(now) && (next.IsZero() || n.Expires.Before(next)) {
+			next = n.Expires
+		}
+	}
+	look(m.Self)
+	for _, p := range m.Peers {
+		look(p)
+	}
+	for _, h := range m.Hosted {
+		look(h)
+	}
+	return next
 }
 
 // RenewNode lets the key of a person's node, named by id, name or address, hold

@@ -1,10 +1,13 @@
 package coord
 
 import (
+	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"overlayd/overlay/key"
+	"overlayd/overlay/policy"
 )
 
 const day = 24 * time.Hour
@@ -142,3 +145,70 @@ func TestKeyTTLOfTheNetwork(t *testing.T) {
 }
 
 func networkOf(n networkRecord) Record { return put(keyNetwork, n) }
+
+// A key expires at its moment, also one that was given a sooner end while a later
+// one was waited for.
+func TestKeyExpiresAtItsMoment(t *testing.T) {
+	heard(t, func(n *heardNode) {
+		state := func() NodeState {
+			synctest.Wait()
+			snap := n.s.ledger.now()
+			return snap.stateOf(snap.nodes[n.id])
+		}
+		for _, ttl := range []time.Duration{2 * time.Second, 90 * time.Second, 20 * time.Minute} {
+			err := n.s.ledger.change(t.Context(), func(snap *snapshot) ([]Record, error) {
+				_, changes, err := snap.renew(n.id, ttl, n.s.o.Now().UTC())
+				return changes, err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			end := n.s.ledger.now().nodes[n.id].Expires
+			time.Sleep(time.Until(end) - time.Millisecond)
+			if s := state(); s != NodeActive {
+				t.Errorf("%v: %s before its end", ttl, s)
+			}
+			time.Sleep(time.Millisecond)
+			if s := state(); s != NodeExpired {
+				t.Errorf("%v: %s at its end", ttl, s)
+			}
+		}
+	})
+}
+
+// A map by itself comes to what the coordinator would say.
+func TestUnexpired(t *testing.T) {
+	at := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	m := &Map{
+		Self:    Node{Name: "laptop", State: NodeActive, Expires: at.Add(2 * time.Hour)},
+		Peers:   []Node{{Name: "gw"}, {Name: "desk", Addrs: []netip.Addr{testOverlay.Addr().Next()}, Expires: at.Add(time.Hour)}},
+		Passes:  []Pass{{Relay: "r1"}},
+		Ruleset: &policy.Ruleset{Node: "laptop", Rules: []policy.NodeRule{{ID: "r"}}},
+	}
+	for _, tt := range []struct {
+		after time.Duration
+		state NodeState
+		peers int
+		next  time.Duration // 0: no key expires any more
+	}{
+		{0, NodeActive, 2, time.Hour},
+		{time.Hour - 1, NodeActive, 2, time.Hour},
+		{time.Hour, NodeActive, 1, 2 * time.Hour},
+		{2 * time.Hour, NodeExpired, 0, 0},
+	} {
+		now := at.Add(tt.after)
+		got, next := m.Unexpired(now), m.NextExpiry(now)
+		if got.Self.State != tt.state || len(got.Peers) != tt.peers {
+			t.Errorf("after %v: %s with %d peers", tt.after, got.Self.State, len(got.Peers))
+		}
+		if expired := got.Self.State == NodeExpired; expired != (len(got.Passes)+len(got.Ruleset.Rules) == 0) || got.Ruleset.Node != "laptop" {
+			t.Errorf("after %v: %d passes, %+v", tt.after, len(got.Passes), got.Ruleset)
+		}
+		if (got == m) != (tt.peers == 2) {
+			t.Errorf("after %v: the same map: %v", tt.after, got == m)
+		}
+		if tt.next == 0 != next.IsZero() || tt.next != 0 && !next.Equal(at.Add(tt.next)) {
+			t.Errorf("after %v: the next expires at %v", tt.after, next)
+		}
+	}
+}

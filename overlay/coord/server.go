@@ -29,6 +29,7 @@ type Server struct {
 	refusals  *limit.Failures // of recorded refusals, by node
 	churn     *limit.Failures // of nodes' changes of themselves, by node
 	rolls     rolls
+	moved     chan struct{} // buffered 1: a key may expire sooner than it did
 }
 
 // ServerOptions say what a Server serves.
@@ -111,6 +112,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 		doorman:   newDoorman(),
 		refusals:  limit.NewFailures(),
 		churn:     limit.New(churnBurst, churnEvery),
+		moved:     make(chan struct{}, 1),
 	}
 	if !o.Pin.IsZero() {
 		s.audiences = append(s.audiences, audience(o.Pin, o.Endpoint))
@@ -189,22 +191,46 @@ func (s *Server) Run(ctx context.Context) error {
 	return fmt.Errorf("follow store: %w", err)
 }
 
-// sweepEvery is how often what time has ended is cleared away; nobody waits for
-// it: a grant ends at the node that enforces it.
-const sweepEvery = time.Minute
+const (
+	// sweepEvery is how often what time has ended is cleared away; nobody waits
+	// for it: a grant ends at the node that enforces it. It is also how late a key
+	// expires at most if the clock was set meanwhile.
+	sweepEvery = time.Minute
+	// endAgain is how soon what could not be kept is tried again: the disk is full,
+	// for instance. Those who receive let nobody in whose key has expired.
+	endAgain = 10 * time.Second
+)
 
-// sweep clears away what time has ended, until ctx ends.
+// sweep ends what time has ended, keys at their moment, until ctx ends.
 func (s *Server) sweep(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
+	due := time.Now().Add(sweepEvery)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
+		wait := time.Until(due)
+		if next := s.ledger.now().nextExpiry(); !next.IsZero() {
+			wait = min(wait, next.Sub(s.o.Now()))
+		}
+		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-s.moved:
+			continue
+		case <-timer.C:
 		}
-		if err := s.end(ctx); err != nil && ctx.Err() == nil {
-			s.o.Log.Error("what is over is not cleared away", "err", err)
+		err := s.end(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if due = time.Now().Add(sweepEvery); err == nil {
+			continue
+		}
+		s.o.Log.Error("what is over is not cleared away", "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(endAgain):
 		}
 	}
 }
@@ -242,6 +268,10 @@ func (s *Server) changed(ctx context.Context, c change) {
 	s.recordChange(ctx, c)
 	if s.o.Changed != nil {
 		tallyOf(ctx).add(s.o.Changed())
+	}
+	select {
+	case s.moved <- struct{}{}:
+	default: // somebody has already said so
 	}
 }
 
