@@ -113,7 +113,7 @@ const toldWithin = time.Second
 // reset was not: who is told of the cut before us resets its end, and that comes
 // here first.
 func (f *flow) closed(mono int64) bool {
-	return f.phase == ended && (f.finished == 3 || mono-f.seen > int64(toldWithin))
+	return f.phase == ended && !f.goesOn() && (f.finished == 3 || mono-f.seen > int64(toldWithin))
 }
 
 func (f *Filter) cutWhere(wall, mono int64, match func(*shard, *flow, uint32) bool) Cut {
@@ -131,7 +131,7 @@ func (f *Filter) cutWhere(wall, mono int64, match func(*shard, *flow, uint32) bo
 			} else {
 				f.finish(fl, wall, WhyCut)
 				c.Flows++
-				if fl.key.protocol() == tcp && fl.phase != ended {
+				if fl.key.protocol() == tcp && (fl.phase != ended || fl.goesOn()) {
 					c.ToTunnel = append(c.ToTunnel, fl.reset(true))
 					c.ToLocal = append(c.ToLocal, fl.reset(false))
 				}

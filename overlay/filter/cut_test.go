@@ -366,3 +366,31 @@ func TestCutFromTheOtherEnd(t *testing.T) {
 		}
 	}
 }
+
+// TestResetThatIsNone: a flow goes on for people, and is cut as one that does,
+// when the other side did not take the reset.
+func TestResetThatIsNone(t *testing.T) {
+	g := newRig(t, labRules(), Options{})
+	g.connect(alice, nas, 40000, 22)
+	g.connect(alice, nas, 40001, 22)
+	g.in(Pass, tcpPacket(alice, nas, 40000, 22, rst, 99101, 0, 0))
+	g.in(Pass, tcpPacket(alice, nas, 40001, 22, rst, 101, 0, 0))
+	g.now = g.now.Add(100 * time.Millisecond)
+	g.out(Pass, tcpPacket(nas, alice, 22, 40000, ack, 901, 101, 10))
+	g.out(Pass, tcpPacket(nas, alice, 22, 40001, ack, 901, 101, 10))
+	if going := g.flowsOf(); going != "" {
+		t.Errorf("what was on the way is taken for more: %s", going)
+	}
+	g.now = g.now.Add(2 * time.Second)
+	g.in(Pass, tcpPacket(alice, nas, 40000, 22, rst, 99101, 0, 0))
+	g.in(Pass, tcpPacket(alice, nas, 40000, 22, ack, 101, 911, 10))
+	if going := g.flowsOf(); going != "ssh 172.18.0.11:40000 192.168.1.201:22" {
+		t.Errorf("these go on: %s", going)
+	}
+	g.now = g.now.Add(5 * time.Second)
+	rules := labRules()
+	rules.Rules = rules.Rules[1:] // alice has no rule any more
+	if c := g.swap(rules); c.Flows != 1 || len(c.ToTunnel) != 1 || len(c.ToLocal) != 1 {
+		t.Errorf("%d flows cut, %d and %d resets", c.Flows, len(c.ToTunnel), len(c.ToLocal))
+	}
+}

@@ -61,7 +61,8 @@ type flow struct {
 	outward    bool  // this side began it
 	finished   uint8 // TCP: 1 the remote side has said FIN, 2 the local one
 	used       bool
-	_          [16]byte // two cache lines of 64 bytes, of which a packet touches both
+	resetAt    int64   // TCP: when it was, if it ended so, as seen
+	_          [8]byte // two cache lines of 64 bytes, of which a packet touches both
 }
 
 // timeout returns how long the flow lives without a packet.
@@ -89,6 +90,13 @@ func (f *flow) timeout() time.Duration {
 		return openingUDP
 	}
 	return liveOther
+}
+
+// goesOn reports whether a flow that one side has reset goes on all the same: the
+// other does not take a reset that is out of its window (RFC 5961 section 3). What
+// was on the way still comes, for a second at most.
+func (f *flow) goesOn() bool {
+	return f.phase == ended && f.finished != 3 && f.seen-f.resetAt > int64(time.Second)
 }
 
 // advance moves the flow on by one packet and returns its phase.

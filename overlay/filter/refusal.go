@@ -40,9 +40,13 @@ func (r *refusals) note(v Refusal) {
 	r.next = (r.next + 1) % len(r.list)
 }
 
-// noteReset takes note of a reset to a flow of this side.
+// noteReset takes note of a flow's reset, and of who refused it if this side
+// began it.
 func (c *cursor) noteReset(f *flow) {
 	const windowAt = 14
+	if f.phase != ended {
+		f.resetAt = c.mono
+	}
 	if c.out || !f.outward || binary.BigEndian.Uint16(c.raw[c.p.transport+windowAt:]) != refusalWindow {
 		return
 	}

@@ -94,7 +94,11 @@ func (s *shard) visit(mono int64, visit func(Flow) bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for j := range s.flows {
-		if fl := &s.flows[j]; fl.used && fl.phase != ended && fl.phase != cut && !visit(fl.view(mono)) {
+		fl := &s.flows[j]
+		if !fl.used || fl.phase == cut || fl.phase == ended && !fl.goesOn() {
+			continue
+		}
+		if !visit(fl.view(mono)) {
 			return false
 		}
 	}
