@@ -144,6 +144,7 @@ type cursor struct {
 	p    packet
 	raw  []byte
 
+	train train  // that the last packet belonged to; its flow is slot's
 	shard *shard // locked, or nil
 	key   key    // of slot
 	h     uint64 // its hash
@@ -175,6 +176,11 @@ func (c *cursor) seek(k key) {
 func (c *cursor) flow() *flow { return &c.shard.flows[c.slot] }
 
 func (c *cursor) decide(raw []byte) Verdict {
+	if data, ok := c.train.goesOn(raw); ok {
+		c.roll(raw, data)
+		return Pass
+	}
+	c.train.proto = 0
 	c.raw = raw
 	p := &c.p
 	if why := p.parse(raw, false); why != Pass {
@@ -247,11 +253,7 @@ func (c *cursor) icmpError() Verdict {
 // count notes a packet of a flow.
 func (c *cursor) count(f *flow) {
 	f.seen = c.mono
-	if c.out {
-		f.out += uint64(c.p.networkBytes)
-	} else {
-		f.in += uint64(c.p.networkBytes)
-	}
+	f.add(c.p.networkBytes, c.out)
 }
 
 // follow decides about a packet whose flow is known.
@@ -273,7 +275,11 @@ func (c *cursor) follow() Verdict {
 	if p.proto == tcp && p.flags&rst != 0 {
 		c.noteReset(f)
 	}
+	was := f.phase
 	c.shard.move(f, c.slot, f.advance(p, c.out))
+	if f.phase == was {
+		c.train.couple(p, c.raw)
+	}
 	return Pass
 }
 

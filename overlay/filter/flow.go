@@ -112,12 +112,12 @@ func (f *flow) advance(p *packet, out bool) phase {
 	if p.flags&(syn|fin) != 0 {
 		next++
 	}
-	last, side := &f.seqIn, uint8(1)
-	if out {
-		last, side = &f.seqOut, 2
+	if p.flags&rst == 0 {
+		f.expect(next, out)
 	}
-	if p.flags&rst == 0 && (*last == 0 || int32(next-*last) > 0) {
-		*last = next
+	side := uint8(1)
+	if out {
+		side = 2
 	}
 	switch {
 	case p.flags&rst != 0:
@@ -146,6 +146,26 @@ func (f *flow) advance(p *packet, out bool) phase {
 		}
 	}
 	return f.phase
+}
+
+// add counts a packet's bytes.
+func (f *flow) add(bytes int, out bool) {
+	if out {
+		f.out += uint64(bytes)
+	} else {
+		f.in += uint64(bytes)
+	}
+}
+
+// expect notes the sequence number that comes next in one direction of TCP.
+func (f *flow) expect(next uint32, out bool) {
+	last := &f.seqIn
+	if out {
+		last = &f.seqOut
+	}
+	if *last == 0 || int32(next-*last) > 0 {
+		*last = next
+	}
 }
 
 // Flow is one connection, for people.

@@ -2,8 +2,11 @@ package filter
 
 import (
 	"bytes"
+	"encoding/binary"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -43,6 +46,34 @@ func (r traffic) packet(out bool) []byte {
 	}
 	flags := []uint8{syn, syn | ack, ack, ack | psh, ack | fin, rst, rst | ack}[r.IntN(7)]
 	return tcpPacket(src, dst, sport, dport, flags, r.Uint32(), r.Uint32(), r.IntN(20))
+}
+
+// spoil returns a packet that differs by a byte of its headers, or is shorter.
+func (r traffic) spoil(p []byte) []byte {
+	p = slices.Clone(p)
+	if r.IntN(4) == 0 {
+		p = p[:r.IntN(len(p))]
+		if len(p) >= 4 {
+			binary.BigEndian.PutUint16(p[2:], uint16(len(p)))
+		}
+		return p
+	}
+	p[r.IntN(min(len(p), minIPv4+minTCP))] ^= 1 << r.IntN(8)
+	return p
+}
+
+// flows returns those of the filter, without where they lie.
+func (g *rig) flows() map[key]flow {
+	all := map[key]flow{}
+	for i := range g.f.shards {
+		for _, f := range g.f.shards[i].flows {
+			if f.used {
+				f.rule, f.who, f.prev, f.next, f.hash = nil, nil, 0, 0, 0
+				all[f.key] = f
+			}
+		}
+	}
+	return all
 }
 
 // TestRandomTraffic replays random traffic under changing rules and holds every
@@ -121,10 +152,13 @@ func TestBatches(t *testing.T) {
 				}
 			}
 			var batch [][]byte
-			for range 1 + r.IntN(32) {
+			for range 1 + r.IntN(12) {
 				p := r.packet(out)
-				for range 1 + r.IntN(3) { // a run of one flow
+				for range 1 + r.IntN(4) { // a run of one flow, and what looks nearly like it
 					batch = append(batch, p)
+					if r.IntN(4) == 0 {
+						batch = append(batch, r.spoil(p))
+					}
 				}
 			}
 			decide(together, batch)
@@ -152,6 +186,9 @@ func TestBatches(t *testing.T) {
 			if v := alone.f.Counters()[i]; v != c && c.Name != "flow_table_bytes" {
 				t.Errorf("%v together, %v alone", c, v)
 			}
+		}
+		if a, b := together.flows(), alone.flows(); !maps.Equal(a, b) {
+			t.Errorf("flows are\n%+v together, and\n%+v alone", a, b)
 		}
 		if passed == 0 {
 			t.Error("nothing passed")
