@@ -75,6 +75,12 @@ func addrIn(s string) (netip.Addr, error) {
 	return netip.ParseAddr(s)
 }
 
+// VerifyRecord checks a copy of the record of changes: a directory with its files,
+// or one of them. kept is a head that was kept elsewhere; "": there is none.
+func VerifyRecord(path, kept string) (record.Verified, error) {
+	return record.VerifyCopy(path, eventsName, kept)
+}
+
 // followEvery is how often records that this node does not write itself are
 // looked at for new lines.
 const followEvery = time.Second

@@ -10,6 +10,7 @@ import (
 
 	"overlayd/overlay"
 	"overlayd/overlay/coord"
+	"overlayd/overlay/record"
 )
 
 func (p *program) accessCommand() *cobra.Command {
@@ -162,36 +163,75 @@ func (p *program) wish(who, target string, steps []coord.Step) {
 }
 
 func (p *program) verifyRecordCommand() *cobra.Command {
+	var kept string
 	cmd := &cobra.Command{
-		Use: "verify", Short: "whether the record of changes is whole",
+		Use: "verify [PATH]", Short: "whether the record of changes is whole",
 		Long: `Check the record of who changed what: every line names the hash of the one before, so
 one that is missing or was changed is found. On the VPS, or on the machine of an admin.
 
+With PATH, a copy of the record is checked, on any machine and without a daemon: a
+directory with control.head and all files control*.jsonl, or one of these files. Copy
+control.head first, as the record goes on meanwhile. --head compares with a
+control.head of an earlier day that was kept elsewhere, so that a record that was
+written anew is found too.
+
 Exit code: 0 it is whole, 1 it is not.`,
-		Example: "  sudo overlayd audit verify",
-		Args:    words(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Example: `  sudo overlayd audit verify
+  scp vps:/var/lib/overlayd/control.head vps:"/var/lib/overlayd/control*.jsonl" copy/
+  overlayd audit verify copy --head control.head.monday`,
+		Args: words(0, 1, "at most one PATH"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 && kept != "" {
+				return usage("copy the record here: "+cmd.CommandPath()+" DIRECTORY --head FILE", "--head compares with a copy of the record, and there is no PATH")
+			}
+			if len(args) == 1 {
+				v, err := overlay.VerifyRecord(args[0], kept)
+				if err != nil {
+					return err
+				}
+				return p.verified(v, true)
+			}
 			v, err := admin(cmd.Context(), p, func(ctx context.Context, c coordinator) (coord.Verified, error) { return c.VerifyRecord(ctx) })
 			if err != nil {
 				return err
 			}
-			if p.common.json {
-				err = printJSON(p.stdout, struct {
-					Schema   string   `json:"schema"`
-					Lines    uint64   `json:"lines"`
-					Problems []string `json:"problems"`
-				}{"overlayd.audit_verify/v1", v.Lines, notNil(v.Problems)})
-			} else if len(v.Problems) == 0 {
-				_, err = fmt.Fprintf(p.stdout, "whole: %s, none missing or changed\n", plural(int(v.Lines), "line"))
-			} else {
-				printLines(p.stdout, v.Problems)
-			}
-			if err == nil && len(v.Problems) > 0 {
-				err = failure(overlay.ExitFailure, "compare it with a copy kept elsewhere", "the record of changes is not whole")
-			}
-			return err
+			return p.verified(record.Verified{Lines: v.Lines, Problems: v.Problems}, false)
 		},
 	}
+	cmd.Flags().Var(text{&kept, "FILE"}, "head", "a control.head that was kept elsewhere, to compare PATH with")
 	p.jsonFlag(cmd)
 	return cmd
+}
+
+// verified prints what was found in the coordinator's own record or in a copy, of
+// which more is known.
+func (p *program) verified(v record.Verified, isCopy bool) (err error) {
+	switch {
+	case p.common.json:
+		found := struct {
+			Schema   string   `json:"schema"`
+			Lines    uint64   `json:"lines"`
+			First    *uint64  `json:"first"`
+			Last     *uint64  `json:"last"`
+			EndKnown *bool    `json:"end_known"`
+			Problems []string `json:"problems"`
+		}{Schema: "overlayd.audit_verify/v1", Lines: v.Lines, Problems: notNil(v.Problems)}
+		if isCopy {
+			found.First, found.Last, found.EndKnown = &v.First, &v.Last, &v.Ends
+		}
+		err = printJSON(p.stdout, found)
+	case len(v.Problems) > 0:
+		printLines(p.stdout, v.Problems)
+	case isCopy:
+		_, err = fmt.Fprintf(p.stdout, "whole: %s, numbers %d to %d, none missing or changed\n", plural(int(v.Lines), "line"), v.First, v.Last)
+		if !v.Ends {
+			fmt.Fprintf(p.stderr, "whether lines came after number %d is not known: there is no control.head beside\n", v.Last)
+		}
+	default:
+		_, err = fmt.Fprintf(p.stdout, "whole: %s, none missing or changed\n", plural(int(v.Lines), "line"))
+	}
+	if err == nil && len(v.Problems) > 0 {
+		err = failure(overlay.ExitFailure, "compare it with a copy kept elsewhere", "the record of changes is not whole")
+	}
+	return err
 }

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"overlayd/overlay"
+	"overlayd/overlay/record"
 )
 
 var (
@@ -92,4 +96,53 @@ func TestWhois(t *testing.T) {
 			t.Errorf("it lacks %q:\n%s", want, &w.out)
 		}
 	}
+}
+
+// TestVerifyCopy: an auditor's copy is checked without any daemon.
+func TestVerifyCopy(t *testing.T) {
+	dir := t.TempDir()
+	log, err := record.Open(dir, "control", record.Options{Chain: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		log.Append(map[string]int{"n": i})
+	}
+	done, stop := context.WithCancel(t.Context())
+	stop()
+	if err := log.Run(done); err != nil { // what is in the queue
+		t.Fatal(err)
+	}
+	lines, head := filepath.Join(dir, "control.jsonl"), filepath.Join(dir, "control.head")
+	w := newWorld(t)
+	says := func(code int, out, err string, args ...string) {
+		t.Helper()
+		got := w.do(append([]string{"audit", "verify"}, args...)...)
+		if got != code || !strings.Contains(w.out.String(), out) || !strings.Contains(w.err.String(), err) || len(w.calls) > 0 {
+			t.Errorf("%s: code %d, calls %q\n%s%s", args, got, w.calls, &w.out, &w.err)
+		}
+	}
+	says(0, "whole: 5 lines, numbers 1 to 5, none missing or changed\n", "", dir)
+	says(0, `"end_known": true`, "", dir, "--json")
+	says(0, "numbers 1 to 5", "", lines, "--head", head)
+	says(overlay.ExitUsage, "", "there is no PATH", "--head", head)
+	says(overlay.ExitFailure, "", "no such file", filepath.Join(dir, "nothing"))
+	b, err := os.ReadFile(lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := strings.SplitAfter(string(b), "\n")
+	if err := os.WriteFile(lines, []byte(strings.Join(append(gone[:2:2], gone[3:]...), "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	says(overlay.ExitFailure, "number 3 is missing\n", "the record of changes is not whole", dir)
+	if err := os.WriteFile(lines, []byte(strings.Join(gone[:3], "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	says(overlay.ExitFailure, "numbers 4 to 5 are missing at the end\n", "hint: compare it", lines)
+	if err := os.Remove(head); err != nil {
+		t.Fatal(err)
+	}
+	says(0, "numbers 1 to 3", "whether lines came after number 3 is not known", lines)
+	says(overlay.ExitFailure, "the head is missing\n", "not whole", dir)
 }

@@ -21,6 +21,7 @@
 // and NAME.head holds the number and the hash of the last line, with the number
 // of the first that was not yet rotated away. Lines are on the disk before the
 // head names them. Verify finds a line that was changed, taken out, put in or
-// moved, at the ends too. Who may write all these files can make a new chain:
-// against that, keep a copy of NAME.head elsewhere.
+// moved, at the ends too; VerifyCopy does so in a copy. Who may write all these
+// files can make a new chain: against that, keep a copy of NAME.head elsewhere,
+// which VerifyCopy compares with.
 package record

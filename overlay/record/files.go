@@ -61,18 +61,15 @@ func (h head) link(line []byte) ([]byte, head) {
 	return b, next
 }
 
-// readHead returns the zero head when there is none.
-func readHead(dir, name string) (head, error) {
-	b, err := os.ReadFile(headPath(dir, name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return head{}, nil
-	}
+// readHead returns the zero head, with the error, when there is none to read.
+func readHead(path string) (head, error) {
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return head{}, err
 	}
 	var h head
 	if err := json.Unmarshal(b, &h); err != nil {
-		return head{}, fmt.Errorf("read %s: %w", headPath(dir, name), err)
+		return head{}, fmt.Errorf("read %s: %w", path, err)
 	}
 	return h, nil
 }
@@ -88,7 +85,7 @@ func (s *files) open() error {
 	if s.chain {
 		// A head that cannot be read is what Verify tells of; the chain
 		// goes on from the lines.
-		s.head, _ = readHead(s.dir, s.name)
+		s.head, _ = readHead(headPath(s.dir, s.name))
 	}
 	if err := s.recover(); err != nil {
 		s.close()
