@@ -172,7 +172,10 @@ func TestIdleGroup(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
-		{"rules:\n  - {src: alic, dst: gw}", "line 2: there is no user alic\nhint: did you mean alice?"},
+		{"rules:\n  - {src: alic, dst: gw}", "line 2: there is no user or group alic\nhint: did you mean alice?"},
+		{"rules:\n  - {src: admin, dst: gw}", "line 2: there is no user or group admin\nhint: did you mean group:admins?"},
+		{"rules:\n  - {src: zed, dst: gw}", "line 2: there is no user or group zed\nhint: overlayd users add zed; or write group:zed after overlayd groups add zed"},
+		{"rules:\n  - {src: user:zed, dst: gw}", "line 2: there is no user zed\nhint: overlayd users add zed"},
 		{"rules:\n  - {src: admins, dst: gw}", "line 2: there is no user admins, but a group\nhint: write group:admins"},
 		{"rules:\n  - {src: group:admin, dst: gw}", "line 2: there is no group admin\nhint: did you mean admins?"},
 		{"rules:\n  - {src: tag:robt, dst: gw}", "line 2: nothing has the tag robt\nhint: did you mean robot?"},

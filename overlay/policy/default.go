@@ -3,13 +3,13 @@ package policy
 // Default is the policy of a new network.
 const Default = `# Who may reach what. What no rule allows is refused.
 #
-# groups:                          # names for users
+# groups:                          # names for users, besides those of overlayd groups
 #   students: [alice, carol]
 # hosts:                           # names for addresses and prefixes
 #   nas: 192.168.1.201
 # rules:
 #   - name: students-ssh           # shown in the record
-#     src: students                # users, groups, tag:NAME, or "*" for every member
+#     src: group:students          # a user, group:NAME, tag:NAME, or "*" for every member
 #     dst: nas                     # hosts, addresses, prefixes, nodes, tag:NAME, routes, "*"
 #     ports: [tcp/22, icmp]        # tcp, udp, icmp, any; tcp/80,443 in quotes; tcp/8000-8100
 #     times: {days: mon-fri, hours: "08:00-18:00", zone: Europe/Berlin}

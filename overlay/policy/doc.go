@@ -16,8 +16,9 @@
 //	rules      a list of:
 //	  name       for the record; else made from the content (rule-1f2e3d4c), so
 //	             that it stays when other rules come and go
-//	  src        USER, GROUP of this file, user:NAME, group:NAME, tag:NAME,
-//	             node:NAME, "*" for every member
+//	  src        user:NAME or USER, group:NAME (of this file, of the network, or
+//	             of both; GROUP if it is of this file), tag:NAME, node:NAME, "*" for
+//	             every member
 //	  dst        HOST, NODE, host:NAME, node:NAME, tag:NAME, ADDRESS, PREFIX,
 //	             routes (all that gateways advertise and may), nodes, gateways,
 //	             relays (their overlay addresses), "*" (nodes and routes)

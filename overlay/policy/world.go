@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -113,7 +115,10 @@ func (p *Policy) Check(w World) error {
 		}
 	}
 	for _, r := range p.Rules {
-		for _, t := range slices.Concat(r.Src, r.Dst) {
+		for _, t := range r.Src {
+			add(t.line, k.checkSource(t, p))
+		}
+		for _, t := range r.Dst {
 			add(t.line, k.check(t, p))
 		}
 	}
@@ -124,6 +129,22 @@ func (p *Policy) Check(w World) error {
 		}
 	}
 	return found.sorted()
+}
+
+// checkSource is check for the source of a rule, where a bare name that nobody has
+// may be meant for a group.
+func (k known) checkSource(t Term, p *Policy) *Problem {
+	if t.Kind != KindUser || !t.bare || k.users[t.Name] || k.groups[t.Name] {
+		return k.check(t, p)
+	}
+	hint := DidYouMean(t.Name, sortedKeys(k.users), "")
+	if hint == "" {
+		hint = strings.Replace(DidYouMean(t.Name, sortedKeys(k.groups), ""), "mean ", "mean group:", 1)
+	}
+	if hint == "" {
+		hint = fmt.Sprintf("overlayd users add %s; or write group:%[1]s after overlayd groups add %[1]s", t.Name)
+	}
+	return hinted(hint, "there is no user or group %s", t.Name)
 }
 
 // check returns what is wrong with one name.
