@@ -24,6 +24,10 @@ type Options struct {
 	Journal Journal      // required
 	Log     *slog.Logger // nil: no log
 	Path    string       // the iptables program; "": the system's choice
+
+	// Did is told of each change that was made, as the command that one would type.
+	// Nil: the log is.
+	Did func(act string)
 }
 
 // validate fills in the defaults.
@@ -33,6 +37,10 @@ func (o *Options) validate() error {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Did == nil {
+		log := o.Log
+		o.Did = func(act string) { log.Info("firewall changed", "act", act) }
 	}
 	return nil
 }

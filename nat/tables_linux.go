@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os/exec"
 	"strings"
 	"sync"
@@ -18,7 +17,7 @@ import (
 // Tables makes the firewall match a Ruleset: that of the network namespace its
 // caller's thread is in.
 type Tables struct {
-	log     *slog.Logger // these are set by New, then read-only
+	did     func(act string) // these are set by New, then read-only
 	journal Journal
 	cmd     *iptables.IPTables
 	save    string // path of iptables-save
@@ -49,7 +48,7 @@ func New(o Options) (*Tables, error) {
 		return nil, &Error{Act: path + " --version", Err: err}
 	}
 	return &Tables{
-		log:     o.Log,
+		did:     o.Did,
 		journal: o.Journal,
 		cmd:     cmd,
 		save:    path + "-save",
@@ -132,7 +131,7 @@ func (t *Tables) run(ctx context.Context, steps []step) error {
 		if err := t.do(s); err != nil {
 			return refused(s.String(), err)
 		}
-		t.log.Info("firewall changed", "act", s.String())
+		t.did(s.String())
 	}
 	return nil
 }
@@ -220,8 +219,12 @@ func (t *Tables) note(steps []step) error {
 func (t *Tables) unmake() error {
 	for _, table := range t.journal.Keys(kindTable) {
 		described, _, _ := t.journal.Noted(kindTable, table)
-		if err := removeLeftover(table, described); err != nil {
+		act, err := removeLeftover(table, described)
+		if err != nil {
 			return &Error{Act: "remove what is left of nftables' ip " + table, Err: err}
+		}
+		if act != "" {
+			t.did(act)
 		}
 		if err := t.journal.Forget(kindTable, table); err != nil {
 			return err
@@ -240,25 +243,30 @@ func listNFT() (nftTables, error) {
 	return n.tables()
 }
 
-// removeLeftover removes what of a table is there only because of us. That it
-// came into use meanwhile is no error.
-func removeLeftover(table, described string) error {
+// removeLeftover removes what of a table is there only because of us, and returns
+// what that was, as a command. That it came into use meanwhile is no error.
+func removeLeftover(table, described string) (act string, err error) {
 	n, err := dialNFT()
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer n.close()
 	all, err := n.tables()
 	if err != nil {
-		return err
+		return "", err
 	}
 	chains, whole := all.leftover(table, described)
 	if len(chains) == 0 && !whole {
-		return nil
+		return "", nil
 	}
 	err = n.remove(table, chains, whole)
-	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOENT) {
-		return nil
+	switch {
+	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.ENOENT):
+		return "", nil
+	case err != nil:
+		return "", err
+	case whole:
+		return "nft delete table ip " + table, nil
 	}
-	return err
+	return "nft delete chain ip " + table + " " + strings.Join(chains, " "), nil
 }

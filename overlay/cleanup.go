@@ -14,7 +14,7 @@ import (
 
 // Cleanup takes back what a daemon left behind that was killed: rules, routes,
 // chains and sysctls. It is safe to run at any time but under a running daemon,
-// which it refuses. done says in words what was looked after.
+// which it refuses. done is what was taken back, as the commands that would do it.
 func Cleanup(ctx context.Context, o Options) (done []string, err error) {
 	o, err = o.filled()
 	if err != nil {
@@ -43,23 +43,19 @@ func Cleanup(ctx context.Context, o Options) (done []string, err error) {
 		return nil, err
 	}
 
-	kernel, err := routing.NewKernel(routing.Options{Journal: notes, Log: o.Log})
+	did := func(act string) { done = append(done, act) }
+	kernel, err := routing.NewKernel(routing.Options{Journal: notes, Log: o.Log, Did: did})
 	if err != nil {
 		return nil, err
 	}
 	kernelErr := kernel.Clear(ctx, o.Interface) // forwarding ends before its filters
-	if kernelErr == nil {
-		done = append(done, "routes and policy rules removed", "sysctls restored")
-	}
-	tables, err := nat.New(nat.Options{Journal: notes, Log: o.Log})
+	tables, err := nat.New(nat.Options{Journal: notes, Log: o.Log, Did: did})
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
 		o.Log.Info("no iptables here, so there are no chains to remove")
 		err = nil
 	case err == nil:
-		if err = tables.Clear(ctx); err == nil {
-			done = append(done, "netfilter chains OVL-* removed")
-		}
+		err = tables.Clear(ctx)
 	}
 	return done, errors.Join(kernelErr, err)
 }

@@ -25,6 +25,10 @@ type Journal interface {
 type Options struct {
 	Journal Journal      // required
 	Log     *slog.Logger // nil: no log
+
+	// Did is told of each change that was made, in the words of ip(8) and
+	// sysctl(8). Nil: the log is.
+	Did func(act string)
 }
 
 // validate fills in the defaults.
@@ -34,6 +38,10 @@ func (o *Options) validate() error {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Did == nil {
+		log := o.Log
+		o.Did = func(act string) { log.Info("kernel changed", "act", act) }
 	}
 	return nil
 }

@@ -18,8 +18,9 @@ import (
 // Kernel makes the machine match a State: that of the network namespace its
 // caller's thread is in.
 type Kernel struct {
-	log     *slog.Logger // set by NewKernel, then read-only
-	sysctls sysctls      // likewise
+	log     *slog.Logger // these are set by NewKernel, then read-only
+	did     func(act string)
+	sysctls sysctls
 
 	mu    sync.Mutex     // held through Apply and Clear; guards links
 	links map[int]string // names of the links that Apply was for, by index
@@ -32,7 +33,8 @@ func NewKernel(o Options) (*Kernel, error) {
 	}
 	return &Kernel{
 		log:     o.Log,
-		sysctls: sysctls{journal: o.Journal, values: procSysNet},
+		did:     o.Did,
+		sysctls: sysctls{journal: o.Journal, values: procSysNet, did: o.Did},
 		links:   make(map[int]string),
 	}, nil
 }
@@ -70,7 +72,7 @@ func (k *Kernel) Apply(ctx context.Context, want State) error {
 		if err := k.do(link, c); err != nil {
 			return &Error{Act: c.String(), Err: err}
 		}
-		k.log.Info("kernel changed", "act", c.String())
+		k.did(c.String())
 	}
 	return k.sysctls.restore(func(key string) bool {
 		return slices.ContainsFunc(facts, func(f Fact) bool { return f.slot() == sysctl{key: key}.slot() })
@@ -101,7 +103,7 @@ func (k *Kernel) Clear(ctx context.Context, link string) error {
 			errs = append(errs, &Error{Act: c.String(), Err: err})
 			continue
 		}
-		k.log.Info("kernel changed", "act", c.String())
+		k.did(c.String())
 	}
 	errs = append(errs, k.sysctls.restore(func(string) bool { return false }))
 	return errors.Join(errs...)

@@ -18,6 +18,13 @@ const redirectsKey = "net/ipv4/conf/all/accept_redirects"
 type sysctls struct {
 	journal Journal
 	values  values
+	did     func(act string) // told of what was put back; nil: nobody is
+}
+
+func (s sysctls) done(f sysctl) {
+	if s.did != nil {
+		s.did(f.line(""))
+	}
 }
 
 // values is /proc/sys, or a test's picture of it.
@@ -135,7 +142,9 @@ func (s sysctls) restoreForward() error {
 	}
 	now, err := s.values.Read(forwardKey)
 	if err == nil && now == new {
-		err = s.turnForward(old)
+		if err = s.turnForward(old); err == nil {
+			s.done(sysctl{forwardKey, old})
+		}
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return &Error{Act: sysctl{forwardKey, old}.line(""), Err: err}
@@ -177,7 +186,9 @@ func (s sysctls) restoreOne(key string) error {
 	}
 	now, err := s.values.Read(key)
 	if err == nil && now == new && now != old {
-		err = s.values.Write(key, old)
+		if err = s.values.Write(key, old); err == nil {
+			s.done(sysctl{key, old})
+		}
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // its link may be gone
 		return &Error{Act: sysctl{key, old}.line(""), Err: err}

@@ -39,8 +39,15 @@ var endings = []struct {
 	}},
 	{"kill -9 and overlayd cleanup", func(ctx context.Context, t *testing.T, d *daemon) {
 		d.process.Kill()
-		if _, err := d.machine.Overlayd(ctx, "cleanup"); err != nil {
+		out, err := d.machine.Overlayd(ctx, "cleanup")
+		if err != nil {
 			t.Fatal(err)
+		}
+		if gateway := d.args[0] == "gateway"; !strings.Contains(out, "rule del ") || strings.Contains(out, "iptables -t nat -X OVL-") != gateway {
+			t.Errorf("cleanup of %s took back:\n%s", d.machine.Name, out)
+		}
+		if again, err := d.machine.Overlayd(ctx, "cleanup"); err != nil || again != "nothing to clean up" {
+			t.Errorf("a second cleanup of %s: %v\n%s", d.machine.Name, err, again)
 		}
 	}},
 	{"kill -9, a restart, and Ctrl-C", func(ctx context.Context, t *testing.T, d *daemon) {
