@@ -97,8 +97,12 @@ func trainSize(mtu int) int {
 	return message/(mtu+sealed)*(mtu-headers) + reserve
 }
 
-// planOverlayClash warns of a real network that shadows part of the overlay.
+// planOverlayClash warns of a real network that shadows part of the overlay. A stack of
+// our own has the whole overlay, whatever the machine is on.
 func (p *Plan) planOverlayClash(in planInput) {
+	if in.Userspace {
+		return
+	}
 	for _, c := range in.Host.Connected(in.Map.Overlay, in.Interface) {
 		p.Health = append(p.Health, HealthItem{
 			ID:       "overlay_clash",

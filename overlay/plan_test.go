@@ -193,6 +193,20 @@ func TestPlanRoutes(t *testing.T) {
 	}
 }
 
+// TestOverlayClash: an interface of this machine, another overlayd's among them, keeps
+// nothing of the overlay from a stack of our own.
+func TestOverlayClash(t *testing.T) {
+	for userspace, want := range map[bool]int{false: 1, true: 0} {
+		p := plan(planInput{
+			Map: testMap(testNode("laptop", 11, coord.RoleMember, true)), Host: testHost("172.18.0.77/16"),
+			Interface: "ovl0", Userspace: userspace,
+		})
+		if len(p.Health) != want {
+			t.Errorf("without an interface %t: %+v", userspace, p.Health)
+		}
+	}
+}
+
 // TestClosedServes: a network that is closed is not led anywhere when this machine
 // is served from there without us.
 func TestClosedServes(t *testing.T) {
