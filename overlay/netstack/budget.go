@@ -99,11 +99,11 @@ func (b *budget) now() int64 {
 
 // account is what one connection may hold.
 type account struct {
-	b     *budget
-	src   netip.Addr
-	piece int // what is carried at once
+	b   *budget
+	src netip.Addr
 
 	receive, send atomic.Int64 // what its buffers may be
+	piece         atomic.Int64 // what it carries at once
 
 	mu sync.Mutex // guards the rest
 	ep tcpip.Endpoint
@@ -116,11 +116,12 @@ func (b *budget) account(src netip.Addr) *account {
 	if !ok {
 		return nil
 	}
-	a := &account{b: b, src: src, of: room, piece: pieceBytes}
-	window := int64(windowFirst)
+	a := &account{b: b, src: src, of: room}
+	window, piece := int64(windowFirst), int64(pieceBytes)
 	if room == roomLeast {
-		a.piece, window = pieceLeast, windowLeast
+		window, piece = windowLeast, pieceLeast
 	}
+	a.piece.Store(piece)
 	a.receive.Store(window)
 	a.send.Store(window)
 	return a
@@ -150,6 +151,28 @@ func (a *account) sends() {
 	if size := o.GetSendBufferSize(); size > a.send.Load() && !a.more(&a.send, size) {
 		o.SetSendBufferSize(a.send.Load(), false)
 	}
+}
+
+// carries returns how much the connection carries at once. One that began with little
+// carries as much as any other as soon as a buffer of its has grown, which says that it
+// is used, and there is room.
+func (a *account) carries() int {
+	if a.piece.Load() < pieceBytes && max(a.receive.Load(), a.send.Load()) > windowLeast {
+		a.widen()
+	}
+	return int(a.piece.Load())
+}
+
+// widen takes the room for pieces of the usual size, in both directions.
+func (a *account) widen() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := 2 * (pieceBytes - a.piece.Load())
+	if a.of == 0 || n == 0 || !a.b.grow(a.src, n) {
+		return
+	}
+	a.of += n
+	a.piece.Store(pieceBytes)
 }
 
 // more lets a buffer be of a size, if there is room.

@@ -65,6 +65,39 @@ func TestBudget(t *testing.T) {
 	}
 }
 
+// TestCarries: a connection that began with little carries pieces of the usual size
+// when it is used and there is room, which it gives back with the rest.
+func TestCarries(t *testing.T) {
+	const most = 16 * roomFirst
+	b := newBudget(most)
+	for b.used <= most/8 {
+		b.account(netip.Addr{})
+	}
+	a := b.account(netip.Addr{})
+	if n := a.carries(); n != pieceLeast {
+		t.Errorf("one that is not used carries %d", n)
+	}
+	before := b.used
+	a.send.Store(windowFirst)
+	b.used = most*3/4 - 1
+	if n := a.carries(); n != pieceLeast {
+		t.Errorf("it carries %d without room", n)
+	}
+	b.used = before
+	if n := a.carries(); n != pieceBytes || b.used != before+2*(pieceBytes-pieceLeast) {
+		t.Errorf("it carries %d, and has %d bytes for it", n, b.used-before)
+	}
+	if a.carries(); b.used != before+2*(pieceBytes-pieceLeast) {
+		t.Error("the room was taken again")
+	}
+	if a.close(); b.used != before-roomLeast {
+		t.Errorf("%d bytes are left of it", b.used-before+roomLeast)
+	}
+	if a.carries(); b.used != before-roomLeast {
+		t.Error("one that is over takes room")
+	}
+}
+
 // inBounds reports whether a connection holds no more than its account says, and what is
 // on its way through: a piece in each direction, and a train that has come.
 func (a *account) inBounds() bool {

@@ -60,7 +60,8 @@
 // for 512 MiB that nobody has read or acknowledged, and those of one source for half of
 // it. A connection has room for 128 KiB at first, in either direction, and up to 4 MiB
 // while it is read quickly; when an eighth of all is taken, or a sixteenth by its
-// source, 16 KiB. What it has room for counts, not what is there, until everything that
+// source, 16 KiB, and what is carried at once is 4 KiB instead of 64 until it is used and
+// there is room. What it has room for counts, not what is there, until everything that
 // it sent has arrived. Who finds no room is not answered; the last quarter is for new
 // connections only. A silent one takes no memory at all, and gives back what its send
 // buffer had room for. A flow of UDP has 32 KiB in either direction.

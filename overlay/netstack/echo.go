@@ -137,12 +137,12 @@ func (e *echoes) run() {
 }
 
 func (e *echoes) read(conn net.Conn) {
-	src, err := newSource(conn, pieceBytes)
+	src, err := newSource(conn)
 	if err != nil {
 		return
 	}
 	for {
-		b, err := src.next()
+		b, err := src.next(pieceBytes)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}

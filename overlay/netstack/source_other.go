@@ -11,23 +11,21 @@ import (
 // source reads a socket of the host.
 type source struct {
 	conn  net.Conn
-	most  int
 	piece *piece
 }
 
-// newSource makes one of a TCP or UDP connection, which reads at most so many
-// bytes at once.
-func newSource(c net.Conn, most int) (*source, error) {
-	return &source{conn: c, most: min(most, pieceBytes)}, nil
+// newSource makes one of a TCP or UDP connection.
+func newSource(c net.Conn) (*source, error) {
+	return &source{conn: c}, nil
 }
 
-// next waits for bytes, or a datagram, and returns them; they are good until
-// done.
-func (s *source) next() ([]byte, error) {
+// next waits for bytes, or a datagram, and returns at most so many of them, which
+// are no more than pieceBytes; they are good until done.
+func (s *source) next(most int) ([]byte, error) {
 	if s.piece == nil {
-		s.piece = newPiece(s.most)
+		s.piece = newPiece(most)
 	}
-	n, err := s.conn.Read(s.piece.b[:s.most])
+	n, err := s.conn.Read(s.piece.b[:most])
 	return s.piece.b[:n], err
 }
 

@@ -18,15 +18,14 @@ type source struct {
 	raw    syscall.RawConn
 	try    func(fd uintptr) bool // made once
 	stream bool
+	most   int // of next
 	piece  *piece
 	n      int // results of try
 	err    error
 }
 
-// newSource makes one of a TCP or UDP connection, which reads at most so many
-// bytes at once.
-func newSource(c net.Conn, most int) (*source, error) {
-	most = min(most, pieceBytes)
+// newSource makes one of a TCP or UDP connection.
+func newSource(c net.Conn) (*source, error) {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
 		return nil, os.ErrInvalid
@@ -39,10 +38,10 @@ func newSource(c net.Conn, most int) (*source, error) {
 	s := &source{raw: raw, stream: stream}
 	s.try = func(fd uintptr) bool {
 		if s.piece == nil {
-			s.piece = newPiece(most)
+			s.piece = newPiece(s.most)
 		}
 		for {
-			s.n, s.err = unix.Read(int(fd), s.piece.b[:most])
+			s.n, s.err = unix.Read(int(fd), s.piece.b[:s.most])
 			switch s.err {
 			case unix.EINTR:
 				continue
@@ -59,10 +58,10 @@ func newSource(c net.Conn, most int) (*source, error) {
 	return s, nil
 }
 
-// next waits for bytes, or a datagram, and returns them; they are good until
-// done.
-func (s *source) next() ([]byte, error) {
-	s.n, s.err = 0, nil
+// next waits for bytes, or a datagram, and returns at most so many of them, which
+// are no more than pieceBytes; they are good until done.
+func (s *source) next(most int) ([]byte, error) {
+	s.most, s.n, s.err = most, 0, nil
 	if err := s.raw.Read(s.try); err != nil {
 		return nil, err
 	}

@@ -346,7 +346,7 @@ var errWait = errors.New("nothing there")
 
 // inwardPiece carries what is there.
 func (c *crossing) inwardPiece() (int, error) {
-	p := newPiece(c.account.piece)
+	p := newPiece(c.account.carries())
 	defer p.done()
 	w := tcpip.SliceWriter(p.b)
 	res, terr := c.ep.Read(&w, tcpip.ReadOptions{})
@@ -369,13 +369,13 @@ func (c *crossing) outward() error {
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr | waiter.EventHUp)
 	c.wq.EventRegister(&entry)
 	defer c.wq.EventUnregister(&entry)
-	src, err := newSource(c.host, min(c.s.link.trainPayload(), c.account.piece))
+	src, err := newSource(c.host)
 	if err != nil {
 		return err
 	}
 	var r bytes.Reader
 	for {
-		b, err := src.next()
+		b, err := src.next(min(c.s.link.trainPayload(), c.account.carries()))
 		if len(b) > 0 {
 			c.flow.touch(time.Now())
 			r.Reset(b)

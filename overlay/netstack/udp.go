@@ -137,13 +137,13 @@ func (x *talk) inwardOne() bool {
 
 // outward carries from the host to the overlay.
 func (x *talk) outward() {
-	src, err := newSource(x.host, pieceBytes)
+	src, err := newSource(x.host)
 	if err != nil {
 		return
 	}
 	var r bytes.Reader
 	for {
-		b, err := src.next()
+		b, err := src.next(pieceBytes)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
