@@ -45,7 +45,8 @@ once. While the target is away TCP is refused, and a page says so with status 50
 With --proto http the target gets X-Forwarded-For, -Host and -Proto, and X-Forwarded-User
 with --login. --tls acme asks Let's Encrypt, or --acme-directory, for a certificate for
 --host, which needs port 443 or 80 of the VPS; --tls self makes one that browsers warn
-of. --login takes name, password and code: overlayd users set-password, totp.`,
+of. Several names share a port, each with a target and options of its own. --login takes
+name, password and code: overlayd users set-password, totp.`,
 		Example: `  sudo overlayd expose 192.168.1.10:80 --on :8080 --allow 198.51.100.0/24 --ttl 8h
   sudo overlayd expose nas:443 --on :8443 --proxy-protocol
   overlayd expose 192.168.1.10:80 --on :8443 --proto http --host nas.example.org --tls acme --login
@@ -58,7 +59,7 @@ of. --login takes name, password and code: overlayd users set-password, totp.`,
 	flags.Var(&f.proto, "proto", "what passes (default: tcp)")
 	flags.Var(&f.allow, "allow", "only these clients; may be given several times")
 	flags.Var(&f.ttl, "ttl", "for how long, e.g. 8h (default: until it is removed)")
-	flags.Var(text{&f.host, "NAME"}, "host", "the only name that is answered, with --proto http")
+	flags.Var(text{&f.host, "NAME"}, "host", "the only name that it answers to, with --proto http")
 	flags.Var(&f.tls, "tls", "where the certificate comes from")
 	flags.Var(text{&f.cert, "FILE"}, "tls-cert", "or a certificate of your own, in PEM with its chain")
 	flags.Var(text{&f.key, "FILE"}, "tls-key", "its private key; it goes to the VPS")

@@ -263,6 +263,29 @@ func (e *exposureRecord) clashes(o *exposureRecord) bool {
 	return same && e.Listen.Port() == o.Listen.Port() && (e.Protocol == ExposeUDP) == (o.Protocol == ExposeUDP)
 }
 
+// beside says how an exposure could be at the port of another; "": as it is. Pages that
+// are told apart by their names can.
+func (e *exposureRecord) beside(o *exposureRecord) (hint string) {
+	const another = "choose another port"
+	switch {
+	case e.Protocol != ExposeHTTP || o.Protocol != ExposeHTTP:
+		return another
+	case o.Host == "":
+		return another + ": what is there answers to every name"
+	case e.Host == "":
+		return "say which name it is for with --host, as the other is for " + o.Host + " only; or choose another port"
+	case e.Host == o.Host:
+		return "choose another name with --host, or another port"
+	case e.Listen != o.Listen:
+		return "write --on " + ListenText(o.Listen) + " as that one does, to be beside it by another name; or choose another port"
+	case (e.TLS == TLSNone) != (o.TLS == TLSNone) && o.TLS == TLSNone:
+		return "leave TLS away, as the page beside it does; or choose another port"
+	case (e.TLS == TLSNone) != (o.TLS == TLSNone):
+		return "add --tls, as the page beside it has; or choose another port"
+	}
+	return ""
+}
+
 // addExposure decides what a new exposure changes.
 func (s *snapshot) addExposure(e exposureRecord) (exposureRecord, []Record, error) {
 	if err := e.check(); err != nil {
@@ -272,12 +295,11 @@ func (s *snapshot) addExposure(e exposureRecord) (exposureRecord, []Record, erro
 		return e, nil, problem(KindConflict, "remove some: overlayd expose list", "%d ports are published; more are not", maxExposures)
 	}
 	for _, o := range s.exposuresByAge() {
-		if e.clashes(o) && e.Host != o.Host && e.Protocol == o.Protocol {
-			return e, nil, problem(KindConflict, "choose another port: each leads to one target, whatever name it is called by; or: overlayd expose remove "+o.ID,
-				"port %d is taken: %s leads to %s", e.Listen.Port(), o.ID, o.Target)
+		if !e.clashes(o) {
+			continue
 		}
-		if e.clashes(o) {
-			return e, nil, problem(KindConflict, "choose another port, or: overlayd expose remove "+o.ID,
+		if hint := e.beside(o); hint != "" {
+			return e, nil, problem(KindConflict, hint+", or: overlayd expose remove "+o.ID,
 				"port %d is taken: %s leads to %s", e.Listen.Port(), o.ID, o.Target)
 		}
 	}
@@ -291,14 +313,15 @@ func (s *snapshot) addExposure(e exposureRecord) (exposureRecord, []Record, erro
 	return e, []Record{putExposure(e)}, nil
 }
 
-// exposure finds one by its id, or by its port when there is one such.
+// exposure finds one by its id, or by its port, with its name or without, when there is
+// one such.
 func (s *snapshot) exposure(ref string) (*exposureRecord, error) {
 	if e := s.exposures[ref]; e != nil {
 		return e, nil
 	}
 	var found []*exposureRecord
 	for _, e := range s.exposuresByAge() {
-		if at := e.Listen; ":"+strconv.Itoa(int(at.Port())) == ref || at.String() == ref {
+		if at := e.Listen; ":"+strconv.Itoa(int(at.Port())) == ref || at.String() == ref || e.Host != "" && e.Host+ListenText(at) == ref {
 			found = append(found, e)
 		}
 	}
@@ -308,7 +331,7 @@ func (s *snapshot) exposure(ref string) (*exposureRecord, error) {
 	case 0:
 		return nil, problem(KindNotFound, "list them with: overlayd expose list", "no port is published as %.80q", ref)
 	}
-	return nil, problem(KindConflict, "name it by its id; list them with: overlayd expose list", "%d ports are published at %s", len(found), ref)
+	return nil, problem(KindConflict, "name it by its id; list them with: overlayd expose list", "%s is published %d times", ref, len(found))
 }
 
 func (s *snapshot) removeExposure(ref string) (exposureRecord, []Record, error) {

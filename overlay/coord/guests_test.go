@@ -421,6 +421,47 @@ func TestExposures(t *testing.T) {
 	}
 }
 
+// TestExposureNames: pages beside each other at one port, by their names.
+func TestExposureNames(t *testing.T) {
+	n, ctx := newNetwork(t), t.Context()
+	named := func(on, host, secure string) NewExposure {
+		w := wish("192.168.1.10:80", on, ExposeHTTP)
+		w.Host, w.TLS = host, secure
+		return w
+	}
+	a, err := n.admin.Expose(ctx, named(":443", "a.example.org", TLSSelf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, w := range map[string]NewExposure{
+		"another name with --host": named(":443", "a.example.org", TLSSelf),
+		"say which name it is for": named(":443", "", TLSSelf),
+		"add --tls":                named(":443", "b.example.org", TLSNone),
+		"write --on :443":          named("203.0.113.10:443", "b.example.org", TLSSelf),
+		"choose another port":      wish("192.168.1.10:80", ":443", ExposeTCP),
+	} {
+		_, err := n.admin.Expose(ctx, w)
+		wantKind(t, err, KindConflict, want, "expose remove "+a.ID)
+	}
+	b, err := n.admin.Expose(ctx, named(":443", "b.example.org", TLSSelf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.admin.Expose(ctx, named(":80", "", TLSNone)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = n.admin.Expose(ctx, named(":80", "b.example.org", TLSNone))
+	wantKind(t, err, KindConflict, "answers to every name")
+	_, _, err = n.admin.RemoveExposure(ctx, ":443")
+	wantKind(t, err, KindConflict, "by its id")
+	if gone, _, err := n.admin.RemoveExposure(ctx, "b.example.org:443"); err != nil || gone.ID != b.ID {
+		t.Errorf("%+v, %v", gone, err)
+	}
+	if gone, _, err := n.admin.RemoveExposure(ctx, ":443"); err != nil || gone.ID != a.ID {
+		t.Errorf("%+v, %v", gone, err)
+	}
+}
+
 // TestExposureOfAnAdmin: it is the admin's, and goes when the admin does.
 func TestExposureOfAnAdmin(t *testing.T) {
 	n, ctx := newNetwork(t), t.Context()

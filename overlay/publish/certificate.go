@@ -211,7 +211,7 @@ func isChallenge(hello *tls.ClientHelloInfo) bool {
 
 // tlsConfig is the TLS of a port.
 func (p *port) tlsConfig() (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	c := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: slices.Clone(webProtocols)}
 	if p.e.ACME == nil {
 		cert, err := tls.X509KeyPair(p.e.Certificate, p.e.Key)
 		if err != nil {

@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -21,21 +20,20 @@ const (
 	headerWait = 10 * time.Second // for a request's header: a slow phone needs two
 	idleWait   = 2 * time.Minute  // between two requests
 	maxHeader  = 64 << 10
-	// farIdle is how long a connection to the target waits for the client's next
-	// request; maxFar bounds those of one client.
-	farIdle = 30 * time.Second
-	maxFar  = 32
 )
 
-// website is an HTTP port.
+// website is what an exposure serves by HTTP.
 type website struct {
 	p     *port
 	proxy *httputil.ReverseProxy
 	tls   *tls.Config // nil: none
+	d     *door       // set by door.add, then read-only
+
+	visitors map[*visitor]bool // whose connections have asked for it; guarded by door.mu
 }
 
 func (p *port) website() (*website, error) {
-	w := &website{p: p}
+	w := &website{p: p, visitors: map[*visitor]bool{}}
 	if p.e.tls() {
 		c, err := p.tlsConfig()
 		if err != nil {
@@ -48,77 +46,6 @@ func (p *port) website() (*website, error) {
 		ErrorLog: slog.NewLogLogger(p.s.o.Log.Handler(), slog.LevelDebug),
 	}
 	return w, nil
-}
-
-// counted is a listener whose connections know their port.
-type counted struct {
-	net.Listener
-	p *port
-}
-
-// countedConn leaves its port when it is closed.
-type countedConn struct {
-	net.Conn
-	p    *port
-	once sync.Once
-}
-
-// Accept implements net.Listener.
-func (l counted) Accept() (net.Conn, error) {
-	c, err := l.p.accept()
-	if err != nil {
-		return nil, err
-	}
-	return &countedConn{Conn: c, p: l.p}, nil
-}
-
-// Close implements net.Conn.
-func (c *countedConn) Close() error {
-	c.once.Do(func() { c.p.leave(c.Conn) })
-	return c.Conn.Close()
-}
-
-func (p *port) serveHTTP(ctx context.Context, w *website) {
-	srv := &http.Server{
-		Handler: w, TLSConfig: w.tls, ReadHeaderTimeout: headerWait, IdleTimeout: idleWait, MaxHeaderBytes: maxHeader,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, clientKey{}, &client{far: map[who]*http.Transport{}})
-		},
-		ErrorLog: slog.NewLogLogger(p.s.o.Log.Handler(), slog.LevelDebug),
-	}
-	defer srv.Close()
-	var err error
-	if w.tls != nil {
-		err = srv.ServeTLS(counted{p.ln, p}, "", "")
-	} else {
-		err = srv.Serve(counted{p.ln, p})
-	}
-	if ctx.Err() == nil {
-		p.s.o.Log.Error("a published port stopped", "exposure", p.e.ID, "err", err)
-	}
-}
-
-type clientKey struct{}
-
-// client is a client's connection: what it has to the target is its own, and of
-// one login each.
-type client struct {
-	mu  sync.Mutex // guards far
-	far map[who]*http.Transport
-}
-
-// who is whose a request is.
-type who struct {
-	id, name string    // of the user; empty: nobody logged in
-	since    time.Time // when that was
-}
-
-type whoKey struct{}
-
-func whoOf(r *http.Request) who {
-	v, _ := r.Context().Value(whoKey{}).(who)
-	return v
 }
 
 // guest is on whose behalf a request goes to the target.
@@ -135,17 +62,6 @@ func (w *website) guest(r *http.Request) Guest {
 
 // ServeHTTP implements http.Handler.
 func (w *website) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	host := hostOf(r.Host)
-	if w.tls == nil && strings.HasPrefix(r.URL.Path, "/.well-known/acme-challenge/") {
-		if h := w.p.s.certs.challenged(host); h != nil {
-			h.ServeHTTP(rw, r)
-			return
-		}
-	}
-	if w.p.e.Host != "" && !strings.EqualFold(host, w.p.e.Host) {
-		writePage(rw, http.StatusMisdirectedRequest, page{Title: "Not here", Text: "There is nothing of that name at this address."})
-		return
-	}
 	if w.p.e.Login {
 		var ok bool
 		if r, ok = w.admit(rw, r); !ok {
@@ -219,44 +135,15 @@ func (w *website) localize(resp *http.Response) error {
 // RoundTrip implements http.RoundTripper: over connections that are this
 // client's and this user's.
 func (w *website) RoundTrip(r *http.Request) (*http.Response, error) {
-	c, ok := r.Context().Value(clientKey{}).(*client)
-	if !ok {
+	v := visitorOf(r)
+	if v == nil {
 		return nil, errors.New("the client's connection is not known")
 	}
-	g, as := w.guest(r), whoOf(r)
+	g, e := w.guest(r), errand{w, whoOf(r)}
 	if w.p.s.o.May(g, "tcp", w.p.e.Target) != nil {
-		c.forget(as) // a new connection says why
+		v.forget(e) // a new connection says why
 	}
-	return c.transport(w, g, as).RoundTrip(r)
-}
-
-// forget leaves the connections of a login that wait for a request to their end.
-func (c *client) forget(as who) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if t := c.far[as]; t != nil {
-		t.CloseIdleConnections()
-		delete(c.far, as)
-	}
-}
-
-func (c *client) transport(w *website, g Guest, as who) *http.Transport {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if t := c.far[as]; t != nil {
-		return t
-	}
-	for other, t := range c.far { // somebody else has logged in, or again
-		t.CloseIdleConnections()
-		delete(c.far, other)
-	}
-	t := &http.Transport{
-		DialContext:        func(ctx context.Context, network, _ string) (net.Conn, error) { return w.p.dial(ctx, g, network) },
-		DisableCompression: true, IdleConnTimeout: farIdle, MaxConnsPerHost: maxFar, MaxIdleConnsPerHost: maxFar,
-		MaxResponseHeaderBytes: maxHeader,
-	}
-	c.far[as] = t
-	return t
+	return v.transport(e, g).RoundTrip(r)
 }
 
 // failed says why there is no answer of the target.

@@ -4,30 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
-	"net/netip"
-	"slices"
-	"sync"
 	"time"
 
-	"overlayd/internal/limit"
 	"overlayd/overlay/splice"
 )
 
 const (
-	// maxConns of one port: some 100 KB each; maxConnsOf of one source, so that
-	// nobody alone keeps the others out.
-	maxConns   = 2048
-	maxConnsOf = maxConns / 2
 	// clientIdle is after how long the kernel asks whether a silent client is
 	// there; a phone that left is gone a few minutes later.
 	clientIdle = time.Minute
 	// dialWait bounds a connection's beginning: while it lasts, the client waits.
 	dialWait = 10 * time.Second
-	// acceptPause is how long a listener rests when the machine has no file
-	// descriptors left.
-	acceptPause = 100 * time.Millisecond
 )
 
 // port is one exposure.
@@ -37,84 +25,109 @@ type port struct {
 	failed error // why it is not open; set by Server.settle
 	cancel context.CancelCauseFunc
 
-	ln net.Listener   // set by listen; of tcp and http
-	pc net.PacketConn // of udp
-
-	mu    sync.Mutex // guards what follows
-	conns map[net.Conn]bool
-	of    map[netip.Prefix]int // how many of them each source has
-	over  bool
-
-	flows flows // of udp
+	gate  *gate          // set by open; of tcp
+	web   *website       // of http
+	pc    net.PacketConn // of udp
+	flows flows          // of udp
 }
 
 func newPort(s *Server, e Exposure) *port {
-	return &port{s: s, e: e, conns: map[net.Conn]bool{}, of: map[netip.Prefix]int{}, flows: newFlows()}
+	return &port{s: s, e: e, flows: newFlows()}
 }
 
 // errClosed ends the connections of a port that is closed.
 var errClosed = errors.New("the port is published no more")
 
-// listen takes the port.
-func (p *port) listen(ctx context.Context) (err error) {
+// taking is a port that was taken: of udp the one, else the other.
+type taking struct {
+	ln net.Listener
+	pc net.PacketConn
+}
+
+func (t taking) close() {
+	if t.ln != nil {
+		t.ln.Close()
+	}
+	if t.pc != nil {
+		t.pc.Close()
+	}
+}
+
+// take takes the port.
+func (p *port) take(ctx context.Context) (t taking, err error) {
 	if own := p.s.o.Own; own.Port() == p.e.Listen.Port() && (own.Addr().IsUnspecified() || p.e.Listen.Addr().IsUnspecified() || own.Addr() == p.e.Listen.Addr()) {
-		return fmt.Errorf("port %d is the relay's own", own.Port())
+		return t, fmt.Errorf("port %d is the relay's own", own.Port())
 	}
 	lc := net.ListenConfig{KeepAlive: clientIdle}
 	if p.e.Protocol == UDP {
-		p.pc, err = lc.ListenPacket(ctx, "udp", listenAddr(p.e.Listen))
+		t.pc, err = lc.ListenPacket(ctx, "udp", listenAddr(p.e.Listen))
 	} else {
-		p.ln, err = lc.Listen(ctx, "tcp", listenAddr(p.e.Listen))
+		t.ln, err = lc.Listen(ctx, "tcp", listenAddr(p.e.Listen))
 	}
 	if err != nil {
-		return listenError(&p.e, p.s.o.Own, err)
+		return t, listenError(&p.e, p.s.o.Own, err)
 	}
-	return nil
-}
-
-func (p *port) unlisten() {
-	if p.ln != nil {
-		p.ln.Close()
-	}
-	if p.pc != nil {
-		p.pc.Close()
-	}
+	return t, nil
 }
 
 // open takes the port and begins to serve it, until ctx ends or close is called.
 func (p *port) open(ctx context.Context) error {
-	var serve func(context.Context)
-	switch p.e.Protocol {
-	case TCP:
-		serve = p.serveTCP
-	case UDP:
-		serve = p.serveUDP
-	default:
-		web, err := p.website()
-		if err != nil {
-			return err
-		}
-		serve = func(ctx context.Context) { p.serveHTTP(ctx, web) }
+	if p.e.Protocol == HTTP {
+		return p.openPage(ctx)
 	}
-	if err := p.listen(ctx); err != nil {
+	t, err := p.take(ctx)
+	if err != nil {
 		return err
+	}
+	serve := p.serveUDP
+	if p.pc = t.pc; t.ln != nil {
+		p.gate, serve = newGate(t.ln, p.s.o.Log, p.e.allows), p.serveTCP
 	}
 	ctx, p.cancel = context.WithCancelCause(ctx)
 	p.s.running.Go(func() { serve(ctx) })
 	return nil
 }
 
+// openPage serves the exposure at the door that its port has, or makes one.
+func (p *port) openPage(ctx context.Context) error {
+	web, err := p.website()
+	if err != nil {
+		return err
+	}
+	p.web = web
+	if d := p.s.doors[p.e.Listen]; d != nil {
+		return d.add(web)
+	}
+	t, err := p.take(ctx)
+	if err != nil {
+		return err
+	}
+	d := newDoor(p.s, p.e.Listen, p.e.tls(), t.ln)
+	p.s.doors[p.e.Listen] = d
+	err = d.add(web)
+	d.open(ctx)
+	return err
+}
+
 // close ends the port and its connections, and returns how many those were.
 func (p *port) close() (ended int) {
+	if p.failed == nil && p.web != nil {
+		ended, last := p.web.d.remove(p.web)
+		if last {
+			delete(p.s.doors, p.e.Listen)
+		}
+		return ended
+	}
 	if p.cancel == nil {
 		return 0
 	}
-	p.unlisten()
-	p.mu.Lock() // to count before they leave by themselves
-	p.over = true
-	ended = len(p.conns) + p.flows.close()
-	conns := slices.Collect(maps.Keys(p.conns))
-	p.mu.Unlock()
+	var conns []net.Conn
+	if p.gate != nil {
+		conns = p.gate.close()
+	} else {
+		p.pc.Close()
+	}
+	ended = len(conns) + p.flows.close() // before they leave by themselves
 	p.cancel(errClosed)
 	for _, c := range conns {
 		reset(c)
@@ -122,86 +135,24 @@ func (p *port) close() (ended int) {
 	return ended
 }
 
-// reset ends a connection so that its client sees that it was not its end.
-func reset(c net.Conn) {
-	if l, ok := c.(interface{ SetLinger(int) error }); ok {
-		l.SetLinger(0) // fails on a connection that is over
-	}
-	c.Close()
-}
-
 func (p *port) count() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.conns) + p.flows.count()
-}
-
-// enter counts a connection, unless it is one too many or the port is closed.
-func (p *port) enter(c net.Conn) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	src := sourceOf(c)
-	if p.over || len(p.conns) >= maxConns || p.of[src] >= maxConnsOf {
-		return false
+	switch {
+	case p.web != nil:
+		return p.web.d.count(p.web)
+	case p.gate != nil:
+		return p.gate.count()
 	}
-	p.conns[c] = true
-	p.of[src]++
-	return true
-}
-
-func (p *port) leave(c net.Conn) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.conns[c] {
-		return
-	}
-	delete(p.conns, c)
-	src := sourceOf(c)
-	if p.of[src]--; p.of[src] == 0 {
-		delete(p.of, src)
-	}
-}
-
-// sourceOf is whose a connection is, as far as an address tells.
-func sourceOf(c net.Conn) netip.Prefix { return limit.Source(addrOf(c.RemoteAddr()).Addr()) }
-
-// addrOf is an address of package net as one of package netip.
-func addrOf(a net.Addr) netip.AddrPort {
-	at, err := netip.ParseAddrPort(a.String())
-	if err != nil {
-		return netip.AddrPort{}
-	}
-	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
-}
-
-// accept returns the next connection of somebody who may connect, counted; it
-// fails when the listener is closed.
-func (p *port) accept() (net.Conn, error) {
-	for {
-		c, err := p.ln.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return nil, err
-		}
-		if err != nil {
-			p.s.o.Log.Warn("connections to a published port wait", "exposure", p.e.ID, "err", err)
-			time.Sleep(acceptPause)
-			continue
-		}
-		if p.e.allows(addrOf(c.RemoteAddr()).Addr()) && p.enter(c) {
-			return c, nil
-		}
-		reset(c)
-	}
+	return p.flows.count()
 }
 
 func (p *port) serveTCP(ctx context.Context) {
 	for {
-		c, err := p.accept()
+		c, err := p.gate.accept()
 		if err != nil {
 			return
 		}
 		p.s.running.Go(func() {
-			defer p.leave(c)
+			defer p.gate.leave(c)
 			p.carry(ctx, c)
 		})
 	}

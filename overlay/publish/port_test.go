@@ -18,7 +18,7 @@ func (c lentConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.from)
 
 // TestConnsOfOne: a source has no more than its share of a port.
 func TestConnsOfOne(t *testing.T) {
-	p := newPort(nil, Exposure{})
+	p := newGate(nil, nil, nil)
 	from := func(addr string, port int) net.Conn {
 		return lentConn{from: netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(port))}
 	}

@@ -102,6 +102,7 @@ type Server struct {
 	ctx   context.Context // of Run; nil: it has not begun, or is over
 	wish  []Exposure
 	ports map[string]*port
+	doors map[netip.AddrPort]*door // of the ports with pages
 }
 
 // New checks the options. Nothing is opened before Run.
@@ -121,7 +122,7 @@ func New(o Options) (*Server, error) {
 	if o.Refused == nil {
 		o.Refused = func(string, Guest, string) {}
 	}
-	return &Server{o: o, certs: newCertificates(o.Cache, o.Log), ports: map[string]*port{}}, nil
+	return &Server{o: o, certs: newCertificates(o.Cache, o.Log), ports: map[string]*port{}, doors: map[netip.AddrPort]*door{}}, nil
 }
 
 // lookEvery is how often ports that failed are tried again, and those closed
@@ -213,12 +214,25 @@ func (s *Server) Try(e Exposure) error {
 	if e.ACME != nil && e.Listen.Port() != 443 && s.o.Own.Port() != 443 && !s.has(80) {
 		return errors.New("a certificate authority asks this machine on port 443 or 80, and neither is open: publish on :443, or something by http on :80")
 	}
-	p := newPort(s, e)
-	if err := p.listen(context.Background()); err != nil {
+	if d := s.doorAt(e); d != nil {
+		return d.fits(&e)
+	}
+	t, err := newPort(s, e).take(context.Background())
+	if err != nil {
 		return err
 	}
-	p.unlisten()
+	t.close()
 	return nil
+}
+
+// doorAt returns the door that an exposure would have a part of; nil: none.
+func (s *Server) doorAt(e Exposure) *door {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.Protocol != HTTP {
+		return nil
+	}
+	return s.doors[e.Listen]
 }
 
 // has reports whether HTTP without TLS is published on a port.
