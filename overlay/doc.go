@@ -124,7 +124,8 @@
 // In the state directory, mode 0700, files 0600: node.json (keys, enrolment),
 // map.pb (the last map, used when the coordinator cannot be reached at start),
 // journal.json (what the machine had before we changed it), flows.jsonl (who came
-// in), ways.json (proxy and forwards, with a hash of the proxy's password), lock
+// in), ways.json (proxy and forwards, with a hash of the proxy's password), end.json
+// (why the last daemon ended by itself, for status), lock
 // (flock: one daemon per directory) and, on a relay's machine, hub.json (the
 // relay's keys) and devices.json (where each stock WireGuard last was, which is
 // told of a restart), on the coordinator's coord.db, control.jsonl (who changed what),

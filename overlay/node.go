@@ -164,6 +164,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 	if n.id, err = n.joiner().join(ctx); err != nil {
 		return err
 	}
+	n.dir.forget(endFile)
 	if n.coord, err = n.client(n.id); err != nil {
 		return err
 	}
@@ -219,6 +220,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 		})
 	})
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		n.dir.ended(err, time.Now())
 		return err
 	}
 	return nil

@@ -267,7 +267,7 @@ func (d stateDir) sweep() {
 		return
 	}
 	for _, e := range entries {
-		for _, name := range []string{identityFile, mapFile, hubFile, waysFile} {
+		for _, name := range []string{identityFile, mapFile, hubFile, waysFile, endFile} {
 			if strings.HasPrefix(e.Name(), "."+name+"-") {
 				os.Remove(d.file(e.Name()))
 			}

@@ -102,7 +102,11 @@ const callTimeout = 10 * time.Second
 func (p *program) status(ctx context.Context) (overlay.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return p.engine.dial(p.common.socket).Status(ctx)
+	s, err := p.engine.dial(p.common.socket).Status(ctx)
+	if err != nil {
+		err = overlay.Ended(p.common.stateDir, err)
+	}
+	return s, err
 }
 
 // admin makes one call to the coordinator and explains its error.

@@ -1,0 +1,43 @@
+package overlay
+
+import (
+	"fmt"
+	"time"
+)
+
+// endFile says why the last daemon of a state directory ended by itself: an admin
+// removed the machine, for instance. One that was asked to end leaves none.
+const endFile = "end.json"
+
+type endJSON struct {
+	Schema int       `json:"schema"`
+	At     time.Time `json:"at"`
+	Why    string    `json:"why"`
+	Fix    string    `json:"fix"`
+}
+
+// ended keeps why a daemon ends. That it cannot be kept is no harm: the log has
+// it too.
+func (d stateDir) ended(why error, now time.Time) {
+	f := AsFault(why)
+	_ = d.writeJSON(endFile, endJSON{stateSchema, now.UTC().Truncate(time.Second), oneLine(f.Message), f.Hint})
+}
+
+// Ended returns the error of a call that no daemon answered with why the last one
+// of a state directory ended by itself, if it did; or the error as it is.
+func Ended(dir string, err error) error {
+	f := AsFault(err)
+	if f.Code != ExitNotRunning {
+		return err
+	}
+	var end endJSON
+	if ok, rerr := (stateDir{dir}).readJSON(endFile, &end); !ok || rerr != nil || end.Why == "" {
+		return err
+	}
+	said := *f
+	said.Message = fmt.Sprintf("%s: it ended at %s, as %s", f.Message, end.At.Local().Format(time.DateTime), end.Why)
+	if end.Fix != "" {
+		said.Hint = end.Fix
+	}
+	return &said
+}
