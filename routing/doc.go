@@ -15,7 +15,8 @@
 // The first lets the main table's routes to the same place win, but not its
 // default route: a laptop that sits on 192.168.1.0/24 itself keeps its own LAN.
 // It names the place, so that packets which do not concern us pass by whatever
-// other rules a machine has. The second leaves out packets with our mark
+// other rules a machine has; above 64 places, shorter prefixes that hold them all,
+// as each rule costs every packet that is routed some 12 ns. The second leaves out packets with our mark
 // ([Mark]): they find their way as if we were not there, and never enter the
 // tunnel. Own addresses are on the link with full length, so that the kernel
 // puts no route of the overlay into the main table.
