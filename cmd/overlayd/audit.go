@@ -124,10 +124,7 @@ func changeText(c change) string {
 
 // flowText is one line of the record of flows, without its time.
 func flowText(l overlay.FlowLine) string {
-	who := orUnknown(l.User)
-	if l.Node != l.User {
-		who += " on " + l.Node
-	}
+	who := whoText(l)
 	way := "to " + l.Target + " " + l.Protocol
 	switch {
 	case l.SeenAs != "":
@@ -154,6 +151,20 @@ func flowText(l overlay.FlowLine) string {
 			orUnknown(l.Rule), lastedText(end.Sub(l.BeganAt)), l.Why, bytesText(l.InBytes), bytesText(l.OutBytes))
 	}
 	return text + "allowed by " + orUnknown(l.Rule) + ", began"
+}
+
+// whoText is whose a flow is: a person's at a machine, or a machine's own, as all of a
+// gateway's and a relay's are. What comes through a published port may be the relay's.
+func whoText(l overlay.FlowLine) string {
+	switch {
+	case l.User == "" && l.Via != "" && l.Event != overlay.EventLoginRefused:
+		return "the relay on " + l.Node
+	case l.User == "" && l.Via == "":
+		return orUnknown(l.Node)
+	case l.User == l.Node:
+		return l.User
+	}
+	return orUnknown(l.User) + " on " + l.Node
 }
 
 // lastedText writes how long a flow lasted: most are short.

@@ -27,7 +27,9 @@ func TestAudit(t *testing.T) {
 	unsourced := strings.NewReplacer(
 		`"user":"alice"`, `"user":"carol","client":"203.0.113.1:5","via":"ssh"`, `"node":"laptop"`, `"node":"vps"`,
 		`"172.18.0.11:40001"`, `""`, `192.168.1.201:80`, `192.168.1.201:23`).Replace(lineDenied)
-	w.record = append(w.record, unsourced)
+	ours := strings.NewReplacer(`"user":"alice"`, `"user":"","client":"203.0.113.2:5","via":"expose e1"`, `"node":"laptop"`, `"node":"vps"`).Replace(lineBegan)
+	machines := strings.NewReplacer(`"user":"alice"`, `"user":""`, `"node":"laptop"`, `"node":"vps"`, ":40000", ":40002").Replace(lineBegan)
+	w.record = append(w.record, unsourced, ours, machines)
 	if code := w.do("audit", "--user", "alice", "--since", "2h", "--denied", "-f", "--host", "192.168.1.0/24"); code != 0 {
 		t.Fatalf("exit %d: %s", code, &w.err)
 	}
@@ -36,6 +38,8 @@ func TestAudit(t *testing.T) {
 		"allowed by ssh, ended after 7.0 s (cut), 1.2 kB in, 10 B out\n",
 		"alice on laptop  172.18.0.11:40001 to 192.168.1.201:80 tcp  denied: policy\n",
 		"carol on vps from 203.0.113.1:5 by ssh  to 192.168.1.201:23 tcp  denied: policy\n",
+		"the relay on vps from 203.0.113.2:5 by expose e1  172.18.0.11:40000 ",
+		"  vps  172.18.0.11:40002 ",
 		`bob on bob-1  Revoke {"what":"alice"}  refused: bob is no admin` + "\n",
 		`user:bob on desk from 198.51.100.7  ApplyPolicy {"text":"rules:\n` + strings.Repeat("x", shownRequest-len(`{"text":"rules:\n`)) + "…\n",
 	} {

@@ -127,7 +127,7 @@ func (p *program) expose(ctx context.Context, target string, f exposeFlags) erro
 	if e.Login {
 		as = "whoever logs in"
 	}
-	text := fmt.Sprintf("%s: %s %s leads to %s, as %s", e.ID, e.Protocol, coord.ListenText(e.Listen), e.Target, as)
+	text := fmt.Sprintf("%s: %s %s leads to %s, as %s", e.ID, e.Protocol, onText(e), e.Target, as)
 	if e.Fingerprint != "" && e.TLS == coord.TLSSelf {
 		text += "\nits certificate's SHA-256 is " + e.Fingerprint
 	}
@@ -137,6 +137,9 @@ func (p *program) expose(ctx context.Context, target string, f exposeFlags) erro
 	_, err = fmt.Fprintf(p.stderr, "but nobody comes through now: %s\n", e.Problem)
 	return err
 }
+
+// onText is where an exposure is reached: a port, and its name where it answers to one.
+func onText(e coord.Exposure) string { return e.Host + coord.ListenText(e.Listen) }
 
 // errorsOf returns the first error of some.
 func errorsOf(errs ...error) error {
@@ -151,7 +154,7 @@ func errorsOf(errs ...error) error {
 func (p *program) unexposeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "remove EXPOSURE", Short: "close one, with all its connections",
-		Long:    "Close a published port, and end all connections through it. EXPOSURE is its id, or its\nport as :8080.",
+		Long:    "Close a published port, and end all connections through it. EXPOSURE is its id, or its\nport as :8080, with its name where several share one: nas.example.org:8080.",
 		Example: "  sudo overlayd expose remove :8080",
 		Args:    words(1, 1, "one EXPOSURE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -163,7 +166,7 @@ func (p *program) unexposeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.tell(newExposureJSON(e), "removed %s: %s is closed, %d connections ended", e.ID, coord.ListenText(e.Listen), closed)
+			return p.tell(newExposureJSON(e), "removed %s: %s is closed, %d connections ended", e.ID, onText(e), closed)
 		},
 		ValidArgsFunction: p.completeFirst(func(ctx context.Context) (ids []string) {
 			list, err := p.exposures(ctx)
@@ -204,7 +207,7 @@ func (p *program) listExposures(ctx context.Context) error {
 		if e.Problem != "" {
 			state += ": " + e.Problem
 		}
-		t.row(e.ID, e.Host+coord.ListenText(e.Listen), e.Target, e.Protocol, orUnknown(e.TLS), as, left, fmt.Sprint(e.Connections), state)
+		t.row(e.ID, onText(e), e.Target, e.Protocol, orUnknown(e.TLS), as, left, fmt.Sprint(e.Connections), state)
 	}
 	switch {
 	case p.common.json:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -78,10 +79,7 @@ func (p *program) removeForwardCommand() *cobra.Command {
 			if udp != tcp {
 				network = networkName(udp)
 			}
-			ctx, stop := context.WithTimeout(cmd.Context(), callTimeout)
-			defer stop()
-			_, err := p.engine.dial(p.common.socket).RemoveForward(ctx, network, args[0])
-			return err
+			return p.removeForward(cmd.Context(), network, args[0])
 		},
 		ValidArgsFunction: p.completeFirst(func(ctx context.Context) (list []string) {
 			w, err := p.ways(ctx)
@@ -97,6 +95,27 @@ func (p *program) removeForwardCommand() *cobra.Command {
 	cmd.Flags().BoolVarP(&udp, "udp", "u", false, "only that of UDP")
 	cmd.Flags().BoolVar(&tcp, "tcp", false, "only that of TCP")
 	return cmd
+}
+
+// removeForward closes forwards, and says which there are no more.
+func (p *program) removeForward(ctx context.Context, network, listen string) error {
+	before, err := p.ways(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithTimeout(ctx, callTimeout)
+	defer stop()
+	after, err := p.engine.dial(p.common.socket).RemoveForward(ctx, network, listen)
+	if err != nil {
+		return err
+	}
+	for _, f := range before.Forwards {
+		same := func(o overlay.ForwardLine) bool { return o.Network == f.Network && o.Listen == f.Listen }
+		if !slices.ContainsFunc(after.Forwards, same) {
+			fmt.Fprintf(p.stdout, "removed: %s %s does not lead to %s any more\n", f.Network, f.Listen, f.Target)
+		}
+	}
+	return nil
 }
 
 func (p *program) listForwards(ctx context.Context) error {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,17 @@ const lastAnswers = 5 * time.Second
 // ncFlags are what one run of nc is told.
 type ncFlags struct {
 	udp  bool
-	wait span
+	wait patience
+}
+
+// patience is a time span; a number alone is seconds, as nc takes it.
+type patience struct{ span }
+
+func (d *patience) Set(s string) error {
+	if _, err := strconv.ParseUint(s, 10, 16); err == nil {
+		s += "s"
+	}
+	return d.span.Set(s)
 }
 
 func (p *program) ncCommand() *cobra.Command {
@@ -58,7 +69,7 @@ As ssh's ProxyCommand: overlayd nc %h %p`,
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.BoolVarP(&f.udp, "udp", "u", false, "send datagrams")
-	flags.VarP(&f.wait, "wait", "w", "give up when there is no connection after so long; with --udp: end after so long without an answer")
+	flags.VarP(&f.wait, "wait", "w", "give up when there is no connection after so long, 3 being 3s; with --udp: end after so long without an answer")
 	return cmd
 }
 
@@ -69,14 +80,14 @@ func (p *program) netcat(ctx context.Context, host, port string, f ncFlags) erro
 		network = "udp"
 	}
 	dialing, stop := ctx, context.CancelFunc(func() {})
-	if f.wait > 0 {
-		dialing, stop = context.WithTimeout(ctx, time.Duration(f.wait))
+	if f.wait.span > 0 {
+		dialing, stop = context.WithTimeout(ctx, time.Duration(f.wait.span))
 	}
 	c, err := p.engine.connect(dialing, p.common.socket, network, net.JoinHostPort(host, port))
 	stop()
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			return failure(overlay.ExitUnreachable, "try overlayd ping "+host, "no connection to %s within %s", net.JoinHostPort(host, port), time.Duration(f.wait))
+			return failure(overlay.ExitUnreachable, "try overlayd ping "+host, "no connection to %s within %s", net.JoinHostPort(host, port), time.Duration(f.wait.span))
 		}
 		return err
 	}
@@ -131,14 +142,14 @@ func (p *program) interactive() bool {
 func (p *program) netcatUDP(c stream, f ncFlags) error {
 	go func() { // as in netcatTCP
 		io.Copy(c, p.stdin)
-		if f.wait == 0 {
+		if f.wait.span == 0 {
 			c.SetReadDeadline(time.Now().Add(lastAnswers))
 		}
 	}()
 	buf := make([]byte, 1<<16)
 	for {
-		if f.wait > 0 {
-			c.SetReadDeadline(time.Now().Add(time.Duration(f.wait)))
+		if f.wait.span > 0 {
+			c.SetReadDeadline(time.Now().Add(time.Duration(f.wait.span)))
 		}
 		n, err := c.Read(buf)
 		if errors.Is(err, os.ErrDeadlineExceeded) {

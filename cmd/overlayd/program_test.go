@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -202,7 +203,9 @@ func (w *world) AddForward(_ context.Context, network, listen, target string, re
 
 func (w *world) RemoveForward(_ context.Context, network, listen string) (overlay.Ways, error) {
 	w.calls = append(w.calls, fmt.Sprintf("unforward %q %s", network, listen))
-	return w.ways, w.down
+	left := w.ways
+	left.Forwards = slices.DeleteFunc(slices.Clone(left.Forwards), func(f overlay.ForwardLine) bool { return f.Listen == listen })
+	return left, w.down
 }
 
 func (w *world) Whois(_ context.Context, target string) (overlay.Whois, error) {
@@ -287,6 +290,7 @@ var commandLines = []struct {
 	{name: "habit", args: "join", code: 2, err: "did you mean overlayd up?"},
 	{name: "unknown verb below", args: "nodes delete", code: 2, err: "overlayd: unknown verb \"delete\"\nhint: overlayd help nodes\n"},
 	{name: "unknown flag", args: "gateway --advertize 10.0.0.0/8", code: 2, err: "overlayd: unknown flag --advertize\nhint: did you mean --advertise?\n"},
+	{name: "ssh's own flag", args: "ssh -p 2222 lab-gw", code: 2, err: "unknown flag -p\nhint: ssh's own options come behind the host"},
 	{name: "unknown short flag", args: "status -z", code: 2, err: "unknown flag -z"},
 	{name: "flag without value", args: "up --name", code: 2, err: "flag needs an argument: --name"},
 	{name: "too many words", args: "up " + linkText + " " + linkText, code: 2, err: "takes one LINK at most, got 2"},

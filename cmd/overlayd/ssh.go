@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"overlayd/overlay"
 )
@@ -40,6 +42,12 @@ ssh's configuration.`,
 		ValidArgsFunction: p.completeFirst(p.peerNames),
 	}
 	cmd.Flags().SetInterspersed(false)
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if n, ok := errors.AsType[*pflag.NotExistError](err); ok && cmd.Name() == "ssh" {
+			return usage("ssh's own options come behind the host: overlayd ssh ubuntu@192.168.1.201 -p 2222", "unknown flag %s", dashed(n.GetSpecifiedName()))
+		}
+		return flagFault(cmd, err)
+	})
 	cmd.AddCommand(p.sshConfigCommand())
 	return cmd
 }

@@ -74,6 +74,11 @@ func TestNC(t *testing.T) {
 	if code := w.program().main(ctx, []string{"nc", "nas.lab", "80"}); code == 0 || w.err.Len() > 0 {
 		t.Errorf("exit code %d after a signal, and %q", code, &w.err)
 	}
+	for wait, want := range map[string]int{"3": overlay.ExitDenied, "3s": overlay.ExitDenied, "0": overlay.ExitUsage, "x": overlay.ExitUsage} {
+		if code := w.do("nc", "-w", wait, "other", "80"); code != want {
+			t.Errorf("exit code %d for -w %s, want %d", code, wait, want)
+		}
+	}
 	if code := w.do("nc", "other"); code != overlay.ExitUsage {
 		t.Errorf("exit code %d without a port", code)
 	}
@@ -136,6 +141,7 @@ func TestForwardVerbs(t *testing.T) {
 	compare(t, "stdout", w.out.String(), "tcp 127.0.0.1:8080 comes out at nas.lab:80, for every program of this machine\n")
 	w.do("forward", "127.0.0.1:5353", "192.168.1.1:53", "--udp", "--allow-remote")
 	w.do("forward", "remove", "127.0.0.1:8080")
+	compare(t, "stdout", w.out.String(), "removed: tcp 127.0.0.1:8080 does not lead to nas.lab:80 any more\n")
 	w.do("forward", "remove", "127.0.0.1:5353", "-u")
 	want := []string{
 		"forward tcp 127.0.0.1:8080 nas.lab:80 false", "forward udp 127.0.0.1:5353 192.168.1.1:53 true",
