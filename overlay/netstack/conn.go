@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -210,24 +211,37 @@ func (a *alarm) set(t time.Time) {
 // datagrams is a UDP socket with the system's errors. A Read that waits hears of
 // the error that an earlier datagram met.
 type datagrams struct {
-	wq    *waiter.Queue
-	ep    tcpip.Endpoint
-	local net.Addr // known for as long as anybody asks
-	to    net.Addr // where it is connected; nil: nowhere
-	read  alarm
-	close sync.Once
-	done  chan struct{} // closed by Close
+	wq     *waiter.Queue
+	ep     tcpip.Endpoint
+	denied *refusals
+	what   refused  // its datagrams, where it is connected
+	local  net.Addr // known for as long as anybody asks
+	to     net.Addr // where it is connected; nil: nowhere
+	read   alarm
+	close  sync.Once
+	done   chan struct{}      // closed by Close
+	told   chan syscall.Errno // holds one that a Read has to say
 }
 
-func newDatagrams(wq *waiter.Queue, ep tcpip.Endpoint) *datagrams {
-	c := &datagrams{wq: wq, ep: ep, local: &net.UDPAddr{}, done: make(chan struct{})}
+func newDatagrams(denied *refusals, wq *waiter.Queue, ep tcpip.Endpoint) *datagrams {
+	c := &datagrams{wq: wq, ep: ep, denied: denied, local: &net.UDPAddr{}, done: make(chan struct{}), told: make(chan syscall.Errno, 1)}
 	if a, err := ep.GetLocalAddress(); err == nil {
 		c.local = udpAddr(a)
 	}
 	if a, err := ep.GetRemoteAddress(); err == nil {
-		c.to = udpAddr(a)
+		to := udpAddr(a)
+		c.to, c.what = to, refused{c.local.(*net.UDPAddr).AddrPort(), to.AddrPort()}
+		denied.expect(c.what, c)
 	}
 	return c
+}
+
+// refuse has the next Read say that a datagram went nowhere.
+func (c *datagrams) refuse(errno syscall.Errno) {
+	select {
+	case c.told <- errno:
+	default: // it has to say one already
+	}
 }
 
 func (c *datagrams) fail(op string, to net.Addr, err error) error {
@@ -255,6 +269,8 @@ func (c *datagrams) ReadFrom(b []byte) (int, net.Addr, error) {
 			return 0, nil, c.fail("read", nil, net.ErrClosed)
 		case <-over:
 			return 0, nil, c.fail("read", nil, os.ErrDeadlineExceeded)
+		case errno := <-c.told:
+			return 0, nil, c.fail("read", nil, errno)
 		default:
 		}
 		w := tcpip.SliceWriter(b)
@@ -270,6 +286,8 @@ func (c *datagrams) ReadFrom(b []byte) (int, net.Addr, error) {
 		case <-c.done:
 		case <-over:
 		case <-moved:
+		case errno := <-c.told:
+			return 0, nil, c.fail("read", nil, errno)
 		}
 	}
 }
@@ -307,6 +325,7 @@ func (c *datagrams) Close() error {
 	c.close.Do(func() {
 		err = nil
 		close(c.done)
+		c.denied.forget(c.what, c)
 		c.read.set(time.Time{})
 		c.ep.Close()
 	})

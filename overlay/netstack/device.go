@@ -111,6 +111,7 @@ func (s *Stack) Write(bufs [][]byte, offset int) (int, error) {
 	defer s.joiners.Put(j)
 	for _, b := range bufs {
 		if len(b) > offset && b[offset]>>4 == 4 && !s.expired(b[offset:]) {
+			s.denied.hear(b[offset:])
 			j.Add(b[offset:])
 		}
 	}

@@ -149,7 +149,7 @@ func (s *Stack) dialUDP(from, to *tcpip.FullAddress) (*datagrams, error) {
 		ep.Close()
 		return nil, errnoOf(terr)
 	}
-	return newDatagrams(wq, ep), nil
+	return newDatagrams(&s.denied, wq, ep), nil
 }
 
 // Listen accepts connections to an address of this node; network is tcp.
@@ -201,5 +201,5 @@ func (s *Stack) ListenICMP() (net.PacketConn, error) {
 	if err != nil {
 		return nil, &net.OpError{Op: "listen", Net: "ip4:icmp", Err: errnoOf(err)}
 	}
-	return &messages{newDatagrams(wq, ep)}, nil
+	return &messages{newDatagrams(&s.denied, wq, ep)}, nil
 }

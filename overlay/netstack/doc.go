@@ -21,13 +21,14 @@
 //
 // # What comes out at the host
 //
-// A SYN is answered when the host has its own connection, and not before: a port
-// that refuses is refused (a reset), a host that is not there is unreachable
-// (ICMP, which Linux and this package give the program that dialed), and silence
-// is silence. Whoever says first that he is done, the other side is told, and the
-// other direction goes on; a reset is passed on as a reset. A datagram that the
-// target refuses comes back as "port unreachable" in the target's name. A packet
-// whose TTL ends here says so, for traceroute.
+// A SYN is answered when the host has its own connection, and not before: a port that
+// refuses is refused (a reset), a host that is not there is unreachable (ICMP, which
+// Linux and this package give the program that dialed), and silence is silence.
+// Whoever says first that he is done, the other side is told, and the other direction
+// goes on; a reset is passed on as a reset. A datagram that the target refuses comes
+// back as "port unreachable" in the target's name, and one that is prohibited on its
+// way as that, also to a socket of the stack. A packet whose TTL ends here says so,
+// for traceroute.
 //
 // An echo request is sent by a ping socket, which needs no privilege, but on
 // Linux a group within net.ipv4.ping_group_range. Where that is not allowed, and

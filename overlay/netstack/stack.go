@@ -74,6 +74,7 @@ type Stack struct {
 	events chan tun.Event
 	flows  *table
 	budget *budget
+	denied refusals
 	dials  dials
 	dialer func(context.Context, netip.AddrPort) (*net.TCPConn, error) // dialHost, but in tests
 	ctx    context.Context                                             // ends with Close
@@ -123,6 +124,7 @@ func New(o Options, mtu int) (*Stack, error) {
 		dialer: dialHost,
 		flows:  newTable(o),
 		budget: newBudget(o.Memory),
+		denied: refusals{of: map[refused]*datagrams{}},
 		frame:  make([]byte, train.HeaderSize+train.MostBytes),
 		done:   make(chan struct{}),
 	}
