@@ -315,7 +315,9 @@ func (b *Bind) turn(now time.Time, p *peer) []send {
 	out = append(out, more...)
 	next = sooner(next, at)
 	p.next = next
-	if next.IsZero() {
+	// A finder that is not active only looks when its proofs end: data does not
+	// wait for that.
+	if next.IsZero() || p.finder != nil && !p.finder.active(now) {
 		p.asleep.Store(true)
 		if p.talks.Load() { // sent just now, by somebody who saw it awake
 			p.next = now
@@ -410,6 +412,7 @@ func (b *Bind) probed(p *peer, from netip.AddrPort, d []byte) {
 	}
 	out = append(out, b.turn(now, p)...)
 	b.unlockAndPost(p, out)
+	b.wake() // the finder may want a turn sooner, whatever the probe was worth
 	if !ok {
 		b.count.add(dropProbeStale, 1)
 		return
@@ -417,7 +420,6 @@ func (b *Bind) probed(p *peer, from netip.AddrPort, d []byte) {
 	if m.kind == probePong && from.IsValid() {
 		b.forecast.Seen(from, m.observed)
 	}
-	b.wake() // the finder may want a turn sooner
 }
 
 // detoured is called when a peer that this node reaches directly sends by the
