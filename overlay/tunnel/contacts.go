@@ -30,10 +30,19 @@ type contacts struct {
 
 // contact is one peer.
 type contact struct {
-	key       key.Public // these are set by follow, then read-only
-	name      string
-	met       atomic.Bool  // something has come from it
-	initiated atomic.Int64 // when we last sent it an initiation, Unix ns; 0: never
+	key  key.Public // these are set by follow, then read-only
+	name string
+	met  atomic.Bool // something has come from it
+
+	mu    sync.Mutex // guards shook; held while WireGuard forgets a handshake
+	shook time.Time  // we last sent it an initiation, or got an answer to one; zero: never
+}
+
+// shake takes note of a message of a handshake that we began.
+func (n *contact) shake(now time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.shook = now
 }
 
 func newContacts(stranded func(key.Public)) *contacts {
@@ -65,21 +74,27 @@ func (c *contacts) follow(want []Peer) {
 }
 
 // received takes note of who sent a batch.
-func (c *contacts) received(bufs [][]byte, sizes []int, eps []conn.Endpoint) {
+func (c *contacts) received(bufs [][]byte, sizes []int, eps []conn.Endpoint, now func() time.Time) {
 	last := "" // batches come from few
 	for i, size := range sizes {
 		if size == 0 {
 			continue
 		}
-		name := eps[i].DstToString()
-		if name == last {
+		name, kind := eps[i].DstToString(), bufs[i][0]
+		if name == last && kind != device.MessageResponseType {
 			continue
 		}
 		last = name
-		if v, ok := c.byName.Load(name); ok {
-			if n := v.(*contact); !n.met.Swap(true) && bufs[i][0] == device.MessageTransportType {
-				c.stranded(n.key)
-			}
+		v, ok := c.byName.Load(name)
+		if !ok {
+			continue
+		}
+		n := v.(*contact)
+		if kind == device.MessageResponseType {
+			n.shake(now())
+		}
+		if !n.met.Swap(true) && kind == device.MessageTransportType {
+			c.stranded(n.key)
 		}
 	}
 }
@@ -90,17 +105,31 @@ func (c *contacts) sends(bufs [][]byte, ep conn.Endpoint, now func() time.Time) 
 		return
 	}
 	if v, ok := c.byName.Load(ep.DstToString()); ok {
-		v.(*contact).initiated.Store(now().UnixNano())
+		v.(*contact).shake(now())
 	}
 }
 
-// initiated returns when a peer was last sent an initiation; zero: never.
-func (c *contacts) initiated(k key.Public) time.Time {
+// forget calls f, which makes WireGuard forget what it has of a handshake and a
+// session with a peer, unless there is a handshake under way: then it returns
+// since when, and else the zero value.
+//
+// WireGuard opens an answer first and makes a session of it then. What is forgotten
+// in between takes with it the number that the peer addresses its data to, not the
+// session: ours arrives, the peer's is dropped, and we notice after fifteen
+// seconds. So an answer that comes during f waits, and f does not follow upon one.
+func (c *contacts) forget(k key.Public, now func() time.Time, f func()) (busy time.Time) {
 	c.mu.Lock()
 	n := c.byKey[k]
 	c.mu.Unlock()
-	if n == nil || n.initiated.Load() == 0 {
+	if n == nil {
+		f()
 		return time.Time{}
 	}
-	return time.Unix(0, n.initiated.Load())
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if since := now().Sub(n.shook); since >= 0 && since < yieldFor { // negative: the clock was set back
+		return n.shook
+	}
+	f()
+	return time.Time{}
 }

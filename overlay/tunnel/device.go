@@ -47,7 +47,7 @@ func New(o Options) (*Device, error) {
 	gated := newGatedTUN(o.TUN, out, in, narrow)
 	d := &Device{tun: gated, narrow: narrow, stop: make(chan struct{})}
 	d.met = newContacts(d.Handshake)
-	d.nudge = newNudger(o.Key.Public(), d.beginHandshake, d.Stats, d.met.initiated)
+	d.nudge = newNudger(o.Key.Public(), d.beginHandshake, d.Stats)
 	dev := device.NewDevice(gated, &gatedBind{Bind: o.Bind, out: out, in: in, met: d.met}, logger(o.Log))
 	dev.DisableSomeRoamingForBrokenMobileSemantics() // an Endpoint is a peer, and stays it
 	d.dev = dev
@@ -150,15 +150,19 @@ func (d *Device) Greet(k key.Public, at string) error {
 func (d *Device) ExpectHandshake(k key.Public) { d.nudge.want(k, true) }
 
 // beginHandshake sends an initiation now, whether or not one was sent in the
-// last five seconds. Until the new session is up, packets wait for it: the
+// last five seconds, but not within a moment of one or of an answer: then it
+// returns when that was. Until the new session is up, packets wait for it: the
 // other side no longer has the old one.
-func (d *Device) beginHandshake(k key.Public) {
+func (d *Device) beginHandshake(k key.Public) (busy time.Time) {
 	peer := d.dev.LookupPeer(device.NoisePublicKey(k.Bytes()))
 	if peer == nil {
-		return
+		return time.Time{}
 	}
-	peer.ExpireCurrentKeypairs()
-	peer.SendHandshakeInitiation(false) // logs its errors itself
+	busy = d.met.forget(k, time.Now, peer.ExpireCurrentKeypairs)
+	if busy.IsZero() {
+		peer.SendHandshakeInitiation(false) // logs its errors itself
+	}
+	return busy
 }
 
 // Done is closed when the device has ended: by Close, or because its TUN is

@@ -189,7 +189,7 @@ func (b *gatedBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		fns[i] = func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 			b.in.wait(timer)
 			n, err := receive(bufs, sizes, eps)
-			b.met.received(bufs, sizes[:n], eps)
+			b.met.received(bufs, sizes[:n], eps, time.Now)
 			b.in.enter(countData(bufs, sizes, n), time.Now().UnixNano())
 			return n, err
 		}

@@ -25,10 +25,9 @@ const (
 // nudger begins handshakes that were asked for, so that the two sides do not
 // begin at once, and again when nothing came of it.
 type nudger struct {
-	begin     func(key.Public) // these are set by newNudger, then read-only
-	stats     func() (map[key.Public]Stat, error)
-	initiated func(key.Public) time.Time // when the last initiation was sent, by whomever
-	poke      chan struct{}
+	begin func(key.Public) (busy time.Time) // these are set by newNudger, then read-only
+	stats func() (map[key.Public]Stat, error)
+	poke  chan struct{}
 
 	mu    sync.Mutex // guards the rest
 	self  key.Public
@@ -42,8 +41,10 @@ type nudge struct {
 	tries int       // initiations so far
 }
 
-func newNudger(self key.Public, begin func(key.Public), stats func() (map[key.Public]Stat, error), initiated func(key.Public) time.Time) *nudger {
-	return &nudger{self: self, begin: begin, stats: stats, initiated: initiated, poke: make(chan struct{}, 1), wants: map[key.Public]nudge{}}
+// newNudger makes a nudger. begin begins a handshake, unless there is one under
+// way: then it returns since when.
+func newNudger(self key.Public, begin func(key.Public) (busy time.Time), stats func() (map[key.Public]Stat, error)) *nudger {
+	return &nudger{self: self, begin: begin, stats: stats, poke: make(chan struct{}, 1), wants: map[key.Public]nudge{}}
 }
 
 // want asks for a session with k: the move is ours at once, or the peer's first.
@@ -79,7 +80,12 @@ func (n *nudger) run(stop <-chan struct{}) {
 	for {
 		due, next := n.step(time.Now())
 		for _, k := range due {
-			n.begin(k)
+			// A packet for the peer may have begun one just now. A second would
+			// spoil it: the answer to the first comes to nothing then, and the
+			// peer takes no two within 20 ms.
+			if busy := n.begin(k); !busy.IsZero() {
+				next = min(next, n.await(k, busy))
+			}
 		}
 		timer.Reset(next)
 		select {
@@ -113,20 +119,25 @@ func (n *nudger) step(now time.Time) (due []key.Public, next time.Duration) {
 			}
 			w.tries++
 			w.next = now.Add(checkAfter + n.patience(k))
-			// A packet for the peer may have begun one just now. A second would
-			// spoil it: the answer to the first comes to nothing then, and the
-			// peer takes no two within 20 ms.
-			at := n.initiated(k)
-			if since := now.Sub(at); since >= 0 && since < yieldFor { // negative: the clock was set back
-				w.next = at.Add(checkAfter + n.patience(k))
-			} else {
-				due = append(due, k)
-			}
 			n.wants[k] = w
+			due = append(due, k)
 		}
 		next = min(next, w.next.Sub(now))
 	}
 	return due, next
+}
+
+// await leaves the move to the handshake that is under way since busy, and returns
+// how long.
+func (n *nudger) await(k key.Public, busy time.Time) time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	at := busy.Add(checkAfter + n.patience(k))
+	if w, waits := n.wants[k]; waits && w.tries > 0 {
+		w.next = at
+		n.wants[k] = w
+	}
+	return time.Until(at)
 }
 
 // patience sets the next tries of two sides apart that both began at once.
