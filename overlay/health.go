@@ -41,7 +41,7 @@ func health(v view, relays []underlay.RelayStatus, now time.Time) []HealthItem {
 		}
 		if r.State == relay.Up.String() && r.Reason == underlay.ReasonUDPBlocked {
 			items = append(items, HealthItem{
-				ID: r.Reason, Severity: SeverityInfo,
+				ID: r.Reason, Severity: SeverityWarning,
 				Title: fmt.Sprintf("UDP to relay %s is blocked: its traffic goes by TLS, which is slower", r.Name),
 				Fix:   fmt.Sprintf("let UDP to %s out of this network; it is used as soon as it passes", r.Endpoint),
 			})

@@ -90,12 +90,13 @@ type view struct {
 // outage is a time without the coordinator: attempts to reach it again are part
 // of it.
 type outage struct {
-	since time.Time // zero: there is none
+	since time.Time // the coordinator was last heard, or never and we gave up; zero: there is none
 	err   error     // why the last attempt failed
 }
 
-// after returns the outage once the connection is in another state.
-func (o outage) after(s coord.ControlState) outage {
+// after returns the outage once the connection is in another state. heard is when
+// anything last came from the coordinator.
+func (o outage) after(s coord.ControlState, heard time.Time) outage {
 	switch s.Phase {
 	case coord.PhaseConnected:
 		return outage{}
@@ -103,6 +104,9 @@ func (o outage) after(s coord.ControlState) outage {
 		o.err = s.Err
 		if o.since.IsZero() {
 			o.since = s.Since
+			if !heard.IsZero() && heard.Before(s.Since) {
+				o.since = heard
+			}
 		}
 	}
 	return o
@@ -333,7 +337,7 @@ func (n *Node) follow(ctx context.Context, cached *coord.Map) error {
 				n.take(m, func(v *view) { v.fresh = true })
 			},
 			OnState: func(s coord.ControlState) {
-				n.update(func(v *view) { v.control, v.outage = s, v.outage.after(s) })
+				n.update(func(v *view) { v.control, v.outage = s, v.outage.after(s, n.coord.Heard()) })
 				wake(n.changed)
 			},
 		})

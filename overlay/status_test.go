@@ -194,14 +194,21 @@ func TestOutage(t *testing.T) {
 	var o outage
 	at := testNow
 	for _, p := range []coord.Phase{coord.PhaseConnecting, coord.PhaseLost, coord.PhaseConnecting, coord.PhaseLost} {
-		o = o.after(coord.ControlState{Phase: p, Since: at, Err: errors.New(at.String())})
+		o = o.after(coord.ControlState{Phase: p, Since: at, Err: errors.New(at.String())}, time.Time{})
 		at = at.Add(time.Second)
 	}
 	if first, last := testNow.Add(time.Second), testNow.Add(3*time.Second); o.since != first || o.err.Error() != last.String() {
 		t.Errorf("since %s for %v, want since %s for %s", o.since, o.err, first, last)
 	}
-	if o = o.after(coord.ControlState{Phase: coord.PhaseConnected, Since: at}); !o.since.IsZero() {
+	if o = o.after(coord.ControlState{Phase: coord.PhaseConnected, Since: at}, at); !o.since.IsZero() {
 		t.Errorf("it goes on although the coordinator is back: %v", o)
+	}
+	// Its silence is noticed when it has lasted for a while, and counts from its start.
+	for _, heard := range []time.Time{at.Add(-15 * time.Second), at, at.Add(time.Second)} {
+		o = outage{}.after(coord.ControlState{Phase: coord.PhaseLost, Since: at}, heard)
+		if want := at; o.since != want && o.since != heard || o.since.After(want) {
+			t.Errorf("last heard at %s: since %s", heard, o.since)
+		}
 	}
 }
 

@@ -81,6 +81,9 @@ func (p *program) ping(ctx context.Context, target string, f pingFlags) error {
 			} else {
 				fmt.Fprintln(p.stdout, pongText(pong))
 			}
+			if pong.Lost && pong.Path.Via != "" && !t.asked && t.answered == 0 {
+				t.asked, t.carrier = true, p.askCarrier(within, pong.Path.Via)
+			}
 			if t.direct && f.untilDirect {
 				stop()
 			}
@@ -97,6 +100,29 @@ func (p *program) ping(ctx context.Context, target string, f pingFlags) error {
 		fmt.Fprintln(p.stdout, t.text())
 	}
 	return t.verdict(f.untilDirect)
+}
+
+// carrierWord is what is known of the machine that carries a host's packets.
+type carrierWord int
+
+const (
+	carrierUnknown carrierWord = iota // it was not asked, or could not be
+	carrierAnswers
+	carrierSilent
+)
+
+// askCarrier finds out whether it is the host that does not answer, or the machine
+// that carries its packets already.
+func (p *program) askCarrier(ctx context.Context, name string) (w carrierWord) {
+	_ = p.engine.dial(p.common.socket).Ping(ctx, name, 1, time.Second, func(pong overlay.Pong) {
+		switch {
+		case !pong.Lost:
+			w = carrierAnswers
+		case pong.Refused == "":
+			w = carrierSilent
+		}
+	}) // who cannot be asked stays unknown
+	return w
 }
 
 func pongText(p overlay.Pong) string {
@@ -129,6 +155,8 @@ type pingTally struct {
 	least, most, sum time.Duration
 	direct           bool   // an answer came with nobody in between
 	refused          string // who said that it is not allowed
+	asked            bool   // after the machine that carries the target's packets
+	carrier          carrierWord
 	last             overlay.PongPath
 	pongs            []pongJSON // the newest
 }
@@ -167,13 +195,29 @@ func (t *pingTally) verdict(untilDirect bool) error {
 		return failure(overlay.ExitDenied, "ask for access with overlayd request "+t.target+"/icmp",
 			"%s is refused by the policy that %s enforces", t.target, t.refused)
 	case t.answered == 0:
-		return failure(overlay.ExitUnreachable, "look at the path and the health items of overlayd status",
-			"%s does not answer", t.target)
+		return t.silence()
 	case untilDirect && !t.direct:
 		w := reasonOf(t.last.Reason, t.last.Transport)
 		return failure(overlay.ExitUnreachable, w.fix, "no answer from %s came directly: %s", t.target, w.long)
 	}
 	return nil
+}
+
+// silence is how a run without any answer ends.
+func (t *pingTally) silence() error {
+	switch via := t.last.Via; {
+	case via != "" && t.carrier == carrierAnswers:
+		return failure(overlay.ExitUnreachable, "see that it is on and lets pings in, and ping it from "+via,
+			"%s does not answer; %s, which carries its packets, does", t.target, via)
+	case via != "" && t.carrier == carrierSilent:
+		return failure(overlay.ExitUnreachable, "see that "+via+" is on, and what overlayd status says there",
+			"%s does not answer, nor does %s, which carries its packets", t.target, via)
+	case via != "":
+		return failure(overlay.ExitUnreachable, "try overlayd ping "+via+", which carries its packets",
+			"%s does not answer", t.target)
+	}
+	return failure(overlay.ExitUnreachable, "see that it is on, and what overlayd status says there and here",
+		"%s does not answer", t.target)
 }
 
 // mostPongs bounds what --json remembers; the sums count all.

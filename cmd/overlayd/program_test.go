@@ -32,6 +32,10 @@ type world struct {
 
 	status  overlay.Status
 	pongs   []overlay.Pong
+	carrier struct { // who is asked when pongs are none
+		name  string
+		pongs []overlay.Pong
+	}
 	check   overlay.Netcheck
 	record  []string // its lines
 	whois   overlay.Whois
@@ -162,7 +166,11 @@ func (w *world) Renew(_ context.Context, link string) error {
 
 func (w *world) Ping(_ context.Context, target string, count int, interval time.Duration, each func(overlay.Pong)) error {
 	w.calls = append(w.calls, fmt.Sprintf("ping %s %d %s", target, count, interval))
-	for _, p := range w.pongs {
+	all := w.pongs
+	if target == w.carrier.name {
+		all = w.carrier.pongs
+	}
+	for _, p := range all {
 		each(p)
 	}
 	return w.down

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -51,6 +52,39 @@ func TestPingUntilDirect(t *testing.T) {
 			}
 			if len(w.calls) != 1 || w.calls[0] != c.call {
 				t.Errorf("asked %q, want %q", w.calls, c.call)
+			}
+		})
+	}
+}
+
+// TestPingCarrier: when a host does not answer, it is said whether the machine that
+// carries its packets does.
+func TestPingCarrier(t *testing.T) {
+	via := directPath
+	via.Via = "lab-gw"
+	lost, answer := overlay.Pong{Seq: 1, Lost: true, Path: via}, overlay.Pong{Seq: 1, RTT: time.Millisecond, Path: via}
+	for name, c := range map[string]struct {
+		host, carrier []overlay.Pong
+		asked         bool
+		code          int
+		err, hint     string
+	}{
+		"answers":            {[]overlay.Pong{lost, lost}, []overlay.Pong{answer}, true, 7, "192.168.1.9 does not answer; lab-gw, which carries its packets, does", "lets pings in"},
+		"is silent":          {[]overlay.Pong{lost, lost}, []overlay.Pong{lost}, true, 7, "192.168.1.9 does not answer, nor does lab-gw, which carries its packets", "lab-gw is on"},
+		"refuses":            {[]overlay.Pong{lost}, []overlay.Pong{{Lost: true, Refused: "lab-gw"}}, true, 7, "192.168.1.9 does not answer\n", "overlayd ping lab-gw"},
+		"cannot be asked":    {[]overlay.Pong{lost, lost}, nil, true, 7, "192.168.1.9 does not answer\n", "overlayd ping lab-gw"},
+		"need not be":        {[]overlay.Pong{answer, lost}, nil, false, 0, "", ""},
+		"the host is itself": {[]overlay.Pong{{Seq: 1, Lost: true, Path: directPath}}, nil, false, 7, "192.168.1.9 does not answer\n", "overlayd status says there"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.pongs, w.carrier.name, w.carrier.pongs = c.host, "lab-gw", c.carrier
+			code := w.do("ping", "192.168.1.9", "-c", "2")
+			if err := w.err.String(); code != c.code || !strings.Contains(err, c.err) || !strings.Contains(err, c.hint) {
+				t.Errorf("code %d\n%s", code, err)
+			}
+			if asked := slices.Contains(w.calls, "ping lab-gw 1 1s"); asked != c.asked || len(w.calls) > 2 {
+				t.Errorf("asked %q", w.calls)
 			}
 		})
 	}
