@@ -2,9 +2,10 @@
 // that are rotated by size.
 //
 // Append never blocks and never fails: what does not fit into the queue is
-// dropped and counted, and so is what cannot be written, because the disk is
-// full for instance. Status tells of both, and writing is tried again every
-// second. So traffic never waits for its record.
+// dropped and counted. What cannot be written, because the disk is full for
+// instance, waits and is tried again every second, as much of it as the queue holds;
+// the rest is dropped and counted, too. Status tells of both. So traffic never waits
+// for its record.
 //
 // The newest lines of the record NAME are in NAME.jsonl, older ones in
 // NAME.1.jsonl and so on; the oldest file goes when there would be more than

@@ -16,7 +16,7 @@ import (
 type Options struct {
 	MaxBytes int64        // of a file before it is rotated; 0: 16 MiB
 	Keep     int          // rotated files; 0: 8
-	Queue    int          // values that wait to be written; 0: 4096
+	Queue    int          // values that wait to be written, and lines that wait for room; 0: 4096
 	Chain    bool         // lines name the hash of the one before
 	Log      *slog.Logger // nil: slog.Default
 }
@@ -35,6 +35,12 @@ type Log struct {
 	files files
 	queue chan any // never closed
 	last  []byte
+
+	// What could not be written and is tried again, the oldest first: at most as
+	// many lines as the queue holds values, and as many bytes as a file. Only Run
+	// uses it.
+	waiting [][]byte
+	weight  int64 // of waiting, in bytes
 
 	dropped atomic.Uint64
 
@@ -129,9 +135,7 @@ func (l *Log) Run(ctx context.Context) error {
 		case v := <-l.queue:
 			l.write(v)
 		case <-retry.C:
-			if l.Status().Err != nil {
-				l.note(l.files.reopen())
-			}
+			l.retry()
 		case <-ctx.Done():
 			l.drain()
 			return nil
@@ -145,9 +149,48 @@ func (l *Log) drain() {
 		case v := <-l.queue:
 			l.write(v)
 		default:
+			if l.retry(); l.Status().Err != nil {
+				l.dropped.Add(uint64(len(l.waiting)))
+				return
+			}
 			l.note(l.files.sync())
 			return
 		}
+	}
+}
+
+// retry writes what could not be written before, if anything could not. That the
+// file can be opened proves nothing: the disk may still be full.
+func (l *Log) retry() {
+	if l.Status().Err == nil {
+		return
+	}
+	if err := l.files.reopen(); err != nil {
+		l.note(err)
+		return
+	}
+	n, err := l.files.append(l.waiting)
+	for _, line := range l.waiting[:n] {
+		l.weight -= int64(len(line))
+	}
+	if l.waiting = l.waiting[n:]; len(l.waiting) == 0 {
+		l.waiting = nil
+	}
+	if err == nil {
+		err = l.files.sync()
+	}
+	l.note(err)
+}
+
+// keep has lines wait for the next try, as far as there is room.
+func (l *Log) keep(lines [][]byte) {
+	for _, line := range lines {
+		if len(l.waiting) == cap(l.queue) || l.weight+int64(len(line)) > l.files.most {
+			l.dropped.Add(1)
+			continue
+		}
+		l.waiting = append(l.waiting, line)
+		l.weight += int64(len(line))
 	}
 }
 
@@ -197,11 +240,11 @@ func (l *Log) put(lines [][]byte) {
 		return
 	}
 	if l.Status().Err != nil {
-		l.dropped.Add(uint64(len(lines)))
+		l.keep(lines)
 		return
 	}
 	n, err := l.files.append(lines)
-	l.dropped.Add(uint64(len(lines) - n))
+	l.keep(lines[n:])
 	l.note(err)
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -225,27 +226,63 @@ func TestFullQueueDrops(t *testing.T) {
 	wantRun(t, read(t, l.files.dir), 0, 2)
 }
 
+// TestFailureIsToldAndEnds: what cannot be written waits, as much of it as there is
+// room for, and the failure is told of until it has been written.
 func TestFailureIsToldAndEnds(t *testing.T) {
-	l, err := Open(t.TempDir(), "control", Options{Chain: true, Log: quietLog})
+	l, err := Open(t.TempDir(), "control", Options{Chain: true, Queue: 3, Log: quietLog})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.write(entry{0})
 	l.files.f.Close() // stands for a disk that is full or gone
-	l.write(entry{100})
-	l.write(entry{101})
+	for n := range 5 {
+		l.write(entry{1 + n})
+	}
 	if s := l.Status(); s.Err == nil || s.Dropped != 2 || s.Since.IsZero() {
 		t.Errorf("status %+v", s)
 	}
-	l.note(l.files.reopen())
-	l.write(entry{1})
+	// The files can be opened, and nothing more: the failure goes on.
+	head := headPath(l.files.dir, "control") + ".new"
+	if err := os.MkdirAll(filepath.Join(head, "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l.retry()
+	if l.Status().Err == nil {
+		t.Error("a record whose head cannot be written is said to be well")
+	}
+	if err := os.RemoveAll(head); err != nil {
+		t.Fatal(err)
+	}
+	l.retry()
+	l.write(entry{4})
 	if s := l.Status(); s.Err != nil || s.Dropped != 2 {
 		t.Errorf("status %+v", s)
 	}
+	l.drain()
 	l.files.close()
-	wantRun(t, read(t, l.files.dir), 0, 2)
+	wantRun(t, read(t, l.files.dir), 0, 5)
 	if v := verify(t, l.files.dir); len(v.Problems) > 0 {
 		t.Errorf("%+v", v)
+	}
+}
+
+// TestFailureAtTheEnd: what still waits when the writer ends is counted.
+func TestFailureAtTheEnd(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(dir, "control", Options{Log: quietLog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.files.f.Close()
+	l.write(entry{0})
+	if err := os.Remove(path(dir, "control", 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path(dir, "control", 0), 0o700); err != nil { // so that it cannot be opened again
+		t.Fatal(err)
+	}
+	if l.drain(); l.Status().Dropped != 1 || l.Status().Err == nil {
+		t.Errorf("%+v", l.Status())
 	}
 }
 
