@@ -117,7 +117,7 @@ func changeText(c change) string {
 		text += " " + strings.Join(c.About, ", ")
 	}
 	if c.Refused != "" {
-		text += "  refused: " + c.Refused
+		text += "  refused: " + oneLine(c.Refused)
 	}
 	return text
 }

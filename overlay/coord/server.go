@@ -235,11 +235,16 @@ func (s *Server) sweep(ctx context.Context) {
 	}
 }
 
-// end ends what is over by now.
+// end ends what is over by now: first keys, which somebody may be using.
 func (s *Server) end(ctx context.Context) error {
+	err := s.ledger.change(withAct(ctx, act{who: byCoordinator, call: "Expire"}), func(snap *snapshot) ([]Record, error) {
+		return snap.expired(s.o.Now().UTC()), nil
+	})
+	if err != nil {
+		return err
+	}
 	return s.ledger.change(withAct(ctx, act{who: byCoordinator, call: "Sweep"}), func(snap *snapshot) ([]Record, error) {
-		now := s.o.Now().UTC()
-		return append(snap.overdue(now), snap.expired(now)...), nil
+		return snap.overdue(s.o.Now().UTC()), nil
 	})
 }
 

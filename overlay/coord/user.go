@@ -44,6 +44,15 @@ func checkWord(kind, s string) error {
 // reservedName reports whether a name has another meaning in a policy.
 func reservedName(s string) bool { return checkWord("user", s) != nil }
 
+// wishedWord is a name for the hint that says how to make what has it: what was
+// asked for, if that may be one.
+func wishedWord(s string) string {
+	if reservedName(s) {
+		return "NAME"
+	}
+	return s
+}
+
 // user finds a user by id or name.
 func (s *snapshot) user(ref string) (*userRecord, error) {
 	if u := s.users[ref]; u != nil {
@@ -52,7 +61,7 @@ func (s *snapshot) user(ref string) (*userRecord, error) {
 	if u := s.userByName[ref]; u != nil {
 		return u, nil
 	}
-	return nil, problem(KindNotFound, policy.DidYouMean(ref, slices.Sorted(maps.Keys(s.userByName)), "list them with: overlayd users; add one with: overlayd users add"),
+	return nil, problem(KindNotFound, policy.DidYouMean(ref, slices.Sorted(maps.Keys(s.userByName)), "list them with: overlayd users; add one with: overlayd users add "+wishedWord(ref)),
 		"there is no user %.80q", ref)
 }
 
@@ -63,7 +72,7 @@ func (s *snapshot) group(ref string) (*groupRecord, error) {
 	if g := s.groupByName[ref]; g != nil {
 		return g, nil
 	}
-	hint := "list them with: overlayd groups; add one with: overlayd groups add"
+	hint := "list them with: overlayd groups; add one with: overlayd groups add " + wishedWord(ref)
 	if s.policyNames("group", ref) {
 		hint = "it is in the policy only: overlayd policy show; overlayd groups add " + ref + " makes it one of the network's"
 	}
