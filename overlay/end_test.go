@@ -2,9 +2,14 @@ package overlay
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
+
+	"connectrpc.com/connect"
 
 	"overlayd/overlay/coord"
 )
@@ -31,5 +36,19 @@ func TestEnded(t *testing.T) {
 	}
 	if got := Ended(d.path, silent); got != silent {
 		t.Errorf("with a damaged word: %v", got)
+	}
+}
+
+// A call in whose middle the daemon ends says that, and not what the transport says.
+func TestBrokenOff(t *testing.T) {
+	for _, end := range []error{io.ErrUnexpectedEOF, fmt.Errorf("post: %w", syscall.ECONNRESET), fmt.Errorf("post: %w", io.EOF)} {
+		f := AsFault(SocketFault("x", connect.NewError(connect.CodeUnavailable, end)))
+		if f.Code != ExitUnreachable || !strings.Contains(f.Message, "in the middle of this call") || f.Hint == "" {
+			t.Errorf("%v becomes %+v", end, f)
+		}
+	}
+	f := AsFault(SocketFault("x", connect.NewError(connect.CodeInternal, errors.New("something else"))))
+	if f.Code != ExitFailure || f.Message != "something else" {
+		t.Errorf("%+v", f)
 	}
 }

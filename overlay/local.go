@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"connectrpc.com/connect"
@@ -176,6 +178,16 @@ func (l *Local) Admin() *coord.Admin { return coord.NewAdmin(l.http, localURL) }
 // errors of Admin.
 func (l *Local) fault(err error) error { return SocketFault(l.socket, err) }
 
+// brokenOff reports whether a call ended without an answer, as its daemon did.
+func brokenOff(err error) bool {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
+}
+
 // SocketFault turns the error of a call on the daemon's socket into a Fault.
 func SocketFault(socket string, err error) error {
 	var dial *net.OpError
@@ -192,6 +204,10 @@ func SocketFault(socket string, err error) error {
 	if c, ok := errors.AsType[*connect.Error](err); ok && len(c.Details()) == 0 {
 		if f := faultIn(c); f != nil {
 			return f
+		}
+		if brokenOff(err) {
+			return fault(ExitUnreachable, "see what became of it, and say it again: overlayd status",
+				"overlayd ended in the middle of this call, so whether it was done is not known")
 		}
 		if c.Code() == connect.CodeUnimplemented {
 			return fault(ExitFailure, "run this command on the first relay", "this machine is not the network's coordinator")

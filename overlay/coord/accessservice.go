@@ -238,5 +238,8 @@ func (s adminService) VerifyRecord(ctx context.Context, _ *connect.Request[api.V
 	if err != nil {
 		return nil, err
 	}
+	if st := s.o.Events.Log.Status(); st.Err != nil {
+		v.Problems = append(v.Problems, fmt.Sprintf("changes are not recorded since %s: %s", st.Since.UTC().Format(time.RFC3339), st.Err))
+	}
 	return connect.NewResponse(&api.VerifyRecordResponse{Lines: v.Lines, Problems: v.Problems}), nil
 }

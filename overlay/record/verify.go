@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -109,8 +110,9 @@ type verifier struct {
 }
 
 func (v *verifier) problem(format string, args ...any) {
-	if len(v.problems) < mostProblems {
-		v.problems = append(v.problems, fmt.Sprintf(format, args...))
+	p := fmt.Sprintf(format, args...)
+	if len(v.problems) < mostProblems && !slices.Contains(v.problems, p) { // two heads may say the same
+		v.problems = append(v.problems, p)
 	}
 }
 
