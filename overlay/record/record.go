@@ -165,15 +165,16 @@ func (l *Log) retry() {
 	if l.Status().Err == nil {
 		return
 	}
-	if err := l.files.reopen(); err != nil {
-		l.note(err)
-		return
+	err := l.files.reopen()
+	for err == nil && len(l.waiting) > 0 {
+		var n int
+		n, err = l.files.append(l.waiting[:min(len(l.waiting), mostBatch)])
+		for _, line := range l.waiting[:n] {
+			l.weight -= int64(len(line))
+		}
+		l.waiting = l.waiting[n:]
 	}
-	n, err := l.files.append(l.waiting)
-	for _, line := range l.waiting[:n] {
-		l.weight -= int64(len(line))
-	}
-	if l.waiting = l.waiting[n:]; len(l.waiting) == 0 {
+	if len(l.waiting) == 0 {
 		l.waiting = nil
 	}
 	if err == nil {
