@@ -81,7 +81,7 @@ func (p *program) ping(ctx context.Context, target string, f pingFlags) error {
 			} else {
 				fmt.Fprintln(p.stdout, pongText(pong))
 			}
-			if pong.Lost && pong.Path.Via != "" && !t.asked && t.answered == 0 {
+			if pong.Lost && pong.Path.Via != "" && pong.Path.Kind != "none" && !t.asked && t.answered == 0 {
 				t.asked, t.carrier = true, p.askCarrier(within, pong.Path.Via)
 			}
 			if t.direct && f.untilDirect {
@@ -206,6 +206,9 @@ func (t *pingTally) verdict(untilDirect bool) error {
 // silence is how a run without any answer ends.
 func (t *pingTally) silence() error {
 	switch via := t.last.Via; {
+	case t.last.Kind == "none":
+		return failure(overlay.ExitUnreachable, "look at the relay and the health items of overlayd status",
+			"%s does not answer; there is no way to it now: %s", t.target, reasonOf(t.last.Reason, t.last.Transport).long)
 	case via != "" && t.carrier == carrierAnswers:
 		return failure(overlay.ExitUnreachable, "see that it is on and lets pings in, and ping it from "+via,
 			"%s does not answer; %s, which carries its packets, does", t.target, via)

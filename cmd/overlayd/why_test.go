@@ -69,10 +69,12 @@ func TestPingCarrier(t *testing.T) {
 		code          int
 		err, hint     string
 	}{
-		"answers":            {[]overlay.Pong{lost, lost}, []overlay.Pong{answer}, true, 7, "192.168.1.9 does not answer; lab-gw, which carries its packets, does", "lets pings in"},
-		"is silent":          {[]overlay.Pong{lost, lost}, []overlay.Pong{lost}, true, 7, "192.168.1.9 does not answer, nor does lab-gw, which carries its packets", "lab-gw is on"},
-		"refuses":            {[]overlay.Pong{lost}, []overlay.Pong{{Lost: true, Refused: "lab-gw"}}, true, 7, "192.168.1.9 does not answer\n", "overlayd ping lab-gw"},
-		"cannot be asked":    {[]overlay.Pong{lost, lost}, nil, true, 7, "192.168.1.9 does not answer\n", "overlayd ping lab-gw"},
+		"answers":         {[]overlay.Pong{lost, lost}, []overlay.Pong{answer}, true, 7, "192.168.1.9 does not answer; lab-gw, which carries its packets, does", "lets pings in"},
+		"is silent":       {[]overlay.Pong{lost, lost}, []overlay.Pong{lost}, true, 7, "192.168.1.9 does not answer, nor does lab-gw, which carries its packets", "lab-gw is on"},
+		"refuses":         {[]overlay.Pong{lost}, []overlay.Pong{{Lost: true, Refused: "lab-gw"}}, true, 7, "192.168.1.9 does not answer\n", "overlayd ping lab-gw"},
+		"cannot be asked": {[]overlay.Pong{lost, lost}, nil, true, 7, "192.168.1.9 does not answer\n", "overlayd ping lab-gw"},
+		"cannot be reached": {[]overlay.Pong{{Seq: 1, Lost: true, Path: overlay.PongPath{Kind: "none", Via: "lab-gw", Reason: "relay_down"}}}, nil, false, 7,
+			"there is no way to it now: its relay does not answer", "overlayd status"},
 		"need not be":        {[]overlay.Pong{answer, lost}, nil, false, 0, "", ""},
 		"the host is itself": {[]overlay.Pong{{Seq: 1, Lost: true, Path: directPath}}, nil, false, 7, "192.168.1.9 does not answer\n", "overlayd status says there"},
 	} {
