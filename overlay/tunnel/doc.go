@@ -34,10 +34,11 @@
 // answers the other and forgets its own, and no session comes of it until
 // WireGuard's retry after five seconds. After a restart both sides want one, so
 // Handshake lets the one with the smaller public key begin, and the other only
-// when nothing came of that. A handshake that WireGuard began by itself a moment
-// ago, for a packet, counts as one; so does an answer that came a moment ago. And
-// an answer never reaches WireGuard while it forgets the handshake before: a
-// session would come of it that only one side can use.
+// when nothing came of that. It waits 20 ms, since a packet may be about to begin
+// one: a handshake that WireGuard began by itself a moment ago counts, and so does
+// an answer that came a moment ago. And an answer never reaches WireGuard while it
+// forgets the handshake before: a session would come of it that only one side can
+// use.
 //
 // A peer that does not know of our restart goes on with the old session, whose
 // packets nobody can read. So a peer whose first message is data is wanted a

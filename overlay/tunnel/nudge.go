@@ -12,6 +12,10 @@ const (
 	// yieldFor is how long one side leaves the move to the other: some round
 	// trips of a bad line, and still well below what a user notices.
 	yieldFor = 300 * time.Millisecond
+	// breath is how long a handshake that a packet begins by itself in this very
+	// moment, as right after a start, is given to leave: making an initiation takes
+	// less than a millisecond of a processor that others want too.
+	breath = 20 * time.Millisecond
 	// newsDelay is how much earlier than the news of a peer's start its handshake
 	// may have come.
 	newsDelay = time.Second
@@ -47,10 +51,10 @@ func newNudger(self key.Public, begin func(key.Public) (busy time.Time), stats f
 	return &nudger{self: self, begin: begin, stats: stats, poke: make(chan struct{}, 1), wants: map[key.Public]nudge{}}
 }
 
-// want asks for a session with k: the move is ours at once, or the peer's first.
+// want asks for a session with k: the move is ours, or the peer's first.
 func (n *nudger) want(k key.Public, yield bool) {
 	now := time.Now()
-	next, since := now, now
+	next, since := now.Add(breath), now
 	if yield {
 		next, since = now.Add(yieldFor), now.Add(-newsDelay)
 	}

@@ -22,15 +22,16 @@ func TestNudger(t *testing.T) {
 		done       time.Duration // when a handshake completes by itself; 0: never
 		want       []time.Duration
 	}{
-		"answered":                       {low, high, false, 0, 10 * time.Millisecond, []time.Duration{0}},
+		"answered":                       {low, high, false, 0, 2 * breath, []time.Duration{breath}},
+		"a packet begins one meanwhile":  {low, high, false, 0, breath / 2, nil},
 		"the peer begins":                {high, low, true, 0, 10 * time.Millisecond, nil},
-		"no answer, smaller key":         {low, high, false, 0, 0, []time.Duration{0, time.Second, 2 * time.Second}},
-		"no answer, greater key":         {high, low, false, 0, 0, []time.Duration{0, 1300 * time.Millisecond, 2600 * time.Millisecond}},
+		"no answer, smaller key":         {low, high, false, 0, 0, []time.Duration{breath, breath + time.Second, breath + 2*time.Second}},
+		"no answer, greater key":         {high, low, false, 0, 0, []time.Duration{breath, breath + 1300*time.Millisecond, breath + 2600*time.Millisecond}},
 		"the peer does not, smaller key": {low, high, true, 0, 0, []time.Duration{300 * time.Millisecond, 1300 * time.Millisecond, 2300 * time.Millisecond}},
 		"the peer does not, greater key": {high, low, true, 0, 0, []time.Duration{300 * time.Millisecond, 1600 * time.Millisecond, 2900 * time.Millisecond}},
 		"a packet began one just before": {low, high, false, 5 * time.Millisecond, 0, []time.Duration{995 * time.Millisecond, 1995 * time.Millisecond}},
 		"the same, greater key":          {high, low, false, 5 * time.Millisecond, 0, []time.Duration{1295 * time.Millisecond, 2595 * time.Millisecond}},
-		"a packet began one long before": {low, high, false, time.Second, 0, []time.Duration{0, time.Second, 2 * time.Second}},
+		"a packet began one long before": {low, high, false, time.Second, 0, []time.Duration{breath, breath + time.Second, breath + 2*time.Second}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
