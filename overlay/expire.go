@@ -56,7 +56,11 @@ func (n *Node) hold(whole *coord.Map, now time.Time, also func(*view)) {
 	m, before := whole.Unexpired(now), n.look().m
 	if m != whole {
 		m = recall(m, whole)
-		if before != nil && len(m.Peers) < len(before.Peers) {
+		switch {
+		case before == nil:
+		case m.Self.State == coord.NodeExpired && before.Self.State != coord.NodeExpired:
+			n.log.Warn("the key of this machine has expired", "at", whole.Self.Expires)
+		case len(m.Peers) < len(before.Peers):
 			n.log.Info("keys have expired", "peers", len(whole.Peers)-len(m.Peers))
 		}
 	}
