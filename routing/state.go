@@ -97,16 +97,19 @@ const mostRules = 64
 // most, shorter ones that hold them all. Where such a one holds more, main's specific
 // routes are only asked somewhat earlier than without us.
 func covering(ps []netip.Prefix, most int) []netip.Prefix {
-	for bits := 127; len(ps) > most && bits > 0; bits-- {
-		var shorter []netip.Prefix
-		for _, p := range ps {
+	if len(ps) <= most {
+		return ps
+	}
+	ps = slices.Clone(ps)
+	longest := slices.MaxFunc(ps, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
+	for bits := longest.Bits() - 1; len(ps) > most && bits > 0; bits-- {
+		for i, p := range ps {
 			if p.Bits() > bits {
-				p = netip.PrefixFrom(p.Addr(), bits).Masked()
+				ps[i] = netip.PrefixFrom(p.Addr(), bits).Masked()
 			}
-			shorter = append(shorter, p)
 		}
-		slices.SortFunc(shorter, netip.Prefix.Compare)
-		ps = slices.Compact(shorter)
+		slices.SortFunc(ps, netip.Prefix.Compare)
+		ps = slices.Compact(ps)
 	}
 	return ps
 }
