@@ -141,12 +141,14 @@ func (p *program) printSteps(steps []coord.Step, allowed bool) error {
 	return nil
 }
 
-// wish says how the policy's no may become a yes, if nothing else stands in the
-// way before it.
+// wish says how the first no that an admin or a policy gave may become a yes.
 func (p *program) wish(who, target string, steps []coord.Step) {
 	for _, s := range steps {
 		switch {
 		case s.Verdict != coord.VerdictBad || p.common.json:
+		case s.Name == "user" && who != "":
+			fmt.Fprintln(p.stderr, "hint: overlayd users and overlayd nodes show why; users enable, nodes enable, nodes approve and nodes renew undo it")
+			return
 		case s.Name != "policy":
 			return
 		case who == "":

@@ -130,7 +130,7 @@ var accessSteps = []verbStep{
 	{line: "access nas:22", says: "alice  ssh"},
 	{line: "access nowhere:22", code: 1, says: "nowhere"},
 	{line: "access nas:22 --at 2020-01-01", code: 1, says: "does not reach back"},
-	{line: "explain alice nas:443", code: 6, says: "no active node"},
+	{line: "explain alice nas:443", code: 6, says: "no active node", warns: "hint: overlayd users and overlayd nodes show why"},
 	{line: "requests", says: ""},
 	{line: "approve r234", code: 1, says: "no request"},
 	{line: "requests deny r234", code: 1, says: "no request"},
