@@ -189,33 +189,3 @@ func TestSetPeersRandomly(t *testing.T) {
 		}
 	}
 }
-
-// A packet that comes in the moment in which a handshake is asked for, as right
-// after a start, does not wait for the second one: of two that are begun at once
-// none comes to an end.
-func TestHandshakeBesidePacket(t *testing.T) {
-	for i := range 60 {
-		pa, pb := newPipes()
-		a, b := newNode(t, pa, "10.1.0.1", io.Discard), newNode(t, pb, "10.1.0.2", io.Discard)
-		for n, other := range map[*node]*node{a: b, b: a} {
-			if err := n.SetPeers([]Peer{other.as()}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		start := time.Now()
-		a.tun.Outbound <- tuntest.Ping(b.ip, a.ip)
-		for time.Since(start) < time.Duration(i)*10*time.Microsecond {
-		}
-		a.Handshake(b.key.Public())
-		select {
-		case <-b.tun.Inbound:
-		case <-time.After(deadline):
-			t.Fatal("the packet did not arrive")
-		}
-		if took := time.Since(start); took > checkAfter/2 {
-			t.Errorf("asked for %v after the packet came, the session took %v", time.Duration(i)*10*time.Microsecond, took)
-		}
-		a.Close()
-		b.Close()
-	}
-}
