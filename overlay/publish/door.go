@@ -151,7 +151,7 @@ func (d *door) serve(ctx context.Context) {
 	} else {
 		err = srv.Serve(d)
 	}
-	if ctx.Err() == nil {
+	if !errors.Is(err, net.ErrClosed) { // else it was by remove
 		d.s.o.Log.Error("a published port stopped", "addr", d.at, "err", err)
 	}
 }

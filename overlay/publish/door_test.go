@@ -1,10 +1,13 @@
 package publish
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // named is a page that says its name, and what it knows of its connections.
@@ -166,5 +170,92 @@ func TestFits(t *testing.T) {
 		if err := p.server.Try(e); err == nil != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v", e, err)
 		}
+	}
+}
+
+// TestNameOfRequest: what counts is the name that a request is for, whatever name the
+// connection was made by and whatever was asked for by it before.
+func TestNameOfRequest(t *testing.T) {
+	p, at := newPublisher(t), freePort(t)
+	cert, key := selfSigned(t)
+	var list []Exposure
+	for _, name := range []string{"open", "login", "closed"} {
+		list = append(list, Exposure{
+			ID: name, Target: newNamed(t, name).addr(), Protocol: HTTP, Listen: at, Host: name + ".example.org",
+			Login: name == "login", Secret: []byte("secret"), Certificate: cert, Key: key,
+		})
+	}
+	list[2].Allow = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+	p.server.Set(list)
+	for _, protocol := range webProtocols {
+		var dials int
+		tr := &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				dials++
+				return new(net.Dialer).DialContext(ctx, "tcp", at.String())
+			},
+			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocol}},
+			ForceAttemptHTTP2: protocol == "h2",
+		}
+		t.Cleanup(tr.CloseIdleConnections)
+		c := &http.Client{Transport: tr, Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		ask := func(host string) (*http.Response, string, error) {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://open.example.org/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Host = host
+			resp, err := c.Do(r)
+			if err != nil {
+				return nil, "", err
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			return resp, string(b), err
+		}
+		for _, name := range []string{"open", "login", "open"} {
+			resp, body, err := ask(name + ".example.org")
+			if err != nil || (body == "open") != (name == "open") || (resp.StatusCode == http.StatusSeeOther) != (name == "login") || body == "login" {
+				t.Errorf("%s: %s is answered with %v, %q, %v", protocol, name, resp, body, err)
+			}
+		}
+		if dials != 1 {
+			t.Errorf("%s: it took %d connections", protocol, dials)
+		}
+		if resp, body, err := ask("closed.example.org"); err == nil {
+			t.Errorf("%s: who may not connect gets %v, %q", protocol, resp, body)
+		}
+	}
+	if guests := p.dialed(); slices.ContainsFunc(guests, func(g Guest) bool { return g.Exposure != "open" }) {
+		t.Errorf("targets were dialed for %+v", guests)
+	}
+}
+
+// TestRemovalIsNoError: a port that is published no more has not failed.
+func TestRemovalIsNoError(t *testing.T) {
+	var log bytes.Buffer // read when all is over
+	s, err := New(Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Dial: func(context.Context, Guest, string, string) (net.Conn, error) {
+		return nil, errors.New("nobody is there")
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	for p := (&publisher{server: s}); p.running() == nil; {
+		time.Sleep(time.Millisecond)
+	}
+	at := freePort(t)
+	for range 500 { // one in forty met the moment, when it was an error
+		s.Set([]Exposure{{ID: "e1", Target: "127.0.0.1:1", Protocol: HTTP, Listen: at}})
+		s.Set(nil)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if lines := log.String(); strings.Contains(lines, "level=ERROR") {
+		t.Error(lines)
 	}
 }

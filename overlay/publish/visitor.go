@@ -14,7 +14,7 @@ import (
 
 const (
 	// farIdle is how long a connection to the target waits for the client's next
-	// request; maxFar bounds those of one client.
+	// request; maxFar bounds those of a client's connection to one target.
 	farIdle = 30 * time.Second
 	maxFar  = 32
 )

@@ -18,31 +18,31 @@ func (c lentConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.from)
 
 // TestConnsOfOne: a source has no more than its share of a port.
 func TestConnsOfOne(t *testing.T) {
-	p := newGate(nil, nil, nil)
+	g := newGate(nil, nil, nil)
 	from := func(addr string, port int) net.Conn {
 		return lentConn{from: netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(port))}
 	}
 	for i := range maxConnsOf {
-		if !p.enter(from("198.51.100.1", i)) {
+		if !g.enter(from("198.51.100.1", i)) {
 			t.Fatalf("number %d is refused", i)
 		}
 	}
-	if p.enter(from("198.51.100.1", maxConnsOf)) {
+	if g.enter(from("198.51.100.1", maxConnsOf)) {
 		t.Error("one more is let in")
 	}
-	if !p.enter(from("198.51.100.2", 1)) {
+	if !g.enter(from("198.51.100.2", 1)) {
 		t.Error("another is kept out")
 	}
-	p.leave(from("198.51.100.1", 7))
-	p.leave(from("198.51.100.1", 7)) // as when it is closed twice
-	if !p.enter(from("198.51.100.1", 7)) || p.enter(from("198.51.100.1", maxConnsOf)) {
+	g.leave(from("198.51.100.1", 7))
+	g.leave(from("198.51.100.1", 7)) // as when it is closed twice
+	if !g.enter(from("198.51.100.1", 7)) || g.enter(from("198.51.100.1", maxConnsOf)) {
 		t.Error("the place of one that left is not one place")
 	}
 	for i := range maxConnsOf {
-		p.leave(from("198.51.100.1", i))
+		g.leave(from("198.51.100.1", i))
 	}
-	if p.leave(from("198.51.100.2", 1)); len(p.of)+len(p.conns) != 0 {
-		t.Errorf("%d sources and %d connections are left", len(p.of), len(p.conns))
+	if g.leave(from("198.51.100.2", 1)); len(g.of)+len(g.conns) != 0 {
+		t.Errorf("%d sources and %d connections are left", len(g.of), len(g.conns))
 	}
 }
 
