@@ -127,7 +127,7 @@ func (p *program) expose(ctx context.Context, target string, f exposeFlags) erro
 	if e.Login {
 		as = "whoever logs in"
 	}
-	text := fmt.Sprintf("%s: %s %s leads to %s, as %s", e.ID, e.Protocol, onText(e), e.Target, as)
+	text := fmt.Sprintf("%s: %s %s leads to %s, as %s", e.ID, e.Protocol, coord.PlaceText(e.Host, e.Listen), e.Target, as)
 	if e.Fingerprint != "" && e.TLS == coord.TLSSelf {
 		text += "\nits certificate's SHA-256 is " + e.Fingerprint
 	}
@@ -137,9 +137,6 @@ func (p *program) expose(ctx context.Context, target string, f exposeFlags) erro
 	_, err = fmt.Fprintf(p.stderr, "but nobody comes through now: %s\n", e.Problem)
 	return err
 }
-
-// onText is where an exposure is reached: a port, and its name where it answers to one.
-func onText(e coord.Exposure) string { return e.Host + coord.ListenText(e.Listen) }
 
 // errorsOf returns the first error of some.
 func errorsOf(errs ...error) error {
@@ -166,7 +163,7 @@ func (p *program) unexposeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.tell(newExposureJSON(e), "removed %s: %s is closed, %d connections ended", e.ID, onText(e), closed)
+			return p.tell(newExposureJSON(e), "removed %s: %s is closed, %d connections ended", e.ID, coord.PlaceText(e.Host, e.Listen), closed)
 		},
 		ValidArgsFunction: p.completeFirst(func(ctx context.Context) (ids []string) {
 			list, err := p.exposures(ctx)
@@ -207,7 +204,7 @@ func (p *program) listExposures(ctx context.Context) error {
 		if e.Problem != "" {
 			state += ": " + e.Problem
 		}
-		t.row(e.ID, onText(e), e.Target, e.Protocol, orUnknown(e.TLS), as, left, fmt.Sprint(e.Connections), state)
+		t.row(e.ID, coord.PlaceText(e.Host, e.Listen), e.Target, e.Protocol, orUnknown(e.TLS), as, left, fmt.Sprint(e.Connections), state)
 	}
 	switch {
 	case p.common.json:

@@ -321,7 +321,7 @@ func (s *snapshot) exposure(ref string) (*exposureRecord, error) {
 	}
 	var found []*exposureRecord
 	for _, e := range s.exposuresByAge() {
-		if at := e.Listen; ":"+strconv.Itoa(int(at.Port())) == ref || at.String() == ref || e.Host != "" && e.Host+ListenText(at) == ref {
+		if at := e.Listen; ":"+strconv.Itoa(int(at.Port())) == ref || at.String() == ref || PlaceText(e.Host, at) == ref {
 			found = append(found, e)
 		}
 	}

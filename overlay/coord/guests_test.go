@@ -457,6 +457,13 @@ func TestExposureNames(t *testing.T) {
 	if gone, _, err := n.admin.RemoveExposure(ctx, "b.example.org:443"); err != nil || gone.ID != b.ID {
 		t.Errorf("%+v, %v", gone, err)
 	}
+	c, err := n.admin.Expose(ctx, named("203.0.113.10:8443", "c.example.org", TLSSelf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if gone, _, err := n.admin.RemoveExposure(ctx, "c.example.org:8443"); err != nil || gone.ID != c.ID {
+		t.Errorf("of one address: %+v, %v", gone, err)
+	}
 	if gone, _, err := n.admin.RemoveExposure(ctx, ":443"); err != nil || gone.ID != a.ID {
 		t.Errorf("%+v, %v", gone, err)
 	}

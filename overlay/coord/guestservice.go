@@ -228,6 +228,14 @@ func ListenText(a netip.AddrPort) string {
 	return a.String()
 }
 
+// PlaceText writes where an exposure is reached: by its name, or where it listens.
+func PlaceText(host string, listen netip.AddrPort) string {
+	if host == "" {
+		return ListenText(listen)
+	}
+	return host + ":" + strconv.Itoa(int(listen.Port()))
+}
+
 func exposureFromWire(w *api.Exposure) (Exposure, error) {
 	e := Exposure{
 		ID: w.GetId(), Target: w.GetTarget(), Protocol: w.GetProtocol(), Host: w.GetHost(), TLS: w.GetTls(),
