@@ -18,23 +18,26 @@ import (
 func TestEnded(t *testing.T) {
 	d := stateDir{t.TempDir()}
 	silent := fault(ExitNotRunning, "start it", "no overlayd answers on x")
-	if got := Ended(d.path, silent); got != silent {
+	if got := Ended(d.path, "/run/x", silent); got != silent {
 		t.Errorf("without a word: %v", got)
 	}
-	d.ended(&coord.Problem{Kind: coord.KindDenied, Message: "this machine was\nremoved", Hint: "ask for a new invite"}, testNow)
-	f := AsFault(Ended(d.path, silent))
+	d.ended("/run/x", &coord.Problem{Kind: coord.KindDenied, Message: "this machine was\nremoved", Hint: "ask for a new invite"}, testNow)
+	f := AsFault(Ended(d.path, "/run/x", silent))
 	if f.Code != ExitNotRunning || !strings.HasPrefix(f.Message, "no overlayd answers on x: it ended at ") ||
 		!strings.HasSuffix(f.Message, ", as this machine was;removed") || f.Hint != "ask for a new invite" {
 		t.Errorf("%+v", f)
 	}
+	if got := Ended(d.path, "/run/y", silent); got != silent {
+		t.Errorf("of another daemon's socket: %v", got)
+	}
 	other := errors.New("another error")
-	if got := Ended(d.path, other); got != other {
+	if got := Ended(d.path, "/run/x", other); got != other {
 		t.Errorf("another error becomes %v", got)
 	}
 	if err := os.WriteFile(d.file(endFile), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := Ended(d.path, silent); got != silent {
+	if got := Ended(d.path, "/run/x", silent); got != silent {
 		t.Errorf("with a damaged word: %v", got)
 	}
 }

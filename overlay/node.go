@@ -224,7 +224,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 		})
 	})
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-		n.dir.ended(err, time.Now())
+		n.dir.ended(n.o.Socket, err, time.Now())
 		return err
 	}
 	return nil

@@ -104,7 +104,7 @@ func (p *program) status(ctx context.Context) (overlay.Status, error) {
 	defer cancel()
 	s, err := p.engine.dial(p.common.socket).Status(ctx)
 	if err != nil {
-		err = overlay.Ended(p.common.stateDir, err)
+		err = overlay.Ended(p.common.stateDir, p.common.socket, err)
 	}
 	return s, err
 }
