@@ -17,9 +17,9 @@
 // saw them: what the client sent of those is thrown away, and so are
 // X-Forwarded-User, which names who has logged in, and the login's cookie. A
 // client's connection has connections to the target of its own, which end with it, and
-// those belong to one login, so that every one is one person's and ends when that login
-// counts no more. WebSockets pass; no other upgrade does, since what comes after it could tell
-// the target anything about who asks.
+// those belong to one login, so that every one is one person's and ends when that
+// login counts no more. WebSockets pass; no other upgrade does, since what comes after
+// it could tell the target anything about who asks.
 //
 // Exposures with a name each share a port, if all of them speak TLS or none: what is
 // asked for by one name leads to its target, with its certificate, clients and logins.
@@ -37,8 +37,7 @@
 //
 // Headers, times, connections of a port and flows of a UDP port are bounded, and
 // nobody alone has more than half of those; who is not in Allow is reset before a
-// byte is read, or, where another name at the port allows him, when he asks for this one.
-// A UDP port that is full gives up the flow that has been silent
-// longest, of those first whose client has not gone on after an answer: forged
-// sources keep nobody out.
+// byte is read, or, where another name at the port allows him, when he asks for this
+// one. A UDP port that is full gives up the flow that has been silent longest, of those
+// first whose client has not gone on after an answer: forged sources keep nobody out.
 package publish
