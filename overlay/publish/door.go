@@ -159,8 +159,9 @@ func (d *door) serve(ctx context.Context) {
 // webProtocols are what browsers may speak behind TLS.
 var webProtocols = []string{"h2", "http/1.1"}
 
-// errNoName ends the TLS of who asks for a name that is not here.
-var errNoName = errors.New("nothing is published under this name")
+// noName is the TLS of who asks for a name that is not here. It has no certificate, and
+// ends with the alert for just that, which browsers show as such.
+var noName = &tls.Config{MinVersion: tls.VersionTLS12}
 
 // greet picks the certificate for the name that a client says. Where there is one page
 // only, it has that one's whatever it says, and is told with the page that it is wrong.
@@ -174,7 +175,7 @@ func (d *door) greet(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		}
 	}
 	if w == nil || v == nil {
-		return nil, errNoName
+		return noName, nil
 	}
 	if !slices.Equal(hello.SupportedProtos, []string{acme.ALPNProto}) {
 		d.visit(v, w)
