@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -190,7 +191,8 @@ func (n *Node) ownAddr(ctx context.Context, network, address string) (view, neti
 		"listen on %s: that is no address of this node", address)
 }
 
-// await returns what the node knows once it has a tunnel.
+// await returns what the node knows once it has a tunnel, and why it never will have one
+// when Run has ended.
 func (n *Node) await(ctx context.Context) (view, error) {
 	ctx, stop := context.WithTimeout(ctx, startWait)
 	defer stop()
@@ -198,6 +200,9 @@ func (n *Node) await(ctx context.Context) (view, error) {
 		v, moved := n.lookMoved()
 		if v.m != nil && v.live != nil && v.plan != nil {
 			return v, nil
+		}
+		if v.over != "" {
+			return v, cmp.Or(v.cause, error(errStopped))
 		}
 		select {
 		case <-ctx.Done():

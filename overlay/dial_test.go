@@ -155,6 +155,29 @@ func TestDialWaitsForStart(t *testing.T) {
 	})
 }
 
+// TestDialAfterEnd: nobody waits for a node whose Run has returned, or hears that it is
+// only starting.
+func TestDialAfterEnd(t *testing.T) {
+	for name, c := range map[string]struct{ cause, want error }{
+		"it was told to stop": {nil, errStopped},
+		"it failed":           {syscall.EPERM, syscall.EPERM},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := dialingNode(t, &fakeSockets{})
+			n.update(func(v *view) { *v = view{} })
+			time.AfterFunc(time.Second, func() { n.end(c.cause) })
+			began := time.Now()
+			_, err := n.DialContext(t.Context(), "tcp", "192.168.1.10:80")
+			if !errors.Is(err, c.want) || time.Since(began) != time.Second {
+				t.Errorf("%s: after %v: %v, want %v when it ended", name, time.Since(began), err, c.want)
+			}
+			if _, err := n.Listen(t.Context(), "tcp", ":80"); !errors.Is(err, c.want) {
+				t.Errorf("%s: to listen: %v", name, err)
+			}
+		})
+	}
+}
+
 // TestListenOwn: only this node's own addresses are listened on.
 func TestListenOwn(t *testing.T) {
 	s := &fakeSockets{errs: map[string]error{"172.18.0.11:81": syscall.EADDRINUSE}}

@@ -150,6 +150,9 @@ func (s localService) Down(context.Context, *connect.Request[local.DownRequest])
 // errStarting is the answer while there is no tunnel yet.
 var errStarting = fault(ExitNotJoined, statusHint, "the node is still starting")
 
+// errStopped is the answer when Run has returned.
+var errStopped = fault(ExitNotRunning, "start it again", "the node was stopped")
+
 const statusHint = "look at `overlayd status`"
 
 func (s localService) Netcheck(ctx context.Context, _ *connect.Request[local.NetcheckRequest]) (*connect.Response[local.NetcheckResponse], error) {

@@ -85,6 +85,7 @@ type view struct {
 	echoes  map[key.Public]echo // by peer; never changed in place
 	live    *machine            // nil before the interface is up and after it is gone
 	over    string              // StateStopped or StateNeedsInvite once Run ends; "" before
+	cause   error               // why Run ended; nil when it was told to
 }
 
 // outage is a time without the coordinator: attempts to reach it again are part
@@ -235,7 +236,7 @@ func (n *Node) runLocked(ctx context.Context) (err error) {
 func (n *Node) end(why error) {
 	n.update(func(v *view) {
 		if v.over != StateNeedsInvite {
-			v.over = overState(why)
+			v.over, v.cause = overState(why), why
 		}
 	})
 }

@@ -42,6 +42,9 @@ func TestOver(t *testing.T) {
 	if s := n.Status(); s.State != StateNeedsInvite {
 		t.Errorf("after a Run without an invite: %s", s.State)
 	}
+	if _, err := n.DialContext(t.Context(), "tcp", "192.168.1.10:80"); AsFault(err).Code != ExitNotJoined || errors.Is(err, errStarting) {
+		t.Errorf("a connection after it: %v, want that it has not joined", err)
+	}
 	n.end(nil) // whoever only sees that it ends
 	if s := n.Status(); s.State != StateNeedsInvite {
 		t.Errorf("the reason is gone: %s", s.State)
