@@ -237,9 +237,9 @@ func (w *ways) setProxy(at netip.AddrPort, password string) error {
 	ln, err := net.Listen("tcp", at.String())
 	if err != nil {
 		if old != nil && w.proxy == nil {
-			return errors.Join(portFault("tcp", at.String(), err), w.startProxy(old.saved, nil))
+			return errors.Join(w.portFault("tcp", at, err), w.startProxy(old.saved, nil))
 		}
-		return portFault("tcp", at.String(), err)
+		return w.portFault("tcp", at, err)
 	}
 	if old != nil {
 		old.end()
@@ -352,7 +352,7 @@ func (w *ways) addForward(r forward.Rule) error {
 	}
 	live, err := w.n.listenForward(r)
 	if err != nil {
-		return err
+		return w.portFault(r.Network, r.Listen, err)
 	}
 	w.startForward(r, live)
 	w.n.log.Info("forwarding", "network", r.Network, "addr", r.Listen, "target", r.Target)
@@ -360,11 +360,25 @@ func (w *ways) addForward(r forward.Rule) error {
 }
 
 func (n *Node) listenForward(r forward.Rule) (*forward.Forward, error) {
-	f, err := forward.Listen(r, forward.Options{Dial: n.DialContext, Admit: n.admits(r.Listen, false), Log: n.log})
-	if err != nil {
-		return nil, portFault(r.Network, r.Listen.String(), err)
+	return forward.Listen(r, forward.Options{Dial: n.DialContext, Admit: n.admits(r.Listen, false), Log: n.log})
+}
+
+// portFault explains why a port cannot be had, and knows those of the other ways; mu is
+// held.
+func (w *ways) portFault(network string, at netip.AddrPort, err error) error {
+	if !isAddrInUse(err) {
+		return portFault(network, at.String(), err)
 	}
-	return f, nil
+	if p := w.proxy; p != nil && p.why() == nil && network == "tcp" && p.saved.Listen.Port() == at.Port() {
+		return fault(ExitConflict, "choose another port, or turn it off: overlayd proxy off", "overlayd's own proxy listens on %s", p.saved.Listen)
+	}
+	for _, f := range w.forwards {
+		if f.why() == nil && f.rule.Network == network && f.rule.Listen.Port() == at.Port() {
+			return fault(ExitConflict, fmt.Sprintf("choose another port, or: overlayd forward remove %s", f.rule.Listen),
+				"%s port %s is forwarded to %s", network, f.rule.Listen, f.rule.Target)
+		}
+	}
+	return portFault(network, at.String(), err)
 }
 
 // startForward serves a forward that is open, or still to be opened; mu is held.
@@ -376,7 +390,7 @@ func (w *ways) startForward(r forward.Rule, live *forward.Forward) {
 		if one == nil {
 			var err error
 			if one, err = w.n.listenForward(r); err != nil {
-				return err
+				return portFault(r.Network, r.Listen.String(), err)
 			}
 			f.setForward(one)
 		}

@@ -177,6 +177,22 @@ func TestWaysConflicts(t *testing.T) {
 	if got := code(n.ways.addForward(forward.Rule{Network: "tcp", Listen: at, Target: "lab-gw:81"})); got != ExitConflict {
 		t.Errorf("another forward on its port: %d", got)
 	}
+	for name, c := range map[string]struct {
+		err  error
+		want string
+	}{
+		"a forward on another program's port": {n.ways.addForward(forward.Rule{Network: "tcp", Listen: taken, Target: "lab-gw:80"}), "by another program"},
+		"a forward on the proxy's port":       {n.ways.addForward(forward.Rule{Network: "tcp", Listen: free, Target: "lab-gw:80"}), "own proxy listens on " + free.String()},
+		"a forward beside another": {
+			n.ways.addForward(forward.Rule{Network: "tcp", Listen: netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port()), Target: "lab-gw:81"}),
+			"tcp port " + at.String() + " is forwarded to lab-gw:80",
+		},
+		"a proxy on a forward's port": {n.ways.setProxy(at, ""), "tcp port " + at.String() + " is forwarded to lab-gw:80"},
+	} {
+		if code(c.err) != ExitConflict || !strings.Contains(c.err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, c.err, c.want)
+		}
+	}
 	for _, m := range []*local.ForwardRequest{
 		{Network: "tcp", Listen: "0.0.0.0:80", Target: "lab-gw:80"},
 		{Network: "tcp", Listen: ":80", Target: "lab-gw:80"},
