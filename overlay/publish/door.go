@@ -13,8 +13,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-
-	"golang.org/x/crypto/acme"
 )
 
 // door is a port of this machine at which pages are served: those of one exposure, or
@@ -177,7 +175,7 @@ func (d *door) greet(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	if w == nil || v == nil {
 		return noName, nil
 	}
-	if !slices.Equal(hello.SupportedProtos, []string{acme.ALPNProto}) {
+	if !isChallenge(hello) {
 		d.visit(v, w)
 	}
 	return w.tls, nil

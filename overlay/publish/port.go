@@ -103,10 +103,13 @@ func (p *port) openPage(ctx context.Context) error {
 		return err
 	}
 	d := newDoor(p.s, p.e.Listen, p.e.tls(), t.ln)
+	if err := d.add(web); err != nil {
+		t.close()
+		return err
+	}
 	p.s.doors[p.e.Listen] = d
-	err = d.add(web)
 	d.open(ctx)
-	return err
+	return nil
 }
 
 // close ends the port and its connections, and returns how many those were.
