@@ -18,7 +18,7 @@ const (
 type favour struct {
 	pongs, echoes int
 	echoAt        time.Time
-	until         time.Time // when it begins anew
+	until         time.Time // when it begins anew: wait after the last of them
 	wait          time.Duration
 }
 
@@ -38,6 +38,7 @@ func (v *favour) pong(now time.Time) bool {
 		return false
 	}
 	v.pongs++
+	v.until = now.Add(v.wait)
 	return true
 }
 
@@ -48,7 +49,7 @@ func (v *favour) echo(now time.Time) bool {
 		return false
 	}
 	v.echoes++
-	v.echoAt = now
+	v.echoAt, v.until = now, now.Add(v.wait)
 	return true
 }
 
