@@ -88,6 +88,5 @@
 //	a denied packet, 10,000 rules                           135 ns
 //	Swap of 10,000 rules under 100,000 flows                 18 ms, in wall time
 //
-// While TCP fills a direct path, that was 1.6 to 2.1 % of a daemon's processor time
-// before there were trains.
+// While TCP fills a direct path, that is 1.1 % of a daemon's processor time.
 package filter

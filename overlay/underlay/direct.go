@@ -244,7 +244,9 @@ func (p *peer) path(now time.Time) Path {
 	switch {
 	case w.carrier == nil:
 		path.Kind, path.Reason = KindNone, w.reason
-	case path.Reason == "": // else the relay's leg has one that comes before
+	case path.Reason == "" || p.finder != nil && p.finder.use != nil:
+		// Else the relay's leg has one that comes before: it had to be TLS, and
+		// nothing has come from the peer's own address either.
 		path.Reason = p.reason(now)
 	}
 	return path

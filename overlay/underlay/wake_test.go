@@ -174,3 +174,35 @@ func TestMissedWake(t *testing.T) {
 		}
 	})
 }
+
+// TestReasonBesideTLS: UDP is not called blocked any more once the peer answers at
+// its own address, although the relay is still reached by TLS.
+func TestReasonBesideTLS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t)
+		b.peer.mu.Lock()
+		b.peer.relayed.path.Transport, b.peer.relayed.path.Reason = TransportTLS, ReasonUDPBlocked
+		b.peer.mu.Unlock()
+		b.send()
+		time.Sleep(farTrip)
+		if p := b.Path(b.key); p.Kind != KindRelay || p.Reason != ReasonUDPBlocked {
+			t.Errorf("path %+v before the peer answers", p)
+		}
+		b.call()
+		answered := false
+		for start := time.Now(); time.Since(start) < soon; time.Sleep(time.Millisecond) {
+			b.peer.mu.Lock()
+			uses := b.peer.finder.use != nil
+			b.peer.mu.Unlock()
+			if p := b.Path(b.key); uses && p.Kind == KindRelay {
+				answered = true
+				if p.Reason != reasonProbing {
+					t.Fatalf("path %+v once the peer has answered", p)
+				}
+			}
+		}
+		if !answered {
+			t.Error("the peer's address was never weighed")
+		}
+	})
+}
