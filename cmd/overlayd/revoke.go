@@ -26,7 +26,8 @@ that it does so no more.
 
 Live connections are cut. A machine that is offline applies it on contact, before it
 lets anybody in; a revoked machine that nobody told yet reaches nothing by a relay.
-Write user:NAME, node:NAME and so on when a name means several things.
+Write user:NAME, node:NAME and so on when a name means several things. A machine that was
+invited without --user has a user of its name: laptop means both then, as user:laptop.
 
 Exit code: 0 all machines applied it, 5 one is offline, 7 one is there and did not
 answer in time. In all three cases it is revoked, and stays so.`,

@@ -30,13 +30,18 @@ func (s *snapshot) revocation(what string, now time.Time) (revocation, error) {
 			found = append(found, k)
 		}
 	}
-	_, noUser := s.user(ref)
-	_, noNode := s.node(ref)
+	u, noUser := s.user(ref)
+	n, noNode := s.node(ref)
 	try("user", noUser == nil)
 	try("node", noNode == nil)
 	try("invite", s.invites[ref] != nil)
 	try("grant", s.grants[ref] != nil)
 	try("exposure", s.exposures[ref] != nil)
+	// A machine that was invited for nobody has a user of its own of the same name:
+	// whoever takes one away means both, and that can be undone.
+	if slices.Equal(found, []string{"user", "node"}) && slices.Equal(s.nodesOf(u.ID), []*nodeRecord{n}) {
+		found = found[:1]
+	}
 	switch {
 	case len(found) == 0:
 		return revocation{}, problem(KindNotFound, "see overlayd users, nodes, grants, invite list and expose list", "there is no user, node, invite, grant or exposure %.80q", what)

@@ -111,6 +111,10 @@ func TestRevokeWhat(t *testing.T) {
 		_, err := l.admin.Revoke(ctx, what)
 		wantKind(t, err, KindNotFound, "there is no")
 	}
+	l.join(Invite{}, "phone") // for nobody: its user has its name
+	if r, err := l.admin.Revoke(ctx, "phone"); err != nil || r.Kind != "user" || r.Name != "phone" {
+		t.Errorf("%+v, %v", r, err)
+	}
 	link := l.invite(Invite{})
 	if r, err := l.admin.Revoke(ctx, link.Invite); err != nil || r.Kind != "invite" {
 		t.Errorf("%+v, %v", r, err)
