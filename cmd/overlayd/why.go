@@ -30,6 +30,7 @@ var reasons = map[string]why{
 	"udp_blocked": {"UDP blocked here", "this network lets no UDP out, so TLS carries the traffic",
 		"let UDP to the relay's port out of this network; overlayd netcheck shows whether it passes"},
 	"peer_offline": {"offline", "it is not connected to the coordinator", "start overlayd there, and look at overlayd status on it"},
+	"peer_silent":  {"does not answer", "it answers nothing, neither directly nor by the relay", "see that it is on, and what overlayd status says there"},
 	"mtu": {"direct path loses large packets", "the direct path loses packets that are as large as the tunnel's, so the relay is better",
 		"it is tried again by itself; a network on the way has a smaller MTU and does not say so"},
 	"relay_down":   {"relay away", "its relay does not answer", "see the relay's line"},

@@ -350,6 +350,12 @@ func TestReasons(t *testing.T) {
 		"IPv6 only": {reason(netsim.PortRestricted, netsim.Blocked, 20*time.Second, func(s *sim) {
 			s.b.only = []netip.AddrPort{v6}
 		}), reasonNoFamily},
+		"the peer is dead": {reason(netsim.PortRestricted, netsim.PortRestricted, 40*time.Second, func(s *sim) {
+			s.w.After(5*time.Second, func() { s.cut(1, 1); s.calls = false })
+		}), reasonSilent},
+		"the direct path is dead": {reason(netsim.PortRestricted, netsim.PortRestricted, 40*time.Second, func(s *sim) {
+			s.w.After(5*time.Second, func() { s.cut(1, 1) })
+		}), reasonSymmetric},
 		"silence": {reason(netsim.SymmetricRandom, netsim.SymmetricRandom, time.Minute, func(s *sim) {
 			s.w.After(5*time.Second, func() { s.a.every, s.b.every = 0, 0 })
 		}), reasonIdle},

@@ -75,7 +75,7 @@ type Path struct {
 	// Reason says why the path is not better: unknown_peer, no_relay,
 	// relay_down, udp_blocked (the relay is reached by TLS); of another
 	// relayed one idle, probing, lossy, mtu, no_common_family,
-	// symmetric_nat_both.
+	// symmetric_nat_both, peer_silent.
 	Reason string
 }
 
