@@ -317,8 +317,15 @@ func (w *world) tryForward(ctx context.Context, t *testing.T) {
 		}
 	}
 	try()
-	if _, errs, code := w.run(ctx, "", w.Options.Overlayd, "forward", "127.0.0.1:1080", "nas.lab:80"); code != overlay.ExitConflict || !strings.Contains(errs, "in use") {
-		t.Errorf("a port that is taken: exit code %d\n%s", code, errs)
+	other, err := w.Laptop.Listen("tcp", "127.0.0.1:8090")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for listen, want := range map[string]string{"127.0.0.1:1080": "own proxy listens on 127.0.0.1:1080", "127.0.0.1:8090": "in use by another program"} {
+		if _, errs, code := w.run(ctx, "", w.Options.Overlayd, "forward", listen, "nas.lab:80"); code != overlay.ExitConflict || !strings.Contains(errs, want) {
+			t.Errorf("%s is taken: exit code %d\n%s", listen, code, errs)
+		}
 	}
 	if _, errs, code := w.run(ctx, "", w.Options.Overlayd, "forward", "0.0.0.0:8081", "nas.lab:80"); code != overlay.ExitUsage || !strings.Contains(errs, "--allow-remote") {
 		t.Errorf("a port for everybody: exit code %d\n%s", code, errs)
