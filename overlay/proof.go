@@ -22,8 +22,9 @@ const (
 	// peerProof: a peer that is sent something answers within 10 s, if only with
 	// WireGuard's keepalive.
 	peerProof = 3 * 10 * time.Second
-	// awayProof is that of a peer that the coordinator says is away: one of these
-	// intervals, and the time until its end is seen.
+	// awayProof is that of a peer that the coordinator says is away, or that leaves
+	// probes by the relay unanswered: one of these intervals, and the time until its
+	// end is seen.
 	awayProof = 10*time.Second + lookEvery
 )
 
@@ -85,10 +86,11 @@ func lookAt(old map[key.Public]echo, stats map[key.Public]tunnel.Stat, now time.
 	return next
 }
 
-// peerState is the word for a peer. last is when it last proved to be there.
-func peerState(online bool, e echo, last, now time.Time) string {
+// peerState is the word for a peer. silent says that it leaves probes unanswered, last
+// is when it last proved to be there.
+func peerState(online, silent bool, e echo, last, now time.Time) string {
 	limit := peerProof
-	if !online {
+	if !online || silent {
 		limit = awayProof
 	}
 	recent := !last.IsZero() && now.Sub(last) <= limit
@@ -97,7 +99,7 @@ func peerState(online bool, e echo, last, now time.Time) string {
 		return PeerAnswering
 	case !online:
 		return PeerOffline
-	case !e.asked.IsZero() && now.Sub(e.asked) > peerProof:
+	case silent, !e.asked.IsZero() && now.Sub(e.asked) > peerProof:
 		return PeerUnanswered
 	}
 	return PeerIdle

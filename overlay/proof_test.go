@@ -6,6 +6,7 @@ import (
 
 	"overlayd/overlay/key"
 	"overlayd/overlay/tunnel"
+	"overlayd/overlay/underlay"
 )
 
 // Every good word turns when its proof is older than three intervals.
@@ -58,7 +59,7 @@ func TestPeerProofs(t *testing.T) {
 	}
 	want := func(when string, online bool, word string) {
 		t.Helper()
-		if got := peerState(online, echoes[k], echoes[k].heard, now); got != word {
+		if got := peerState(online, false, echoes[k], echoes[k].heard, now); got != word {
 			t.Errorf("%s: %s, want %s", when, got, word)
 		}
 	}
@@ -93,4 +94,27 @@ func TestPeerProofs(t *testing.T) {
 	want("a new tunnel, whose counters begin anew, proves nothing", true, ProofDegraded)
 	pass(lookEvery, 0, 100)
 	want("it answers by the new tunnel", true, PeerAnswering)
+}
+
+// TestSilentPeer: a peer that leaves probes unanswered is degraded sooner.
+func TestSilentPeer(t *testing.T) {
+	for name, c := range map[string]struct {
+		heard  time.Duration // ago
+		online bool
+		want   string
+	}{
+		"a moment ago":             {awayProof, true, PeerAnswering},
+		"some time ago":            {awayProof + time.Second, true, PeerUnanswered},
+		"some time ago, and away":  {awayProof + time.Second, false, PeerOffline},
+		"longer ago than anything": {time.Hour, true, PeerUnanswered},
+	} {
+		s := testSnapshot()
+		gw := &s.m.Peers[0]
+		gw.Online = c.online
+		s.paths[gw.WireGuard] = underlay.Path{Kind: underlay.KindRelay, Reason: underlay.ReasonPeerSilent}
+		s.stats[gw.WireGuard] = tunnel.Stat{LastHandshake: testNow.Add(-c.heard)}
+		if got := s.status().Peers[0].State; got != c.want {
+			t.Errorf("heard %s: %s, want %s", name, got, c.want)
+		}
+	}
 }

@@ -217,7 +217,7 @@ func (s snapshot) statusPeer(p coord.Node) StatusPeer {
 			last = t
 		}
 	}
-	out.State, out.ProofAgeMS = peerState(p.Online, e, last, s.now), age(last, s.now)
+	out.State, out.ProofAgeMS = peerState(p.Online, path.Reason == underlay.ReasonPeerSilent, e, last, s.now), age(last, s.now)
 	if out.State == PeerOffline && path.Kind != underlay.KindDirect {
 		out.Path.Reason, out.RTTMS = reasonOffline, nil
 	}

@@ -241,13 +241,14 @@ func (p *peer) path(now time.Time) Path {
 	if p.finder != nil {
 		path.RTT = p.finder.relayRTT(now)
 	}
-	switch {
-	case w.carrier == nil:
+	if w.carrier == nil {
 		path.Kind, path.Reason = KindNone, w.reason
-	case path.Reason == "" || p.finder != nil && p.finder.use != nil:
-		// Else the relay's leg has one that comes before: it had to be TLS, and
-		// nothing has come from the peer's own address either.
-		path.Reason = p.reason(now)
+		return path
+	}
+	// That the relay's leg had to be TLS comes before, unless the peer answers at its
+	// own address all the same, or nowhere.
+	if r := p.reason(now); path.Reason == "" || r == ReasonPeerSilent || p.finder != nil && p.finder.use != nil {
+		path.Reason = r
 	}
 	return path
 }

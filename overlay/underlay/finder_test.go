@@ -352,7 +352,7 @@ func TestReasons(t *testing.T) {
 		}), reasonNoFamily},
 		"the peer is dead": {reason(netsim.PortRestricted, netsim.PortRestricted, 40*time.Second, func(s *sim) {
 			s.w.After(5*time.Second, func() { s.cut(1, 1); s.calls = false })
-		}), reasonSilent},
+		}), ReasonPeerSilent},
 		"the direct path is dead": {reason(netsim.PortRestricted, netsim.PortRestricted, 40*time.Second, func(s *sim) {
 			s.w.After(5*time.Second, func() { s.cut(1, 1) })
 		}), reasonSymmetric},

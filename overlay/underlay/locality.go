@@ -83,7 +83,6 @@ const (
 	reasonMTU       = "mtu"                // the direct way loses what is long
 	reasonNoFamily  = "no_common_family"   // no address of the peer's is of a family that we have
 	reasonSymmetric = "symmetric_nat_both" // all were tried, as between two such NATs
-	reasonSilent    = "peer_silent"        // the peer answers nothing, by the relay neither
 )
 
 // silentPings is how many pings by the relay are unanswered before the peer is
@@ -100,7 +99,7 @@ func (f *finder) reason(now time.Time) string {
 	case !f.active(now):
 		return reasonIdle
 	case f.use == nil && f.relay.missed >= silentPings && f.relayRTT(now) == 0:
-		return reasonSilent
+		return ReasonPeerSilent
 	case f.use != nil, !f.called, f.failed == 0 && now.Sub(f.searchAt) < searchTime:
 		return reasonProbing
 	case f.peerNoUDP:

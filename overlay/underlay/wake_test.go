@@ -204,5 +204,12 @@ func TestReasonBesideTLS(t *testing.T) {
 		if !answered {
 			t.Error("the peer's address was never weighed")
 		}
+		b.silent.Store(true)
+		for start := time.Now(); time.Since(start) < time.Minute; time.Sleep(time.Second) {
+			b.send()
+		}
+		if p := b.Path(b.key); p.Kind != KindRelay || p.Reason != ReasonPeerSilent {
+			t.Errorf("path %+v after a minute in which nothing was answered", p)
+		}
 	})
 }

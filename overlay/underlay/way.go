@@ -38,8 +38,12 @@ const (
 	reasonRelayDown   = "relay_down"   // no session with the relay
 )
 
-// ReasonUDPBlocked is why a relay is reached by TLS.
-const ReasonUDPBlocked = "udp_blocked"
+// Reasons that others ask about: why a relay is reached by TLS, and that a peer
+// answers nothing, by the relay neither.
+const (
+	ReasonUDPBlocked = "udp_blocked"
+	ReasonPeerSilent = "peer_silent"
+)
 
 // Kinds of Path.
 const (
